@@ -1,0 +1,82 @@
+//! Accepts a deployment: one durable write, the chain does the rest.
+
+use serde_json::Value;
+
+use crate::deploy::deployment::{NewDeployment, Stats, StoreError, Submitted};
+use crate::deploy::ids::{DeploymentId, Digest};
+use crate::deploy::wish::{FieldError, parse};
+use crate::windlass::Windlass;
+
+/// Deployments after which the estimate is learned.
+const SAMPLES: usize = 5;
+
+/// An accepted deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its id.
+    pub id: DeploymentId,
+    /// How long such a thing takes, for people.
+    pub estimate: String,
+}
+
+/// Why it was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The request is wrong; every problem of it.
+    #[error("the request has {} problems", .0.len())]
+    Invalid(Vec<FieldError>),
+    /// The idempotency key was used with another body.
+    #[error("this Idempotency-Key was used with another body")]
+    KeyReused,
+    /// Nothing was accepted; try again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Windlass {
+    /// Accepts the deployment that `body` asks for. The same key and body give the same deployment again.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was accepted.
+    pub async fn submit(&self, body: &Value, key: Option<String>, correlation: &str) -> Result<Accepted, SubmitError> {
+        let tools = &self.tools;
+        let wish = parse(body, &|text| tools.secrets.seal(text)).map_err(SubmitError::Invalid)?;
+        let id = DeploymentId::new(tools.ids.random());
+        let key = key.map(|key| (key, Digest::of(body.to_string().as_bytes())));
+        let new = NewDeployment { id, wish, at: tools.clock.now(), correlation: correlation.to_owned(), key };
+        let id = match tools.deployments.submit(new).await? {
+            Submitted::New => id,
+            Submitted::Repeated(earlier) => earlier,
+            Submitted::KeyReused => return Err(SubmitError::KeyReused),
+        };
+        tracing::info!(deployment.id = %id, correlation_id = correlation, "accepted {id}");
+        let estimate = estimate(&tools.deployments.stats().await.unwrap_or_default());
+        Ok(Accepted { id, estimate })
+    }
+}
+
+/// The range in which the middle half of the newest deployments fell; a constant until there are some.
+pub(super) fn estimate(stats: &Stats) -> String {
+    let durations = &stats.durations_ms;
+    let at = |quarter: usize| durations.get(durations.len() * quarter / 4).copied().unwrap_or_default().div_ceil(1_000);
+    if durations.len() < SAMPLES {
+        return "5-10 minutes".to_owned();
+    }
+    match (at(1), at(3)) {
+        (low, high) if high < 120 => format!("{low}-{high} seconds"),
+        (low, high) => format!("{}-{} minutes", low / 60, high.div_ceil(60)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_estimate_is_learned_from_five_samples_on() {
+        let of = |durations_ms: &[u64]| estimate(&Stats { durations_ms: durations_ms.to_vec(), ..Stats::default() });
+        assert_eq!(of(&[1_000; 4]), "5-10 minutes");
+        assert_eq!(of(&[1_000, 1_500, 2_000, 3_000, 9_000]), "2-3 seconds");
+        assert_eq!(of(&[60_000, 120_000, 180_000, 200_000, 400_000]), "2-4 minutes");
+    }
+}

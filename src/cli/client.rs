@@ -1,0 +1,187 @@
+//! Talks to a Windlass server: JSON in and out, uploads, and event streams that resume.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::api;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers.
+    #[error("no Windlass server answers on {0}; start one with `windlass serve`, or name another with --server")]
+    Unreachable(String),
+    /// The address is not one.
+    #[error("`{0}` is not an address such as http://127.0.0.1:3010 (https needs API tokens, which this version does not have)")]
+    BadAddress(String),
+    /// The server refuses.
+    #[error("{}: {}{}", .0.code, .0.detail, fields(&.0.errors))]
+    Problem(Box<api::Problem>),
+    /// The answer is not what the API gives.
+    #[error("the server answered {status} with something else than the API gives: {text}")]
+    Strange {
+        /// The status.
+        status: u16,
+        /// The beginning of it.
+        text: String,
+    },
+    /// The connection broke.
+    #[error("the connection to the server broke: {0}")]
+    Broken(String),
+}
+
+fn fields(errors: &[api::ProblemField]) -> String {
+    if errors.len() < 2 {
+        return String::new();
+    }
+    errors.iter().map(|error| format!("\n  {} {}", error.pointer, error.message)).collect()
+}
+
+/// A server.
+#[derive(Clone)]
+pub struct Client {
+    base: String,
+    http: HyperClient<HttpConnector, Full<Bytes>>,
+}
+
+impl Client {
+    /// The server at `base`, such as `http://127.0.0.1:3010`.
+    ///
+    /// # Errors
+    /// [`ClientError::BadAddress`].
+    pub fn new(base: &str) -> Result<Self, ClientError> {
+        let base = base.trim_end_matches('/').to_owned();
+        let uri: Uri = base.parse().map_err(|_| ClientError::BadAddress(base.clone()))?;
+        if uri.scheme_str() != Some("http") || uri.host().is_none() {
+            return Err(ClientError::BadAddress(base));
+        }
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        Ok(Self { base, http: HyperClient::builder(TokioExecutor::new()).build(connector) })
+    }
+
+    /// Whether a Windlass server answers.
+    pub async fn is_there(&self) -> bool {
+        let name: Result<serde_json::Value, ClientError> = self.get("/").await;
+        name.is_ok_and(|answer| answer.get("name").is_some_and(|name| name == "windlass"))
+    }
+
+    /// `GET`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, &[], Bytes::new()).await
+    }
+
+    /// `POST` of JSON.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &(impl Serialize + Sync)) -> Result<T, ClientError> {
+        let json = serde_json::to_vec(body).map_err(|error| ClientError::Broken(error.to_string()))?;
+        self.call(Method::POST, path, &[("content-type", "application/json")], json.into()).await
+    }
+
+    /// `PUT` of zstd-compressed content.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn put_compressed(&self, path: &str, content: Bytes) -> Result<serde_json::Value, ClientError> {
+        self.call(Method::PUT, path, &[("content-type", "application/octet-stream"), ("content-encoding", "zstd")], content).await
+    }
+
+    /// `DELETE`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::DELETE, path, &[], Bytes::new()).await
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Result<T, ClientError> {
+        let response = self.send(method, path, headers, body).await?;
+        let status = response.status();
+        let bytes = response.into_body().collect().await.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
+        if !status.is_success() {
+            return Err(problem(status, &bytes));
+        }
+        serde_json::from_slice(&bytes).map_err(|_| strange(status, &bytes))
+    }
+
+    async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base)).header("user-agent", concat!("windlass/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body)).map_err(|_| ClientError::BadAddress(format!("{}{path}", self.base)))?;
+        self.http.request(request).await.map_err(|error| {
+            if error.is_connect() { ClientError::Unreachable(self.base.clone()) } else { ClientError::Broken(error.to_string()) }
+        })
+    }
+
+    /// Opens a deployment's event stream after line `after`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn follow(&self, path: &str, after: u64) -> Result<Events, ClientError> {
+        let last = after.to_string();
+        let response = self.send(Method::GET, path, &[("accept", "text/event-stream"), ("last-event-id", &last)], Bytes::new()).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let bytes = response.into_body().collect().await.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
+            return Err(problem(status, &bytes));
+        }
+        Ok(Events { body: response.into_body(), text: Vec::new() })
+    }
+}
+
+fn problem(status: StatusCode, bytes: &[u8]) -> ClientError {
+    serde_json::from_slice(bytes).map_or_else(|_| strange(status, bytes), |problem| ClientError::Problem(Box::new(problem)))
+}
+
+fn strange(status: StatusCode, bytes: &[u8]) -> ClientError {
+    let text = String::from_utf8_lossy(bytes.get(..200).unwrap_or(bytes)).into_owned();
+    ClientError::Strange { status: status.as_u16(), text }
+}
+
+/// Server-sent events that carry lines.
+pub struct Events {
+    body: Incoming,
+    text: Vec<u8>,
+}
+
+impl Events {
+    /// The next line; `None` when the server ended the stream.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`] when the connection broke: open the stream again after the last line.
+    pub async fn next(&mut self) -> Result<Option<api::Line>, ClientError> {
+        loop {
+            if let Some(end) = self.text.windows(2).position(|pair| pair == b"\n\n") {
+                let event: Vec<u8> = self.text.drain(..end + 2).collect();
+                let data = event.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"data: "));
+                if let Some(line) = data.and_then(|data| serde_json::from_slice(data).ok()) {
+                    return Ok(Some(line));
+                }
+                continue;
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(ClientError::Broken(error.to_string())),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.text.extend_from_slice(&data);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! `windlass deploy` and the deploying half of `windlass up`: read, upload, submit, follow.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use serde_json::json;
+
+use super::client::{Client, ClientError};
+use super::screen::Screen;
+use super::tree::{self, Tree};
+use super::{Ending, Identity};
+use crate::ambient::Clock;
+use crate::api;
+
+/// zstd level of uploads: the network of this machine or office is faster than a higher level.
+const LEVEL: i32 = 1;
+/// Uploads under way at the same time.
+const UPLOADS: usize = 8;
+/// Tries to open a broken event stream again, a second apart: a restart of the server takes less.
+const REOPENINGS: u32 = 60;
+
+/// What to deploy.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Whose it is.
+    pub identity: Identity,
+    /// The project; the folder's name or `windlass.toml` decides otherwise.
+    pub project: Option<String>,
+    /// Where it is to live; `windlass.toml` or `development` otherwise.
+    pub environment: Option<String>,
+    /// Extra host name.
+    pub domain: Option<String>,
+    /// Variables for the running app.
+    pub variables: Vec<(String, String)>,
+}
+
+/// What the command line reads of `windlass.toml`; the server reads and checks all of it.
+#[derive(Debug, Default)]
+struct Local {
+    name: Option<String>,
+    environment: Option<String>,
+    ignore: Vec<String>,
+}
+
+/// Uploads what is missing and asks for the deployment; gives its id.
+///
+/// # Errors
+/// When the folder cannot be read or the server refuses.
+pub async fn submit(client: &Client, order: &Order, cache_dir: &Path, clock: &dyn Clock, screen: &mut Screen<'_>) -> anyhow::Result<String> {
+    let root = order.dir.canonicalize().with_context(|| format!("the folder {} cannot be read", order.dir.display()))?;
+    anyhow::ensure!(root.is_dir(), "{} is not a folder", root.display());
+    let local = local(&root)?;
+    let tree = {
+        let (root, ignored) = (root.clone(), local.ignore.clone());
+        let (memory, now) = (tree::memory_of(&root, cache_dir), clock.now().as_nanosecond());
+        tokio::task::spawn_blocking(move || tree::read(&root, &ignored, &memory, now)).await??
+    };
+    anyhow::ensure!(!tree.files.is_empty(), "{} has no files to deploy", root.display());
+    let source = upload(client, &root, &tree, &order.identity, screen).await?;
+    let name = order.project.clone().or(local.name).unwrap_or_else(|| folder_name(&root));
+    let variables: serde_json::Map<String, serde_json::Value> = order.variables.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    let mut body = json!({
+        "projectId": project_id(&name),
+        "projectName": name,
+        "userId": order.identity.user,
+        "organizationId": order.identity.organization,
+        "environment": order.environment.clone().or(local.environment).unwrap_or_else(|| "development".to_owned()),
+        "envVariables": variables,
+        "source": source,
+    });
+    if let Some(domain) = &order.domain {
+        body["customDomain"] = json!(domain);
+    }
+    let accepted: api::Accepted = client.post("/deploy", &body).await?;
+    let learned = if accepted.estimated_duration == "5-10 minutes" { String::new() } else { format!(", usually {}", accepted.estimated_duration) };
+    screen.say(&format!("Deploying {name} as {}{learned}", accepted.deployment_id));
+    Ok(accepted.deployment_id)
+}
+
+fn local(root: &Path) -> anyhow::Result<Local> {
+    let path = root.join("windlass.toml");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Local::default()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let table: toml::Table = text.parse().with_context(|| format!("{} is not TOML", path.display()))?;
+    let string = |key: &str| table.get(key).and_then(toml::Value::as_str).map(str::to_owned);
+    let ignore = table.get("ignore").and_then(toml::Value::as_array).map(|list| list.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect());
+    Ok(Local { name: string("name"), environment: string("environment"), ignore: ignore.unwrap_or_default() })
+}
+
+fn folder_name(root: &Path) -> String {
+    root.file_name().map_or_else(|| "app".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// A name as the API takes project ids.
+fn project_id(name: &str) -> String {
+    let id: String = name.trim().chars().map(|char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '-' }).collect();
+    let id = id.trim_start_matches(|char: char| !char.is_ascii_alphanumeric()).chars().take(128).collect::<String>();
+    if id.is_empty() { "app".to_owned() } else { id }
+}
+
+/// Brings the contents that the server lacks, and gives the source's digest.
+async fn upload(client: &Client, root: &Path, tree: &Tree, identity: &Identity, screen: &mut Screen<'_>) -> anyhow::Result<String> {
+    let manifest = api::NewSource { organization_id: identity.organization.clone(), files: tree.files.clone() };
+    let source: api::Source = client.post("/sources", &manifest).await?;
+    let missing: std::collections::HashSet<&str> = source.missing.iter().map(String::as_str).collect();
+    let mut wanted: Vec<&api::File> = tree.files.iter().filter(|file| missing.contains(file.sha256.as_str())).collect();
+    wanted.sort_by(|a, b| a.sha256.cmp(&b.sha256));
+    wanted.dedup_by(|a, b| a.sha256 == b.sha256);
+    let total: u64 = wanted.iter().map(|file| file.size).sum();
+    let unchanged = tree.files.len() - wanted.len();
+    screen.say(&format!("Uploading {} of {} files, {total} bytes ({unchanged} unchanged)", wanted.len(), tree.files.len()));
+    let mut done = 0;
+    let mut under_way = tokio::task::JoinSet::new();
+    let mut waiting = wanted.into_iter();
+    loop {
+        while under_way.len() < UPLOADS && let Some(file) = waiting.next() {
+            let (client, path, file) = (client.clone(), root.join(&file.path), file.clone());
+            let to = format!("/sources/blobs/{}?organizationId={}", file.sha256, identity.organization);
+            under_way.spawn(async move { put(&client, &path, &to).await.map(|()| file.size).with_context(|| format!("cannot upload {}", file.path)) });
+        }
+        let Some(result) = under_way.join_next().await else { break };
+        done += result??;
+        screen.uploading(done, total);
+    }
+    Ok(source.source)
+}
+
+async fn put(client: &Client, path: &Path, to: &str) -> anyhow::Result<()> {
+    let path = path.to_owned();
+    let compressed = tokio::task::spawn_blocking(move || std::fs::File::open(path).and_then(|file| zstd::encode_all(file, LEVEL))).await??;
+    client.put_compressed(to, Bytes::from(compressed)).await?;
+    Ok(())
+}
+
+/// Shows a deployment until it has ended; survives a restart of the server.
+///
+/// # Errors
+/// When the server refuses, or stays away.
+pub async fn follow(client: &Client, deployment: &str, clock: &dyn Clock, screen: &mut Screen<'_>) -> anyhow::Result<Ending> {
+    let mut after = 0;
+    let mut left = REOPENINGS;
+    loop {
+        match follow_once(client, deployment, &mut after, screen).await {
+            Ok(()) => {
+                let status: api::Status = client.get(&format!("/deploy/{deployment}/status")).await?;
+                if !matches!(status.status.as_str(), "queued" | "running") {
+                    return Ok(Ending { status });
+                }
+            }
+            Err(ClientError::Unreachable(_) | ClientError::Broken(_)) if left > 0 => {}
+            Err(error) => return Err(error.into()),
+        }
+        left = left.saturating_sub(1);
+        clock.sleep(std::time::Duration::from_secs(1)).await;
+    }
+}
+
+async fn follow_once(client: &Client, deployment: &str, after: &mut u64, screen: &mut Screen<'_>) -> Result<(), ClientError> {
+    let mut events = client.follow(&format!("/deploy/{deployment}/logs"), *after).await?;
+    while let Some(line) = events.next().await? {
+        *after = line.id;
+        screen.show(&line);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_becomes_a_project_id() {
+        for (name, id) in [("hello", "hello"), ("My Shop!", "My-Shop-"), ("_x", "x"), ("日本", "app"), ("a.b-c_d", "a.b-c_d")] {
+            assert_eq!(project_id(name), id);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Shows a deployment's progress: bars on a terminal, plain lines elsewhere, or the events themselves as JSON lines.
+
+use std::io::Write;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::api;
+
+/// How often a spinner turns.
+const TURN: Duration = Duration::from_millis(80);
+/// Width of the step names' column.
+const NAME: usize = 9;
+
+/// How to show things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Lines for people; with a moving last line on a terminal.
+    Lines {
+        /// Whether the last line may move.
+        terminal: bool,
+    },
+    /// One JSON object per line.
+    Json,
+}
+
+/// Where progress is shown.
+pub struct Screen<'a> {
+    out: &'a mut (dyn Write + Send),
+    mode: Mode,
+    bar: Option<ProgressBar>,
+    started: Option<String>,
+}
+
+impl<'a> Screen<'a> {
+    /// Shows on `out`.
+    pub fn new(out: &'a mut (dyn Write + Send), mode: Mode) -> Self {
+        let bar = (mode == Mode::Lines { terminal: true }).then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()));
+        Self { out, mode, bar, started: None }
+    }
+
+    /// A line for people; left out of JSON.
+    pub fn say(&mut self, text: &str) {
+        if self.mode != Mode::Json {
+            self.print(text);
+        }
+    }
+
+    /// Bytes on their way.
+    pub fn uploading(&mut self, done: u64, total: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_style(style("{spinner} upload    {bar:24} {bytes}/{total_bytes} {bytes_per_sec}"));
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+
+    /// One event.
+    pub fn show(&mut self, line: &api::Line) {
+        if self.mode == Mode::Json {
+            let json = serde_json::to_string(line).unwrap_or_default();
+            self.print(&json);
+            return;
+        }
+        let step = line.step.clone().unwrap_or_default();
+        match line.kind.as_str() {
+            "step.started" => self.begin(&step, line),
+            "step.finished" => self.end("✓", &step, line),
+            "step.failed" => {
+                let again = line.data.get("retryAt").is_some_and(|at| !at.is_null());
+                self.end(if again { "↻" } else { "✗" }, &step, line);
+            }
+            "step.undone" | "step.undoing" | "deployment.ended" | "push.started" | "push.finished" | "build.finished" => {}
+            "build.started" => self.print(&format!("  │ $ {}", line.text)),
+            "log" => self.print(&format!("  │ {}", printable(&line.text))),
+            _ => self.print(&format!("• {}", line.text)),
+        }
+    }
+
+    fn begin(&mut self, step: &str, line: &api::Line) {
+        self.started = Some(line.at.clone());
+        let text = format!("{step:NAME$} {}", line.text);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_style(style("{spinner} {msg} {elapsed}"));
+                bar.reset_elapsed();
+                bar.set_message(text);
+                bar.enable_steady_tick(TURN);
+            }
+            None => self.print(&format!("→ {text}")),
+        }
+    }
+
+    fn end(&mut self, mark: &str, step: &str, line: &api::Line) {
+        let took = self.started.take().and_then(|start| elapsed(&start, &line.at)).map(|took| format!("  ({took})")).unwrap_or_default();
+        let text = format!("{mark} {step:NAME$} {}{took}", line.text);
+        self.print(text.trim_end());
+    }
+
+    /// Ends the moving line.
+    pub fn close(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn print(&mut self, text: &str) {
+        let written = match &self.bar {
+            Some(bar) => {
+                bar.println(text);
+                Ok(())
+            }
+            None => writeln!(self.out, "{text}").and_then(|()| self.out.flush()),
+        };
+        // Nobody reads any more; the deployment goes on.
+        if let Err(error) = written {
+            tracing::debug!(error = %error, "the output is closed");
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+/// Text without the control characters with which a build could move the cursor.
+fn printable(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut escaped = false;
+    for char in text.chars() {
+        match char {
+            '\u{1b}' => escaped = true,
+            _ if escaped => escaped = !char.is_ascii_alphabetic(),
+            '\t' => plain.push('\t'),
+            _ if char.is_control() => {}
+            _ => plain.push(char),
+        }
+    }
+    plain
+}
+
+fn elapsed(start: &str, end: &str) -> Option<String> {
+    let (start, end): (jiff::Timestamp, jiff::Timestamp) = (start.parse().ok()?, end.parse().ok()?);
+    let ms = end.duration_since(start).as_millis();
+    Some(if ms < 1_000 { format!("{ms} ms") } else { format!("{}.{} s", ms / 1_000, ms % 1_000 / 100) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(kind: &str, step: &str, at: &str, text: &str) -> api::Line {
+        api::Line { v: 1, id: 1, at: at.to_owned(), kind: kind.to_owned(), step: Some(step.to_owned()), text: text.to_owned(), data: serde_json::Map::new() }
+    }
+
+    fn shown(mode: Mode) -> String {
+        let mut out = Vec::new();
+        let mut screen = Screen::new(&mut out, mode);
+        screen.say("Uploading 1 file");
+        screen.show(&line("step.started", "build", "2026-11-20T09:00:00Z", "Building and packing"));
+        screen.show(&line("build.started", "build", "2026-11-20T09:00:00Z", "sh build.sh"));
+        screen.show(&line("log", "build", "2026-11-20T09:00:01Z", "\u{1b}[31mred\u{1b}[0m\u{7}"));
+        screen.show(&line("step.finished", "build", "2026-11-20T09:00:01.25Z", "3 files packed into 1.2 kB"));
+        screen.show(&line("step.failed", "release", "2026-11-20T09:00:02Z", "the app does not answer"));
+        screen.close();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn plain_lines_tell_the_story() {
+        insta::assert_snapshot!(shown(Mode::Lines { terminal: false }), @r"
+        Uploading 1 file
+        → build     Building and packing
+          │ $ sh build.sh
+          │ red
+        ✓ build     3 files packed into 1.2 kB  (1.2 s)
+        ✗ release   the app does not answer
+        ");
+    }
+
+    #[test]
+    fn json_lines_are_the_events() {
+        let text = shown(Mode::Json);
+        assert_eq!(text.lines().count(), 5);
+        assert!(text.lines().all(|line| serde_json::from_str::<api::Line>(line).is_ok()));
+    }
+}

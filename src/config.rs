@@ -1,0 +1,295 @@
+//! Environment and flags → typed settings. The only reader of the environment; reports every problem at once.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::deploy::deployment::Caps;
+use crate::deploy::size::{Size, parse_cpu, parse_memory};
+use crate::deploy::source::SourceLimits;
+use crate::windlass::Limits;
+
+/// Where the adapters come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// This machine.
+    Embedded,
+    /// Azure's services.
+    Azure,
+}
+
+/// Least important lines that are logged.
+pub use tracing::Level;
+
+/// Behaviour of the queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueSettings {
+    /// Messages in one batch.
+    pub batch_size: usize,
+    /// How long a message may wait for company at most; here it never waits.
+    pub batch_timeout: Duration,
+    /// Deliveries after the first before a message goes to the dead letters.
+    pub retries: u32,
+    /// Deliveries in a thousand that are made twice, for tests.
+    pub doubled_per_mille: u16,
+}
+
+/// All settings.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the adapters come from.
+    pub backend: Backend,
+    /// Port of the API; 0 takes a free one.
+    pub port: u16,
+    /// Port of the deployed apps; 0 takes a free one.
+    pub apps_port: u16,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Address to listen on.
+    pub bind: IpAddr,
+    /// Least important lines that are logged.
+    pub log_level: Level,
+    /// Bounds of deployments and sources.
+    pub limits: Limits,
+    /// CPU and memory of a build.
+    pub build_size: Size,
+    /// Queues.
+    pub queue: QueueSettings,
+    /// Whether the embedded host calls functions over HTTP, as the real one does.
+    pub http_calls: bool,
+    /// Port that the Functions host expects us on.
+    pub handler_port: Option<u16>,
+    /// `PATH` for builds and apps.
+    pub path: String,
+    /// The user's home.
+    pub home: Option<PathBuf>,
+    /// Where the command line keeps what it can make again.
+    pub cache_dir: PathBuf,
+    /// Server that the command line talks to.
+    pub server: Option<String>,
+}
+
+/// One row of `windlass config explain`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variable {
+    /// Name of the variable.
+    pub name: &'static str,
+    /// What holds without it.
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+const fn variable(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, default, meaning }
+}
+
+/// Every variable that is read.
+pub const VARIABLES: &[Variable] = &[
+    variable("WINDLASS_BACKEND", "embedded", "where the adapters come from: embedded or azure"),
+    variable("WINDLASS_PORT", "3010", "port of the API; 0 takes a free one"),
+    variable("WINDLASS_APPS_PORT", "3080", "port of the deployed apps; 0 takes a free one"),
+    variable("WINDLASS_DATA_DIR", ".windlass", "where everything is kept"),
+    variable("WINDLASS_BIND", "127.0.0.1", "address to listen on; only loopback until API tokens exist"),
+    variable("WINDLASS_URL", "", "server that the command line talks to"),
+    variable("WINDLASS_DISPATCH", "in-process", "how the embedded host calls functions: in-process or http"),
+    variable("WINDLASS_DOUBLED_DELIVERIES", "0", "deliveries in a thousand that are made twice, for tests"),
+    variable("LOG_LEVEL", "info", "debug, info, warn or error"),
+    variable("MAX_CONCURRENT_DEPLOYMENTS", "5", "deployments at the same time"),
+    variable("MAX_CONCURRENT_PER_ORGANIZATION", "3", "deployments of one organization at the same time"),
+    variable("DEPLOYMENT_TIMEOUT_MS", "600000", "longest deployment; MAX_DEPLOYMENT_TIMEOUT is the same setting"),
+    variable("MAX_DEPLOYMENT_TIMEOUT", "600000", "the older name of DEPLOYMENT_TIMEOUT_MS; both with different values are refused"),
+    variable("BUILD_CONTAINER_CPU", "2", "cores of a build"),
+    variable("BUILD_CONTAINER_MEMORY", "4Gi", "memory of each process of a build"),
+    variable("QUEUE_MAX_BATCH_SIZE", "10", "messages in one batch"),
+    variable("QUEUE_MAX_BATCH_TIMEOUT", "30", "seconds that a message waits for company at most"),
+    variable("QUEUE_MAX_RETRIES", "3", "deliveries after the first before a message goes to the dead letters"),
+    variable("WINDLASS_MAX_SOURCE_FILES", "50000", "files of one source"),
+    variable("WINDLASS_MAX_SOURCE_BYTES", "1073741824", "bytes of one source"),
+    variable("WINDLASS_MAX_FILE_BYTES", "104857600", "bytes of one file"),
+];
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the settings have {} problem(s):\n{}", .0.len(), .0.iter().map(|problem| format!("  - {problem}")).collect::<Vec<_>>().join("\n"))]
+pub struct BadSettings(pub Vec<String>);
+
+struct Reader<'a> {
+    values: &'a BTreeMap<String, String>,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    fn parsed<T>(&mut self, name: &str, default: T, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> T {
+        match self.text(name).map(|text| parse(text).ok_or_else(|| format!("{name} is `{text}`; {wanted}"))) {
+            None => default,
+            Some(Ok(value)) => value,
+            Some(Err(problem)) => {
+                self.problems.push(problem);
+                default
+            }
+        }
+    }
+
+    fn number(&mut self, name: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> u64 {
+        let wanted = format!("use a whole number from {} to {}", range.start(), range.end());
+        self.parsed(name, default, &wanted, |text| text.parse().ok().filter(|number| range.contains(number)))
+    }
+
+    fn count(&mut self, name: &str, default: u64, most: u64) -> usize {
+        usize::try_from(self.number(name, default, 1..=most)).unwrap_or(usize::MAX)
+    }
+
+    fn port(&mut self, name: &str, default: u16) -> u16 {
+        u16::try_from(self.number(name, u64::from(default), 0..=65_535)).unwrap_or(default)
+    }
+
+    fn timeout(&mut self) -> Duration {
+        let names = ["DEPLOYMENT_TIMEOUT_MS", "MAX_DEPLOYMENT_TIMEOUT"];
+        if let [Some(first), Some(second)] = names.map(|name| self.text(name)) && first != second {
+            let problem = format!("DEPLOYMENT_TIMEOUT_MS is `{first}` and MAX_DEPLOYMENT_TIMEOUT is `{second}`; they are the same setting, keep one");
+            self.problems.push(problem);
+        }
+        let older = self.number(names[1], 600_000, 1..=86_400_000);
+        Duration::from_millis(self.number(names[0], older, 1..=86_400_000))
+    }
+
+    fn build_size(&mut self) -> Size {
+        let cpu_millis = self.parsed("BUILD_CONTAINER_CPU", 2_000, "use a number of cores such as 0.5 or 2", |text| parse_cpu(text).ok().filter(|cpu| (100..=64_000).contains(cpu)));
+        let memory_mib = self.parsed("BUILD_CONTAINER_MEMORY", 4_096, "use an amount such as 2Gi or 2048Mi", |text| parse_memory(text).ok().filter(|memory| *memory >= 64));
+        Size { cpu_millis, memory_mib }
+    }
+
+    fn level(&mut self) -> Level {
+        self.parsed("LOG_LEVEL", Level::INFO, "use debug, info, warn or error", |text| match text {
+            "trace" => Some(Level::TRACE),
+            "debug" => Some(Level::DEBUG),
+            "info" => Some(Level::INFO),
+            "warn" => Some(Level::WARN),
+            "error" => Some(Level::ERROR),
+            _ => None,
+        })
+    }
+}
+
+impl Settings {
+    /// The settings of this process; `flags` (same names) win over the environment.
+    ///
+    /// # Errors
+    /// [`BadSettings`] with every problem.
+    pub fn load(flags: &BTreeMap<String, String>) -> Result<Self, BadSettings> {
+        // A value that is not UTF-8 is treated as if it were not there.
+        let mut values: BTreeMap<String, String> = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        values.extend(flags.clone());
+        Self::from_values(&values)
+    }
+
+    /// The settings of these variables.
+    ///
+    /// # Errors
+    /// [`BadSettings`] with every problem.
+    pub fn from_values(values: &BTreeMap<String, String>) -> Result<Self, BadSettings> {
+        let mut reader = Reader { values, problems: Vec::new() };
+        let home = reader.text("HOME").map(PathBuf::from);
+        let caches = reader.text("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home.as_ref().map(|home| home.join(".cache")));
+        let settings = Self {
+            backend: reader.parsed("WINDLASS_BACKEND", Backend::Embedded, "use embedded or azure", |text| match text {
+                "embedded" => Some(Backend::Embedded),
+                "azure" => Some(Backend::Azure),
+                _ => None,
+            }),
+            port: reader.port("WINDLASS_PORT", 3010),
+            apps_port: reader.port("WINDLASS_APPS_PORT", 3080),
+            data_dir: reader.text("WINDLASS_DATA_DIR").map_or_else(|| PathBuf::from(".windlass"), PathBuf::from),
+            bind: reader.parsed("WINDLASS_BIND", IpAddr::from([127, 0, 0, 1]), "use 127.0.0.1 or ::1; other addresses need API tokens, which this version does not have", |text| text.parse().ok().filter(IpAddr::is_loopback)),
+            log_level: reader.level(),
+            limits: Limits {
+                caps: Caps { total: reader.count("MAX_CONCURRENT_DEPLOYMENTS", 5, 1_000), per_org: reader.count("MAX_CONCURRENT_PER_ORGANIZATION", 3, 1_000) },
+                deployment: reader.timeout(),
+                source: SourceLimits {
+                    files: reader.count("WINDLASS_MAX_SOURCE_FILES", 50_000, 10_000_000),
+                    bytes: reader.number("WINDLASS_MAX_SOURCE_BYTES", 1 << 30, 1..=1 << 44),
+                    file_bytes: reader.number("WINDLASS_MAX_FILE_BYTES", 100 << 20, 1..=1 << 44),
+                },
+            },
+            build_size: reader.build_size(),
+            queue: QueueSettings {
+                batch_size: reader.count("QUEUE_MAX_BATCH_SIZE", 10, 1_000),
+                batch_timeout: Duration::from_secs(reader.number("QUEUE_MAX_BATCH_TIMEOUT", 30, 0..=150)),
+                retries: u32::try_from(reader.number("QUEUE_MAX_RETRIES", 3, 0..=100)).unwrap_or(3),
+                doubled_per_mille: u16::try_from(reader.number("WINDLASS_DOUBLED_DELIVERIES", 0, 0..=1_000)).unwrap_or(0),
+            },
+            http_calls: reader.parsed("WINDLASS_DISPATCH", false, "use in-process or http", |text| match text {
+                "in-process" => Some(false),
+                "http" => Some(true),
+                _ => None,
+            }),
+            handler_port: reader.text("FUNCTIONS_CUSTOMHANDLER_PORT").is_some().then(|| reader.port("FUNCTIONS_CUSTOMHANDLER_PORT", 0)),
+            path: reader.text("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin").to_owned(),
+            cache_dir: caches.unwrap_or_else(|| PathBuf::from(".windlass-cache")).join("windlass"),
+            home,
+            server: reader.text("WINDLASS_URL").map(str::to_owned),
+        };
+        if reader.problems.is_empty() { Ok(settings) } else { Err(BadSettings(reader.problems)) }
+    }
+}
+
+/// Which of the variables the environment or a flag sets, with their values; none of them is a secret.
+#[must_use]
+pub fn explain(flags: &BTreeMap<String, String>) -> Vec<(Variable, Option<String>)> {
+    let value = |name: &str| {
+        #[expect(clippy::disallowed_methods, reason = "config is the one reader of the environment")]
+        let from_environment = std::env::var(name).ok();
+        flags.get(name).cloned().or(from_environment)
+    };
+    VARIABLES.iter().map(|variable| (*variable, value(variable.name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(values: &[(&str, &str)]) -> Result<Settings, BadSettings> {
+        Settings::from_values(&values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn the_documented_defaults_hold() {
+        let settings = check(&[]).unwrap();
+        assert_eq!((settings.port, settings.apps_port, settings.backend), (3010, 3080, Backend::Embedded));
+        assert_eq!((settings.limits.caps.total, settings.limits.caps.per_org), (5, 3));
+        assert_eq!(settings.limits.deployment, Duration::from_millis(600_000));
+        assert_eq!((settings.queue.batch_size, settings.queue.batch_timeout.as_secs(), settings.queue.retries), (10, 30, 3));
+        assert_eq!(settings.log_level, Level::INFO);
+    }
+
+    #[test]
+    fn both_names_of_the_timeout_are_one_setting() {
+        for values in [&[("DEPLOYMENT_TIMEOUT_MS", "1000")][..], &[("MAX_DEPLOYMENT_TIMEOUT", "1000")], &[("DEPLOYMENT_TIMEOUT_MS", "1000"), ("MAX_DEPLOYMENT_TIMEOUT", "1000")]] {
+            assert_eq!(check(values).unwrap().limits.deployment, Duration::from_secs(1));
+        }
+        assert!(check(&[("DEPLOYMENT_TIMEOUT_MS", "1000"), ("MAX_DEPLOYMENT_TIMEOUT", "2000")]).is_err());
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let problems = check(&[
+            ("LOG_LEVEL", "loud"), ("MAX_CONCURRENT_DEPLOYMENTS", "0"), ("BUILD_CONTAINER_CPU", "many"), ("BUILD_CONTAINER_MEMORY", "2GB"),
+            ("WINDLASS_PORT", "70000"), ("WINDLASS_BIND", "0.0.0.0"), ("QUEUE_MAX_RETRIES", "-1"), ("WINDLASS_BACKEND", "cloud"),
+        ]).unwrap_err().0;
+        assert_eq!(problems.len(), 8, "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.contains("need API tokens")));
+    }
+
+    #[test]
+    fn build_sizes_take_both_units() {
+        for memory in ["2Gi", "2048Mi"] {
+            assert_eq!(check(&[("BUILD_CONTAINER_MEMORY", memory), ("BUILD_CONTAINER_CPU", "0.5")]).unwrap().build_size, Size { cpu_millis: 500, memory_mib: 2_048 });
+        }
+    }
+}

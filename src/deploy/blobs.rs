@@ -1,0 +1,87 @@
+//! The port that keeps content by its digest: source files, manifests and artifacts, per organization.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::ids::{Digest, Name};
+use super::source::Manifest;
+
+/// Why content cannot be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// What came is not what was announced. Nothing was kept.
+    #[error("the content has digest {found}, not {expected}")]
+    Mismatch {
+        /// As announced.
+        expected: Digest,
+        /// As it came.
+        found: Digest,
+    },
+    /// More came than is allowed. Nothing was kept.
+    #[error("the content is larger than the {0} bytes allowed")]
+    TooLarge(u64),
+    /// There is no such content.
+    #[error("content {0} is not stored")]
+    Missing(Digest),
+    /// What is stored is not what was stored. It was set aside; upload it again.
+    #[error("stored content {0} is damaged; it was set aside, so uploading it again mends it")]
+    Damaged(Digest),
+    /// No room left. Nothing was kept.
+    #[error("the disk that holds the content is full")]
+    Full,
+    /// The store cannot be used.
+    #[error("the content store cannot be used at {path}")]
+    Unavailable {
+        /// Where.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Content on its way in.
+#[async_trait]
+pub trait BlobWriter: Send {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// [`BlobError::TooLarge`], [`BlobError::Full`] or [`BlobError::Unavailable`].
+    async fn write(&mut self, chunk: Bytes) -> Result<(), BlobError>;
+
+    /// Keeps the content if it is what was announced. A crash before the answer keeps all or nothing.
+    ///
+    /// # Errors
+    /// [`BlobError::Mismatch`], [`BlobError::Full`] or [`BlobError::Unavailable`].
+    async fn finish(self: Box<Self>) -> Result<(), BlobError>;
+}
+
+/// Keeps content by its digest.
+#[async_trait]
+pub trait Blobs: Send + Sync {
+    /// Which of these are not stored.
+    ///
+    /// # Errors
+    /// [`BlobError::Unavailable`].
+    async fn missing(&self, org: &Name, digests: &[Digest]) -> Result<Vec<Digest>, BlobError>;
+
+    /// Begins to take content of at most `limit` bytes that is announced as `digest`.
+    ///
+    /// # Errors
+    /// [`BlobError`] when it cannot begin.
+    async fn writer(&self, org: &Name, digest: Digest, limit: u64) -> Result<Box<dyn BlobWriter>, BlobError>;
+
+    /// Stored content of at most `limit` bytes, verified.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`], [`BlobError::Damaged`], [`BlobError::TooLarge`] or [`BlobError::Unavailable`].
+    async fn read(&self, org: &Name, digest: Digest, limit: u64) -> Result<Vec<u8>, BlobError>;
+
+    /// Writes every file of `manifest` below `root`, verified while it is copied.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`], [`BlobError::Damaged`], [`BlobError::Full`] or [`BlobError::Unavailable`].
+    async fn materialise(&self, org: &Name, manifest: &Manifest, root: &Path) -> Result<(), BlobError>;
+}

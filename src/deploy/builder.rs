@@ -1,0 +1,132 @@
+//! The port that turns a source into an artifact, away from everything else.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ids::{DeploymentId, Digest, Name};
+use super::source::Manifest;
+use crate::workflow::journal::RunId;
+use crate::workflow::queue::Hint;
+
+/// One build.
+#[derive(Debug, Clone)]
+pub struct BuildJob {
+    /// Names the workspace.
+    pub run: RunId,
+    /// Gets the log.
+    pub deployment: DeploymentId,
+    /// Owns the artifact.
+    pub org: Name,
+    /// The command; `None` packs the source as it is.
+    pub command: Option<String>,
+    /// What to pack, relative to the source; `.` for everything.
+    pub output: String,
+    /// Variables for the build, on top of a clean environment.
+    pub variables: BTreeMap<String, String>,
+    /// When it is killed.
+    pub deadline: Timestamp,
+    /// Sent when it has ended.
+    pub wake: Hint,
+}
+
+/// Answer to starting a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// It runs.
+    Running,
+    /// The workspace is not as `sync` leaves it: prepare and sync again.
+    NotFresh,
+}
+
+/// Where a build stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BuildStatus {
+    /// Nothing is known of it: it never began, or the service died with it.
+    Unknown,
+    /// Under way.
+    Running,
+    /// Packed and stored.
+    Done(Packed),
+    /// The project's fault.
+    Failed(BuildFailure),
+}
+
+/// A stored bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// Of the bundle.
+    pub digest: Digest,
+    /// Of the bundle.
+    pub bytes: u64,
+    /// In the bundle.
+    pub files: usize,
+}
+
+/// How a build failed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BuildFailure {
+    /// `BUILD_FAILED`, `BUILD_TIMEOUT`, `BUILD_OUTPUT_MISSING`, …
+    pub code: &'static str,
+    /// One sentence.
+    pub message: String,
+    /// Exit code, signal, last lines.
+    pub detail: Value,
+}
+
+/// Why the builder cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum BuilderError {
+    /// Try again.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Trying again does not help.
+    #[error("{message}")]
+    Rejected {
+        /// Stable code.
+        code: &'static str,
+        /// One sentence.
+        message: String,
+    },
+}
+
+/// Builds in isolation. Every call may be repeated.
+#[async_trait]
+pub trait Builder: Send + Sync {
+    /// Makes an empty workspace for the run, or empties the one that a crash left.
+    ///
+    /// # Errors
+    /// [`BuilderError`].
+    async fn prepare(&self, run: RunId) -> Result<(), BuilderError>;
+
+    /// Writes the source tree into the workspace.
+    ///
+    /// # Errors
+    /// [`BuilderError`].
+    async fn sync(&self, run: RunId, org: &Name, source: &Manifest) -> Result<(), BuilderError>;
+
+    /// Begins to build and pack in the background; a build of this run that is under way goes on. A workspace that
+    /// an earlier build already touched is refused, so that every build starts from the same tree.
+    ///
+    /// # Errors
+    /// [`BuilderError`] when it cannot begin.
+    async fn start(&self, job: BuildJob) -> Result<Started, BuilderError>;
+
+    /// Where the run's build stands.
+    async fn status(&self, run: RunId) -> BuildStatus;
+
+    /// Kills what runs and removes the workspace. Discarding what is not there succeeds.
+    ///
+    /// # Errors
+    /// [`BuilderError`] when something is left.
+    async fn discard(&self, run: RunId) -> Result<(), BuilderError>;
+
+    /// Workspaces and builds that exist, for the daily cleanup and for tests.
+    ///
+    /// # Errors
+    /// [`BuilderError`].
+    async fn leftovers(&self) -> Result<Vec<RunId>, BuilderError>;
+}

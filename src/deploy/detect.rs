@@ -1,0 +1,311 @@
+//! Finds out how a source is built and started, from its file names and a few of its files.
+
+use serde::{Deserialize, Serialize};
+
+use super::project_file::ProjectFile;
+
+/// What sort of project it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Files, served as they are.
+    Static,
+    /// `package.json`.
+    Node,
+    /// `requirements.txt`, `pyproject.toml`, or `app.py`/`main.py`.
+    Python,
+    /// `Cargo.toml`.
+    Rust,
+    /// `go.mod`.
+    Go,
+    /// `Procfile` with a `web` line.
+    Procfile,
+    /// `Dockerfile`.
+    Docker,
+}
+
+/// How to check a replica's health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// `None`: any answer below 500 on `/` will do; otherwise 200–399 on this path.
+    pub path: Option<String>,
+    /// Of one probe.
+    pub timeout_ms: u64,
+    /// From one probe to the next.
+    pub interval_ms: u64,
+    /// Of the whole start.
+    pub start_seconds: u64,
+    /// Failed probes in a row that a running replica survives.
+    pub retries: u32,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self { path: None, timeout_ms: 2_000, interval_ms: 100, start_seconds: 60, retries: 3 }
+    }
+}
+
+/// How a source becomes a running app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What sort of project it is.
+    pub kind: Kind,
+    /// Run once before packing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// Run for each replica; `None` for static sites.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// What is packed, relative to the source.
+    pub output: String,
+    /// When a replica counts as healthy.
+    pub probe: Probe,
+    /// Replicas that the project asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+    /// Host names that the project asks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<String>,
+    /// CPU and memory that the project asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<super::size::Size>,
+}
+
+/// Why no plan can be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DetectError {
+    /// Nothing that we know.
+    #[error("cannot tell how to run this project: it has none of index.html, package.json, requirements.txt, pyproject.toml, app.py, main.py, Cargo.toml, go.mod, Procfile or Dockerfile. Add one, or a windlass.toml with kind and start")]
+    Unknown,
+    /// Known, but it does not say how to start.
+    #[error("this {kind:?} project does not say how it starts: {hint}")]
+    NoStart {
+        /// What it is.
+        kind: Kind,
+        /// What to add.
+        hint: &'static str,
+    },
+    /// `windlass.toml` cannot be used.
+    #[error("windlass.toml: {0}")]
+    ProjectFile(String),
+}
+
+/// The few things that detection asks about a source.
+pub struct Facts<'a> {
+    /// Whether there is such a file.
+    pub has: &'a dyn Fn(&str) -> bool,
+    /// Content of `package.json`, where there is one.
+    pub package_json: Option<String>,
+    /// Content of `Procfile`.
+    pub procfile: Option<String>,
+    /// Content of `Cargo.toml`.
+    pub cargo_toml: Option<String>,
+    /// Content of `windlass.toml`.
+    pub project_file: Option<String>,
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// [`DetectError`], which says what to add.
+pub fn detect(facts: &Facts<'_>) -> Result<Plan, DetectError> {
+    let text = facts.project_file.as_deref().unwrap_or_default();
+    let file = ProjectFile::parse(text).map_err(DetectError::ProjectFile)?;
+    let kind = file.kind.or_else(|| kind(facts)).or(file.start.is_some().then_some(Kind::Procfile)).ok_or(DetectError::Unknown)?;
+    let mut plan = match kind {
+        Kind::Static => site(facts),
+        Kind::Node => node(facts)?,
+        Kind::Python => python(facts),
+        Kind::Rust => rust(facts),
+        Kind::Go => plain(Kind::Go, Some("go build -o .windlass-app ."), Some("./.windlass-app")),
+        Kind::Procfile => plain(Kind::Procfile, None, None),
+        Kind::Docker => plain(Kind::Docker, None, None),
+    };
+    if let Some(web) = facts.procfile.as_deref().and_then(web_line) {
+        plan.start = Some(web);
+    }
+    amend(&mut plan, file)?;
+    let hint = match kind {
+        Kind::Static | Kind::Docker => return Ok(plan),
+        Kind::Node => "add a start script to package.json, or an index.js, server.js or app.js",
+        Kind::Python => "add an app.py or main.py, or a start command to windlass.toml",
+        Kind::Procfile => "add a line `web: <command>` to the Procfile",
+        Kind::Rust | Kind::Go => "add a start command to windlass.toml",
+    };
+    if plan.start.is_none() { Err(DetectError::NoStart { kind, hint }) } else { Ok(plan) }
+}
+
+fn kind(facts: &Facts<'_>) -> Option<Kind> {
+    let has = facts.has;
+    let candidates = [
+        (Kind::Docker, has("Dockerfile")),
+        (Kind::Procfile, has("Procfile") && !has("package.json") && !has("requirements.txt") && !has("pyproject.toml")),
+        (Kind::Node, has("package.json")),
+        (Kind::Rust, has("Cargo.toml")),
+        (Kind::Go, has("go.mod")),
+        (Kind::Python, ["requirements.txt", "pyproject.toml", "app.py", "main.py"].iter().any(|name| has(name))),
+        (Kind::Static, ["index.html", "public/index.html", "dist/index.html"].iter().any(|name| has(name))),
+    ];
+    candidates.into_iter().find(|(_, fits)| *fits).map(|(kind, _)| kind)
+}
+
+fn plain(kind: Kind, build: Option<&str>, start: Option<&str>) -> Plan {
+    Plan {
+        kind,
+        build: build.map(str::to_owned),
+        start: start.map(str::to_owned),
+        output: ".".to_owned(),
+        probe: Probe::default(),
+        replicas: None,
+        domains: Vec::new(),
+        size: None,
+    }
+}
+
+fn site(facts: &Facts<'_>) -> Plan {
+    let folder = ["public", "dist"].into_iter().find(|folder| (facts.has)(&format!("{folder}/index.html")));
+    let root = (facts.has)("index.html");
+    Plan { output: folder.filter(|_| !root).unwrap_or(".").to_owned(), ..plain(Kind::Static, None, None) }
+}
+
+fn node(facts: &Facts<'_>) -> Result<Plan, DetectError> {
+    let text = facts.package_json.as_deref().unwrap_or("{}");
+    let package: serde_json::Value = serde_json::from_str(text)
+        .map_err(|error| DetectError::ProjectFile(format!("package.json is not JSON: {error}")))?;
+    let script = |name: &str| package.pointer(&format!("/scripts/{name}")).is_some();
+    let needs = ["dependencies", "devDependencies"].iter().any(|key| {
+        package.get(key).and_then(serde_json::Value::as_object).is_some_and(|object| !object.is_empty())
+    });
+    let install = if (facts.has)("package-lock.json") { "npm ci --no-audit --no-fund" } else { "npm install --no-audit --no-fund" };
+    let mut commands: Vec<&str> = Vec::new();
+    commands.extend(needs.then_some(install));
+    commands.extend(script("build").then_some("npm run build"));
+    let build = (!commands.is_empty()).then(|| commands.join(" && "));
+    let main = package.get("main").and_then(serde_json::Value::as_str).filter(|main| (facts.has)(main));
+    let found = main.or_else(|| ["server.js", "index.js", "app.js"].into_iter().find(|name| (facts.has)(name)));
+    let start = if script("start") { Some("npm start --silent".to_owned()) } else { found.map(|file| format!("node {file}")) };
+    Ok(Plan { build, start, ..plain(Kind::Node, None, None) })
+}
+
+fn python(facts: &Facts<'_>) -> Plan {
+    let install = if (facts.has)("requirements.txt") {
+        Some("python3 -m venv .venv && .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt")
+    } else if (facts.has)("pyproject.toml") {
+        Some("python3 -m venv .venv && .venv/bin/pip install --quiet --disable-pip-version-check .")
+    } else {
+        None
+    };
+    let python = if install.is_some() { ".venv/bin/python" } else { "python3" };
+    let start = ["app.py", "main.py"].into_iter().find(|name| (facts.has)(name)).map(|file| format!("{python} {file}"));
+    Plan { start, ..plain(Kind::Python, install, None) }
+}
+
+fn rust(facts: &Facts<'_>) -> Plan {
+    let manifest: Option<toml::Table> = facts.cargo_toml.as_deref().and_then(|text| text.parse().ok());
+    let name = manifest.as_ref().and_then(|table| table.get("package")?.get("name")?.as_str().map(str::to_owned));
+    let locked = if (facts.has)("Cargo.lock") { " --locked" } else { "" };
+    let build = format!("cargo build --release{locked}");
+    let start = name.map(|name| format!("./target/release/{name}"));
+    Plan { start, ..plain(Kind::Rust, Some(&build), None) }
+}
+
+fn web_line(procfile: &str) -> Option<String> {
+    procfile.lines().find_map(|line| line.strip_prefix("web:")).map(|command| command.trim().to_owned()).filter(|command| !command.is_empty())
+}
+
+fn amend(plan: &mut Plan, file: ProjectFile) -> Result<(), DetectError> {
+    let bad = |message: String| DetectError::ProjectFile(message);
+    plan.build = file.build.or(plan.build.take());
+    plan.start = file.start.or(plan.start.take());
+    if let Some(output) = file.output {
+        let inside = output == "." || output.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+        if !inside || output.starts_with('/') {
+            return Err(bad(format!("output `{output}` is not a folder inside the project")));
+        }
+        plan.output = output;
+    }
+    if let Some(replicas) = file.replicas {
+        if !(1..=20).contains(&replicas) {
+            return Err(bad(format!("replicas is {replicas}; between 1 and 20 are possible")));
+        }
+        plan.replicas = Some(replicas);
+    }
+    if let Some(size) = file.size {
+        plan.size = Some(super::size::Size::parse(&size.cpu, &size.memory).map_err(|error| bad(error.to_string()))?);
+    }
+    plan.domains = file.domains.iter().map(|domain| super::wish::domain(domain)).collect::<Result<_, _>>().map_err(bad)?;
+    if let Some(path) = file.health.path {
+        if !path.starts_with('/') {
+            return Err(bad(format!("health.path `{path}` has to begin with /")));
+        }
+        plan.probe.path = Some(path);
+    }
+    plan.probe.timeout_ms = file.health.timeout_ms.unwrap_or(plan.probe.timeout_ms).clamp(1, 60_000);
+    plan.probe.interval_ms = file.health.interval_ms.unwrap_or(plan.probe.interval_ms).clamp(10, 60_000);
+    plan.probe.start_seconds = file.health.start_seconds.unwrap_or(plan.probe.start_seconds).clamp(1, 600);
+    plan.probe.retries = file.health.retries.unwrap_or(plan.probe.retries).clamp(1, 100);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(files: &[(&str, &str)]) -> Result<Plan, DetectError> {
+        let read = |name: &str| files.iter().find(|(file, _)| *file == name).map(|(_, text)| (*text).to_owned());
+        detect(&Facts {
+            has: &|name| files.iter().any(|(file, _)| *file == name),
+            package_json: read("package.json"),
+            procfile: read("Procfile"),
+            cargo_toml: read("Cargo.toml"),
+            project_file: read("windlass.toml"),
+        })
+    }
+
+    #[test]
+    fn every_kind_is_found() {
+        let package = r#"{"main":"x.js","scripts":{"build":"b"},"dependencies":{"a":"1"}}"#;
+        let cases: [(&[(&str, &str)], Kind, Option<&str>, Option<&str>, &str); 9] = [
+            (&[("index.html", "")], Kind::Static, None, None, "."),
+            (&[("public/index.html", "")], Kind::Static, None, None, "public"),
+            (&[("package.json", package), ("x.js", "")], Kind::Node, Some("npm install --no-audit --no-fund && npm run build"), Some("node x.js"), "."),
+            (&[("package.json", r#"{"scripts":{"start":"s"}}"#)], Kind::Node, None, Some("npm start --silent"), "."),
+            (&[("app.py", "")], Kind::Python, None, Some("python3 app.py"), "."),
+            (&[("Cargo.toml", "[package]\nname = \"web\"")], Kind::Rust, Some("cargo build --release"), Some("./target/release/web"), "."),
+            (&[("go.mod", "")], Kind::Go, Some("go build -o .windlass-app ."), Some("./.windlass-app"), "."),
+            (&[("Procfile", "worker: x\nweb: ./run --port $PORT\n")], Kind::Procfile, None, Some("./run --port $PORT"), "."),
+            (&[("Dockerfile", "FROM x"), ("package.json", "{}")], Kind::Docker, None, None, "."),
+        ];
+        for (files, kind, build, start, output) in cases {
+            let plan = check(files).unwrap();
+            assert_eq!((plan.kind, plan.build.as_deref(), plan.start.as_deref(), plan.output.as_str()), (kind, build, start, output));
+        }
+    }
+
+    #[test]
+    fn the_project_file_wins() {
+        let plan = check(&[
+            ("index.html", ""),
+            ("windlass.toml", "kind = \"static\"\nbuild = \"sh build.sh\"\noutput = \"public\"\nreplicas = 2\n[health]\npath = \"/up\"\n"),
+        ]).unwrap();
+        assert_eq!((plan.build.as_deref(), plan.output.as_str(), plan.replicas), (Some("sh build.sh"), "public", Some(2)));
+        assert_eq!(plan.probe.path.as_deref(), Some("/up"));
+    }
+
+    #[test]
+    fn errors_say_what_to_do() {
+        for (files, says) in [
+            (&[("README.md", "")][..], "Add one"),
+            (&[("package.json", "{}")], "start script"),
+            (&[("package.json", "{")], "not JSON"),
+            (&[("windlass.toml", "colour = 1")], "unknown field"),
+            (&[("index.html", ""), ("windlass.toml", "output = \"../x\"")], "not a folder inside"),
+            (&[("index.html", ""), ("windlass.toml", "replicas = 0")], "between 1 and 20"),
+            (&[("index.html", ""), ("windlass.toml", "[health]\npath = \"up\"")], "begin with /"),
+            (&[("Procfile", "worker: x")], "web: <command>"),
+        ] {
+            let said = check(files).unwrap_err().to_string();
+            assert!(said.contains(says), "{said}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The nouns of deploying and their rules, with the ports that they need. No input or output here.
+
+pub mod blobs;
+pub mod builder;
+pub mod deployment;
+pub mod detect;
+pub mod ids;
+pub mod log;
+pub mod project_file;
+pub mod release;
+pub mod runtime;
+pub mod secrets;
+pub mod size;
+pub mod source;
+pub mod wish;

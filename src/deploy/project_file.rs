@@ -1,0 +1,72 @@
+//! `windlass.toml`: what a project says about itself. Everything in it is optional.
+
+use serde::Deserialize;
+
+use super::detect::Kind;
+
+/// The file's name at the root of a source.
+pub const NAME: &str = "windlass.toml";
+
+/// The file's content.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProjectFile {
+    /// Instead of the folder's name.
+    pub name: Option<String>,
+    /// Instead of detection.
+    pub kind: Option<Kind>,
+    /// Build command.
+    pub build: Option<String>,
+    /// Start command.
+    pub start: Option<String>,
+    /// Folder that the build fills: what is packed, and for static sites served.
+    pub output: Option<String>,
+    /// Default environment of `windlass up` and `windlass deploy`.
+    pub environment: Option<String>,
+    /// Replicas that run here.
+    pub replicas: Option<u32>,
+    /// Extra host names.
+    pub domains: Vec<String>,
+    /// More patterns to leave out, as in `.gitignore`.
+    pub ignore: Vec<String>,
+    /// CPU and memory of one replica.
+    pub size: Option<SizeSection>,
+    /// Health check.
+    pub health: HealthSection,
+}
+
+/// `[size]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SizeSection {
+    /// Such as `"0.5"`.
+    pub cpu: String,
+    /// Such as `"1Gi"`.
+    pub memory: String,
+}
+
+/// `[health]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthSection {
+    /// Has to answer with 200–399. Without it any answer below 500 on `/` will do.
+    pub path: Option<String>,
+    /// How long one probe may take.
+    pub timeout_ms: Option<u64>,
+    /// From one probe to the next.
+    pub interval_ms: Option<u64>,
+    /// How long the whole start may take.
+    pub start_seconds: Option<u64>,
+    /// Failed probes in a row that a running replica survives.
+    pub retries: Option<u32>,
+}
+
+impl ProjectFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// What is wrong, with line and column.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+}

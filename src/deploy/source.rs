@@ -1,0 +1,213 @@
+//! Sources: immutable file trees, named by the digest of their manifest.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::Digest;
+
+/// Bounds of one source. Configurable; these keep one project from filling the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceLimits {
+    /// Files.
+    pub files: usize,
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Bytes of one file.
+    pub file_bytes: u64,
+}
+
+impl Default for SourceLimits {
+    fn default() -> Self {
+        Self { files: 50_000, bytes: 1 << 30, file_bytes: 100 << 20 }
+    }
+}
+
+/// One file of a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Relative to the root, with `/`.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// `420` (0644) or `493` (0755): only the executable bit is kept.
+    pub mode: u32,
+    /// Digest of the content.
+    pub sha256: Digest,
+}
+
+/// Every file of a source, sorted by path, each path once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Manifest(Vec<FileEntry>);
+
+/// What is wrong with a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadManifest {
+    /// The path leaves the root, or no system could write it.
+    #[error("`{0}` is not a relative path inside the source")]
+    Path(String),
+    /// Not the order that the digest needs.
+    #[error("`{0}` is out of order or listed twice; files have to be sorted by path")]
+    Order(String),
+    /// A file is also a folder.
+    #[error("`{0}` is a file and a folder at once")]
+    FileAndFolder(String),
+    /// Not a plain file.
+    #[error("`{path}` has mode {mode:o}; only 644 and 755 are kept")]
+    Mode {
+        /// The file.
+        path: String,
+        /// As given.
+        mode: u32,
+    },
+    /// Too much.
+    #[error("the source has {found} {what}, more than the {limit} allowed")]
+    TooLarge {
+        /// Files, bytes, or bytes of one file.
+        what: String,
+        /// As given.
+        found: u64,
+        /// As configured.
+        limit: u64,
+    },
+}
+
+/// Longest path, as Linux has it.
+const MOST_PATH_BYTES: usize = 4_096;
+
+impl Manifest {
+    /// Checks a list of files.
+    ///
+    /// # Errors
+    /// [`BadManifest`]: the first problem found.
+    pub fn new(files: Vec<FileEntry>, limits: &SourceLimits) -> Result<Self, BadManifest> {
+        let too_large = |what: &str, found: u64, limit: u64| BadManifest::TooLarge { what: what.to_owned(), found, limit };
+        if files.len() > limits.files {
+            return Err(too_large("files", files.len() as u64, limits.files as u64));
+        }
+        let mut bytes = 0_u64;
+        let mut before: Option<&str> = None;
+        for file in &files {
+            check_path(&file.path)?;
+            if file.mode != 0o644 && file.mode != 0o755 {
+                return Err(BadManifest::Mode { path: file.path.clone(), mode: file.mode });
+            }
+            if before.is_some_and(|before| before >= file.path.as_str()) {
+                return Err(BadManifest::Order(file.path.clone()));
+            }
+            if file.size > limits.file_bytes {
+                return Err(too_large(&format!("bytes in `{}`", file.path), file.size, limits.file_bytes));
+            }
+            bytes = bytes.saturating_add(file.size);
+            before = Some(&file.path);
+        }
+        if bytes > limits.bytes {
+            return Err(too_large("bytes", bytes, limits.bytes));
+        }
+        refuse_file_as_folder(&files)?;
+        Ok(Self(files))
+    }
+
+    /// The files, sorted.
+    #[must_use]
+    pub fn files(&self) -> &[FileEntry] {
+        &self.0
+    }
+
+    /// Bytes in all.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|file| file.size).sum()
+    }
+
+    /// One line `mode sha256 size path` per file: what is stored, and what the source's digest is of.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        self.0.iter().map(|file| format!("{:o} {} {} {}\n", file.mode, file.sha256, file.size, file.path)).collect()
+    }
+
+    /// Reads what [`Manifest::to_text`] wrote; `None` when it is something else.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        let entry = |line: &str| {
+            let mut parts = line.splitn(4, ' ');
+            let mode = u32::from_str_radix(parts.next()?, 8).ok()?;
+            let sha256 = parts.next()?.parse().ok()?;
+            let size = parts.next()?.parse().ok()?;
+            Some(FileEntry { path: parts.next()?.to_owned(), size, mode, sha256 })
+        };
+        text.lines().map(entry).collect::<Option<_>>().map(Self)
+    }
+
+    /// The digest of the source.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.to_text().as_bytes())
+    }
+
+    /// The file at `path`.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<&FileEntry> {
+        self.0.binary_search_by(|file| file.path.as_str().cmp(path)).ok().and_then(|index| self.0.get(index))
+    }
+}
+
+fn check_path(path: &str) -> Result<(), BadManifest> {
+    let part_fits = |part: &str| !part.is_empty() && part != "." && part != ".." && part.len() <= 255;
+    let fits = path.len() <= MOST_PATH_BYTES && path.split('/').all(part_fits);
+    if fits && !path.contains(['\0', '\\', '\n', '\r']) { Ok(()) } else { Err(BadManifest::Path(path.to_owned())) }
+}
+
+fn refuse_file_as_folder(files: &[FileEntry]) -> Result<(), BadManifest> {
+    let paths: std::collections::HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    for file in files {
+        let folders = file.path.char_indices().filter(|(_, char)| *char == '/').filter_map(|(end, _)| file.path.get(..end));
+        for folder in folders {
+            if paths.contains(folder) {
+                return Err(BadManifest::FileAndFolder(folder.to_owned()));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str) -> FileEntry {
+        FileEntry { path: path.to_owned(), size: 3, mode: 0o644, sha256: Digest::of(b"abc") }
+    }
+
+    fn check(paths: &[&str]) -> Result<Manifest, BadManifest> {
+        Manifest::new(paths.iter().map(|path| file(path)).collect(), &SourceLimits::default())
+    }
+
+    #[test]
+    fn paths_stay_inside_and_are_sorted() {
+        assert!(check(&["a", "a-b", "a.b/c", "b/c/d"]).is_ok());
+        for bad in ["/a", "a//b", "../a", "a/../b", "a/.", "", "a\\b", "a\nb", "a\0b"] {
+            assert_eq!(check(&[bad]), Err(BadManifest::Path(bad.to_owned())));
+        }
+        assert_eq!(check(&["b", "a"]), Err(BadManifest::Order("a".into())));
+        assert_eq!(check(&["a", "a"]), Err(BadManifest::Order("a".into())));
+        assert_eq!(check(&["a", "a-", "a/b"]), Err(BadManifest::FileAndFolder("a".into())));
+    }
+
+    #[test]
+    fn limits_hold() {
+        let limits = SourceLimits { files: 1, bytes: 10, file_bytes: 2 };
+        let refuse = |files, limits: &SourceLimits| Manifest::new(files, limits).unwrap_err();
+        assert!(matches!(refuse(vec![file("a"), file("b")], &limits), BadManifest::TooLarge { limit: 1, .. }));
+        assert!(matches!(refuse(vec![file("a")], &limits), BadManifest::TooLarge { limit: 2, .. }));
+        assert!(matches!(refuse(vec![FileEntry { mode: 0o120_777, ..file("a") }], &SourceLimits::default()), BadManifest::Mode { .. }));
+    }
+
+    #[test]
+    fn the_digest_is_of_names_modes_and_contents() {
+        let one = check(&["a", "b"]).unwrap();
+        assert_eq!(Manifest::from_text(&one.to_text()).unwrap(), one);
+        assert_ne!(one.digest(), check(&["a", "c"]).unwrap().digest());
+        let other = Manifest::new(vec![file("a"), FileEntry { mode: 0o755, ..file("b") }], &SourceLimits::default()).unwrap();
+        assert_ne!(one.digest(), other.digest());
+    }
+}

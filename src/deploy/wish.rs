@@ -1,0 +1,315 @@
+//! What somebody asks for with a deployment, read from JSON and checked completely.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::ids::{Digest, Name};
+use super::secrets::Sealed;
+use super::size::Size;
+
+/// Environment variables of one deployment at most, and the length of one value: what `execve` takes with room.
+const MOST_VARIABLES: usize = 256;
+const MOST_VARIABLE_BYTES: usize = 32 * 1024;
+/// Longest command line and longest project name.
+const MOST_COMMAND_BYTES: usize = 8 * 1024;
+const MOST_TITLE_CHARS: usize = 200;
+/// Fields of the documents' request, and `source`, which is ours.
+const FIELDS: [&str; 11] = [
+    "projectId", "userId", "organizationId", "projectName", "environment", "customDomain", "containerSize",
+    "envVariables", "buildCommand", "startCommand", "source",
+];
+
+/// Where a release lives.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Environment {
+    /// For the one who writes it.
+    Development,
+    /// For those who test it.
+    Staging,
+    /// For those who use it.
+    Production,
+    /// One of many: `preview` or `preview-<name>`.
+    Preview(String),
+}
+
+impl fmt::Display for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Development => f.write_str("development"),
+            Self::Staging => f.write_str("staging"),
+            Self::Production => f.write_str("production"),
+            Self::Preview(name) if name.is_empty() => f.write_str("preview"),
+            Self::Preview(name) => write!(f, "preview-{name}"),
+        }
+    }
+}
+
+impl FromStr for Environment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = |name: &str| !name.is_empty() && name.len() <= 20 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        match text {
+            "development" => Ok(Self::Development),
+            "staging" => Ok(Self::Staging),
+            "production" => Ok(Self::Production),
+            "preview" => Ok(Self::Preview(String::new())),
+            _ => match text.strip_prefix("preview-") {
+                Some(name) if plain(name) => Ok(Self::Preview(name.to_owned())),
+                _ => Err(format!("`{text}` is no environment; use development, staging, production, preview or preview-<name>")),
+            },
+        }
+    }
+}
+
+impl Serialize for Environment {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Environment {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a deployment is to make live.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Wish {
+    /// The organization that owns the project.
+    pub org: Name,
+    /// Who asks.
+    pub user: Name,
+    /// The project.
+    pub project: Name,
+    /// The project's name for people.
+    pub title: String,
+    /// Where it is to live.
+    pub environment: Environment,
+    /// A host name of its own, as DNS writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Instead of the environment's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// For the running app only; sealed.
+    #[serde(default)]
+    pub env: BTreeMap<String, Sealed>,
+    /// Instead of the detected build command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// Instead of the detected start command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// The source's digest; without it the newest uploaded one of the project, or the starter page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Digest>,
+}
+
+impl Wish {
+    /// The app that the deployment changes: one per organization, project and environment.
+    #[must_use]
+    pub fn app(&self) -> String {
+        format!("{}/{}/{}", self.org, self.project, self.environment)
+    }
+}
+
+/// One thing that is wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// JSON pointer to the field.
+    pub pointer: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+/// Reads a request body of the documents' shape. `seal` seals each value of `envVariables`.
+///
+/// # Errors
+/// Every problem of the body at once.
+pub fn parse(body: &Value, seal: &dyn Fn(&str) -> Sealed) -> Result<Wish, Vec<FieldError>> {
+    let Some(fields) = body.as_object() else {
+        return Err(vec![FieldError { pointer: String::new(), message: "the body has to be a JSON object".to_owned() }]);
+    };
+    let mut form = Form { fields, errors: Vec::new() };
+    form.refuse_unknown();
+    let org = form.required("organizationId", |text| text.parse::<Name>().map_err(|bad| bad.to_string()));
+    let user = form.required("userId", |text| text.parse::<Name>().map_err(|bad| bad.to_string()));
+    let project = form.required("projectId", |text| text.parse::<Name>().map_err(|bad| bad.to_string()));
+    let title = form.required("projectName", title);
+    let environment = form.required("environment", Environment::from_str);
+    let domain = form.optional("customDomain", domain);
+    let size = form.size();
+    let env = form.variables(seal);
+    let build = form.optional("buildCommand", command);
+    let start = form.optional("startCommand", command);
+    let source = form.optional("source", |text| text.parse::<Digest>().map_err(|bad| bad.to_string()));
+    match (org, user, project, title, environment) {
+        (Some(org), Some(user), Some(project), Some(title), Some(environment)) if form.errors.is_empty() => {
+            Ok(Wish { org, user, project, title, environment, domain, size, env, build, start, source })
+        }
+        _ => Err(form.errors),
+    }
+}
+
+struct Form<'a> {
+    fields: &'a Map<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+impl Form<'_> {
+    fn refuse(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
+        self.errors.push(FieldError { pointer: pointer.into(), message: message.into() });
+    }
+
+    fn refuse_unknown(&mut self) {
+        let unknown: Vec<_> = self.fields.keys().filter(|key| !FIELDS.contains(&key.as_str())).cloned().collect();
+        for key in unknown {
+            self.refuse(format!("/{}", key.replace('~', "~0").replace('/', "~1")), format!("unknown field; known are {}", FIELDS.join(", ")));
+        }
+    }
+
+    fn required<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        if matches!(self.fields.get(key), None | Some(Value::Null)) {
+            self.refuse(format!("/{key}"), "is missing");
+            return None;
+        }
+        self.optional(key, read)
+    }
+
+    fn optional<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let value = match self.fields.get(key) {
+            None | Some(Value::Null) => return None,
+            Some(value) => value,
+        };
+        match value.as_str().map_or_else(|| Err("has to be text".to_owned()), read) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.refuse(format!("/{key}"), message);
+                None
+            }
+        }
+    }
+
+    fn size(&mut self) -> Option<Size> {
+        let size = match self.fields.get("containerSize") {
+            None | Some(Value::Null) => return None,
+            Some(size) => size,
+        };
+        let part = |key: &str| size.get(key).and_then(Value::as_str);
+        match (part("cpu"), part("memory")) {
+            (Some(cpu), Some(memory)) => match Size::parse(cpu, memory) {
+                Ok(size) => Some(size),
+                Err(bad) => { self.refuse("/containerSize", bad.to_string()); None }
+            },
+            _ => { self.refuse("/containerSize", "needs the texts cpu and memory, such as \"1\" and \"2Gi\""); None }
+        }
+    }
+
+    fn variables(&mut self, seal: &dyn Fn(&str) -> Sealed) -> BTreeMap<String, Sealed> {
+        let mut variables = BTreeMap::new();
+        let given = match self.fields.get("envVariables") {
+            None | Some(Value::Null) => return variables,
+            Some(Value::Object(given)) => given,
+            Some(_) => { self.refuse("/envVariables", "has to be an object of texts"); return variables; }
+        };
+        if given.len() > MOST_VARIABLES {
+            self.refuse("/envVariables", format!("at most {MOST_VARIABLES} variables"));
+        }
+        for (name, value) in given {
+            let pointer = format!("/envVariables/{}", name.replace('~', "~0").replace('/', "~1"));
+            let well_named = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            if !well_named {
+                self.refuse(pointer, "a variable's name has letters, digits and _ and does not begin with a digit");
+            } else if let Some(value) = value.as_str().filter(|value| value.len() <= MOST_VARIABLE_BYTES && !value.contains('\0')) {
+                variables.insert(name.clone(), seal(value));
+            } else {
+                self.refuse(pointer, format!("has to be text of at most {MOST_VARIABLE_BYTES} bytes without NUL"));
+            }
+        }
+        variables
+    }
+}
+
+fn title(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > MOST_TITLE_CHARS || text.chars().any(char::is_control) {
+        return Err(format!("has to be 1 to {MOST_TITLE_CHARS} characters without control characters"));
+    }
+    Ok(text.to_owned())
+}
+
+fn command(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.len() > MOST_COMMAND_BYTES || text.contains('\0') {
+        return Err(format!("has to be a command of 1 to {MOST_COMMAND_BYTES} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A host name as DNS writes it: lower case, punycode, at least two labels.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn domain(text: &str) -> Result<String, String> {
+    let bad = || format!("`{text}` is not a host name such as myapp.com (no scheme, port or path)");
+    let ascii = idna::domain_to_ascii_strict(text.trim_end_matches('.')).map_err(|_| bad())?;
+    let labels_fit = ascii.split('.').all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+    let numeric = ascii.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    if !ascii.contains('.') || !labels_fit || numeric || ascii.len() > 253 { Err(bad()) } else { Ok(ascii) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(body: Value) -> Result<Wish, Vec<FieldError>> {
+        parse(&body, &|text| Sealed::for_tests(text))
+    }
+
+    fn full() -> Value {
+        json!({ "projectId": "my-app", "userId": "user_123", "organizationId": "org_456", "projectName": "My Application",
+                "environment": "production", "customDomain": "MyApp.com", "containerSize": { "cpu": "1", "memory": "2Gi" },
+                "envVariables": { "DATABASE_URL": "postgres://...", "API_KEY": "secret123" },
+                "buildCommand": "npm run build", "startCommand": "npm start" })
+    }
+
+    #[test]
+    fn the_documents_body_is_a_wish() {
+        let wish = check(full()).unwrap();
+        assert_eq!(wish.app(), "org_456/my-app/production");
+        assert_eq!(wish.domain.as_deref(), Some("myapp.com"));
+        assert_eq!(wish.env.len(), 2);
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_its_pointer() {
+        let errors = check(json!({ "projectId": 7, "environment": "prod", "customDomain": "https://x.de", "envVariables": { "1": "x", "OK": 2 }, "colour": "red" })).unwrap_err();
+        let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/colour", "/organizationId", "/userId", "/projectId", "/projectName", "/environment", "/customDomain", "/envVariables/1", "/envVariables/OK"]);
+    }
+
+    #[test]
+    fn domains_are_written_as_dns_writes_them() {
+        assert_eq!(domain("Bücher.example").unwrap(), "xn--bcher-kva.example");
+        for bad in ["", "localhost", "a/b", "http://a.b", "a.b:80", "a..b", "-a.de", "1.2.3.4", "a_b.de", "a b.de"] {
+            assert!(domain(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_body_panics(text in "\\PC{0,40}", key in "\\PC{0,10}") {
+            let mut body = full();
+            for field in FIELDS { body[field] = json!(text); }
+            body["envVariables"] = json!({ key.clone(): text });
+            body[key] = json!(1);
+            drop(check(body));
+        }
+    }
+}

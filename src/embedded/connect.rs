@@ -1,0 +1,206 @@
+//! Puts the embedded service together: one data folder, one process.
+
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rustix::fs::{FlockOperation, flock};
+
+use super::backlog::SqliteBacklog;
+use super::builder::{BuilderParts, ProcessBuilder};
+use super::db::Db;
+use super::deployments::SqliteDeployments;
+use super::files::FileBlobs;
+use super::journal::SqliteJournal;
+use super::logs::FileLogs;
+use super::queue::{SqliteQueue, SqliteQueues};
+use super::releases::SqliteReleases;
+use super::runtime::{LocalRuntime, RuntimeParts};
+use super::sandbox::Machine;
+use super::secrets::KeyFileSecrets;
+use super::upstream::Pool;
+use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
+use crate::config::Settings;
+use crate::deploy::ids::Digest;
+use crate::deploy::secrets::Secrets;
+use crate::triggers::table::{FUNCTIONS, queue_of};
+use crate::windlass::{Check, Tools, Windlass};
+use crate::workflow::Engine;
+use crate::workflow::chain::{Chain, Chains};
+use crate::workflow::queue::Queue;
+
+/// Why the service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Somebody else works on the data folder.
+    #[error("{path} is in use by another Windlass (process {pid}); stop it, or choose another --data-dir")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// Who holds it.
+        pid: String,
+    },
+    /// The data folder cannot be used.
+    #[error("the data folder {path} cannot be used: {source}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] super::db::DbError),
+    /// The content store.
+    #[error(transparent)]
+    Blobs(#[from] crate::deploy::blobs::BlobError),
+}
+
+/// The connected service, before anything runs.
+pub struct Embedded {
+    /// The ports.
+    pub windlass: Windlass,
+    /// The database and its queues, for the host.
+    pub store: (Db, Arc<SqliteQueues>),
+    /// The runtime, for the front door.
+    pub runtime: Arc<LocalRuntime>,
+    /// Loopback connections.
+    pub pool: Pool,
+    /// Held as long as the service lives.
+    pub lock: std::fs::File,
+}
+
+/// Opens the data folder. `more` are chains besides `deploy`, for benchmarks.
+///
+/// # Errors
+/// [`ConnectError`], which says what to do.
+pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, ConnectError> {
+    let root = std::path::absolute(&settings.data_dir).map_err(folder(&settings.data_dir))?;
+    std::fs::create_dir_all(&root).map_err(folder(&root))?;
+    let lock = lock(&root)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let ids: Arc<dyn Ids> = Arc::new(SystemIds);
+    let machine = machine(settings, &root)?;
+    let orphans = machine.kill_orphans();
+    if orphans > 0 {
+        tracing::info!(orphans, "killed {orphans} processes that an earlier service left");
+    }
+    let db = Db::open(&root.join("windlass.db"))?;
+    let names: Vec<&'static str> = FUNCTIONS.iter().filter_map(queue_of).collect();
+    let queues = SqliteQueues::open(db.clone(), Arc::clone(&clock), &names)?;
+    let queue: Arc<dyn Queue> = Arc::new(SqliteQueue(Arc::clone(&queues)));
+    let blobs = FileBlobs::open(&root.join("blobs"))?;
+    let logs = Arc::new(FileLogs::open(&root.join("logs")).map_err(folder(&root))?);
+    let secrets: Arc<dyn Secrets> = Arc::new(KeyFileSecrets::open(&root.join("secret.key")).map_err(folder(&root))?);
+    let background = tokio::runtime::Handle::current();
+    let pool = Pool::new(background.clone());
+    let builder = ProcessBuilder::new(BuilderParts {
+        root: root.join("workspaces"),
+        blobs: blobs.clone(),
+        logs: logs.clone(),
+        queue: Arc::clone(&queue),
+        clock: Arc::clone(&clock),
+        machine: machine.clone(),
+        size: settings.build_size,
+        background: background.clone(),
+    });
+    let runtime = LocalRuntime::new(RuntimeParts {
+        root: root.join("revisions"),
+        blobs: blobs.clone(),
+        secrets: Arc::clone(&secrets),
+        queue: Arc::clone(&queue),
+        clock: Arc::clone(&clock),
+        machine,
+        pool: pool.clone(),
+        background,
+    });
+    let runtime = Arc::new(runtime.map_err(folder(&root))?);
+    let tools = Arc::new(Tools {
+        clock: Arc::clone(&clock),
+        ids: Arc::clone(&ids),
+        deployments: Arc::new(SqliteDeployments::new(db.clone(), Arc::clone(&queues))),
+        releases: Arc::new(SqliteReleases(db.clone())),
+        blobs: Arc::new(blobs),
+        logs,
+        builder: Arc::new(builder.map_err(folder(&root))?),
+        runtime: Arc::clone(&runtime) as Arc<_>,
+        secrets,
+        backlog: Arc::new(SqliteBacklog { db: db.clone(), queues: Arc::clone(&queues), clock: Arc::clone(&clock) }),
+        checks: vec![Arc::new(StoreCheck(db.clone())), Arc::new(FolderCheck(root.clone()))],
+        limits: settings.limits,
+    });
+    let chains = Arc::new(Chains::new(std::iter::once(crate::steps::deploy_chain(&tools)).chain(more)));
+    let journal = Arc::new(SqliteJournal::new(db.clone(), Arc::clone(&queues), Arc::clone(&clock)));
+    let engine = Engine { journal, chains, clock, ids };
+    Ok(Embedded { windlass: Windlass { engine, queue, tools }, store: (db, queues), runtime, pool, lock })
+}
+
+fn folder(path: &Path) -> impl Fn(std::io::Error) -> ConnectError {
+    let path = path.to_owned();
+    move |source| ConnectError::Folder { path: path.clone(), source }
+}
+
+fn machine(settings: &Settings, root: &Path) -> Result<Machine, ConnectError> {
+    Ok(Machine {
+        program: std::env::current_exe().map_err(folder(root))?,
+        owner: Digest::of(root.as_os_str().as_encoded_bytes()).to_string(),
+        path: settings.path.clone(),
+        home: settings.home.clone(),
+    })
+}
+
+/// Takes the folder for this process. The lock ends with the process, however it ends.
+fn lock(root: &Path) -> Result<std::fs::File, ConnectError> {
+    let path = root.join("windlass.lock");
+    let mut file = std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(folder(root))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        file.read_to_string(&mut pid).map_err(folder(root))?;
+        return Err(ConnectError::InUse { path: root.to_owned(), pid: pid.trim().to_owned() });
+    }
+    let write = |file: &mut std::fs::File| {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write(&mut file).map_err(folder(root))?;
+    Ok(file)
+}
+
+struct StoreCheck(Db);
+
+#[async_trait]
+impl Check for StoreCheck {
+    fn name(&self) -> &'static str {
+        "store"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        // An update without effect still takes the write lock and commits.
+        self.0.write(|c| c.execute("UPDATE timers SET last = last WHERE name = ''", [])).await.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn last_use_was_fine(&self) -> bool {
+        self.0.last_commit_was_fine()
+    }
+}
+
+struct FolderCheck(PathBuf);
+
+#[async_trait]
+impl Check for FolderCheck {
+    fn name(&self) -> &'static str {
+        "content"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        let probe = self.0.join("blobs").join("probe");
+        let written = std::fs::write(&probe, b"probe").and_then(|()| std::fs::remove_file(&probe));
+        written.map_err(|error| format!("the content store cannot be written: {error}"))
+    }
+
+    fn last_use_was_fine(&self) -> bool {
+        self.0.join("blobs").is_dir()
+    }
+}

@@ -1,0 +1,209 @@
+//! Content in a folder: written beside, made durable, renamed into place, and verified on every read.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use crate::deploy::blobs::{BlobError, BlobWriter, Blobs};
+use crate::deploy::ids::{Digest, Name};
+use crate::deploy::source::Manifest;
+
+/// Bytes copied at a time.
+const CHUNK: usize = 256 * 1024;
+
+/// [`Blobs`] in a folder. Each organization has its own part, so that nobody can probe for another's content.
+#[derive(Clone)]
+pub struct FileBlobs {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: PathBuf,
+    next: AtomicU64,
+}
+
+impl FileBlobs {
+    /// Content below `root`, which is made if need be. What an interrupted write left is removed.
+    ///
+    /// # Errors
+    /// [`BlobError::Unavailable`] when the folder cannot be used.
+    pub fn open(root: &Path) -> Result<Self, BlobError> {
+        let incoming = root.join("incoming");
+        if incoming.exists() {
+            std::fs::remove_dir_all(&incoming).map_err(|error| failed(&incoming, error))?;
+        }
+        std::fs::create_dir_all(&incoming).map_err(|error| failed(&incoming, error))?;
+        Ok(Self { inner: Arc::new(Inner { root: root.to_owned(), next: AtomicU64::new(0) }) })
+    }
+
+    /// Where content lies, whether or not it does.
+    fn path(&self, org: &Name, digest: Digest) -> PathBuf {
+        let owner = Digest::of(org.as_str().as_bytes()).to_string();
+        let hex = digest.to_string();
+        let (head, rest) = hex.split_at(2);
+        self.inner.root.join(owner.get(..16).unwrap_or_default()).join(head).join(rest)
+    }
+
+    fn incoming(&self) -> PathBuf {
+        self.inner.root.join("incoming").join(self.inner.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// Takes a finished file over as content, and gives its digest and size.
+    ///
+    /// # Errors
+    /// [`BlobError::Full`] or [`BlobError::Unavailable`]; the file is then where it was.
+    pub fn adopt(&self, org: &Name, file: &Path, digest: Digest) -> Result<(), BlobError> {
+        let path = self.path(org, digest);
+        settle(file, &path)
+    }
+}
+
+pub(super) fn failed(path: &Path, source: std::io::Error) -> BlobError {
+    if source.kind() == std::io::ErrorKind::StorageFull {
+        return BlobError::Full;
+    }
+    BlobError::Unavailable { path: path.display().to_string(), source }
+}
+
+/// Moves a written file into place so that a crash leaves all of it or nothing.
+fn settle(temporary: &Path, path: &Path) -> Result<(), BlobError> {
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+    std::fs::rename(temporary, path).map_err(|error| failed(path, error))?;
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| failed(folder, error))
+}
+
+struct FileWriter {
+    file: std::fs::File,
+    temporary: PathBuf,
+    path: PathBuf,
+    hasher: Sha256,
+    digest: Digest,
+    left: u64,
+    limit: u64,
+}
+
+#[async_trait]
+impl BlobWriter for FileWriter {
+    async fn write(&mut self, chunk: Bytes) -> Result<(), BlobError> {
+        self.left = self.left.checked_sub(chunk.len() as u64).ok_or(BlobError::TooLarge(self.limit))?;
+        self.hasher.update(&chunk);
+        self.file.write_all(&chunk).map_err(|error| failed(&self.temporary, error))
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<(), BlobError> {
+        let found = Digest(std::mem::take(&mut self.hasher).finalize().into());
+        if found != self.digest {
+            return Err(BlobError::Mismatch { expected: self.digest, found });
+        }
+        let sync = self.file.try_clone().map_err(|error| failed(&self.temporary, error))?;
+        let (temporary, path) = (self.temporary.clone(), self.path.clone());
+        blocking(move || {
+            sync.sync_all().map_err(|error| failed(&temporary, error))?;
+            settle(&temporary, &path)
+        })
+        .await
+    }
+}
+
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        // Settled content has been renamed away; what is left of a failed write is garbage.
+        if let Err(error) = std::fs::remove_file(&self.temporary) && error.kind() != std::io::ErrorKind::NotFound {
+            tracing::warn!(path = %self.temporary.display(), error = %error, "a temporary file could not be removed");
+        }
+    }
+}
+
+/// Runs work that waits for the disk where it holds up nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, BlobError> + Send + 'static) -> Result<T, BlobError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(BlobError::Unavailable { path: String::new(), source: std::io::Error::other(error) }),
+    }
+}
+
+/// Copies `path` to `to` while verifying it; damaged content is set aside.
+fn copy_verified(path: &Path, digest: Digest, to: &mut dyn std::io::Write, limit: u64) -> Result<u64, BlobError> {
+    let mut from = std::fs::File::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => BlobError::Missing(digest),
+        _ => failed(path, error),
+    })?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    let mut copied = 0;
+    loop {
+        let count = from.read(&mut buffer).map_err(|error| failed(path, error))?;
+        let Some(chunk) = buffer.get(..count).filter(|chunk| !chunk.is_empty()) else { break };
+        copied += count as u64;
+        if copied > limit {
+            return Err(BlobError::TooLarge(limit));
+        }
+        hasher.update(chunk);
+        to.write_all(chunk).map_err(|error| failed(path, error))?;
+    }
+    if Digest(hasher.finalize().into()) == digest {
+        return Ok(copied);
+    }
+    let aside = path.with_extension("damaged");
+    if let Err(error) = std::fs::rename(path, &aside) {
+        tracing::error!(path = %path.display(), error = %error, "damaged content could not be set aside");
+    }
+    Err(BlobError::Damaged(digest))
+}
+
+#[async_trait]
+impl Blobs for FileBlobs {
+    async fn missing(&self, org: &Name, digests: &[Digest]) -> Result<Vec<Digest>, BlobError> {
+        let paths: Vec<(Digest, PathBuf)> = digests.iter().map(|digest| (*digest, self.path(org, *digest))).collect();
+        blocking(move || Ok(paths.into_iter().filter(|(_, path)| !path.exists()).map(|(digest, _)| digest).collect())).await
+    }
+
+    async fn writer(&self, org: &Name, digest: Digest, limit: u64) -> Result<Box<dyn BlobWriter>, BlobError> {
+        let temporary = self.incoming();
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(|error| failed(&temporary, error))?;
+        let path = self.path(org, digest);
+        Ok(Box::new(FileWriter { file, temporary, path, hasher: Sha256::new(), digest, left: limit, limit }))
+    }
+
+    async fn read(&self, org: &Name, digest: Digest, limit: u64) -> Result<Vec<u8>, BlobError> {
+        let path = self.path(org, digest);
+        blocking(move || {
+            let mut content = Vec::new();
+            copy_verified(&path, digest, &mut content, limit)?;
+            Ok(content)
+        })
+        .await
+    }
+
+    async fn materialise(&self, org: &Name, manifest: &Manifest, root: &Path) -> Result<(), BlobError> {
+        let files: Vec<_> = manifest.files().iter().map(|file| (self.path(org, file.sha256), file.clone())).collect();
+        let root = root.to_owned();
+        blocking(move || {
+            let mut made = std::collections::HashSet::new();
+            for (from, file) in files {
+                let to = root.join(&file.path);
+                let folder = to.parent().unwrap_or(&root);
+                if made.insert(folder.to_owned()) {
+                    std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+                }
+                let mut out = std::fs::File::create(&to).map_err(|error| failed(&to, error))?;
+                copy_verified(&from, file.sha256, &mut out, file.size)?;
+                out.set_permissions(std::fs::Permissions::from_mode(file.mode)).map_err(|error| failed(&to, error))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,199 @@
+//! Deployment logs: one file each, one JSON line each. A line's id is where it ends in the file, so that resuming is
+//! a seek and a tail is a read from the end.
+
+use std::collections::HashMap;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::deploy::deployment::StoreError;
+use crate::deploy::ids::DeploymentId;
+use crate::deploy::log::{From, Line, Logs};
+
+/// Bytes read at a time from the end.
+const BLOCK: u64 = 64 * 1024;
+/// Open files kept; more deployments at a time reopen theirs.
+const MOST_OPEN: usize = 64;
+
+struct Open {
+    file: std::fs::File,
+    end: watch::Sender<u64>,
+}
+
+/// [`Logs`] in a folder.
+pub struct FileLogs {
+    root: PathBuf,
+    open: Mutex<HashMap<DeploymentId, Arc<Mutex<Open>>>>,
+}
+
+impl FileLogs {
+    /// Logs below `root`, which is made if need be.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn open(root: &Path) -> std::io::Result<Self> {
+        std::fs::create_dir_all(root)?;
+        Ok(Self { root: root.to_owned(), open: Mutex::default() })
+    }
+
+    fn path(&self, deployment: DeploymentId) -> PathBuf {
+        self.root.join(format!("{deployment}.jsonl"))
+    }
+
+    fn handle(&self, deployment: DeploymentId) -> std::io::Result<Arc<Mutex<Open>>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = open.get(&deployment) {
+            return Ok(Arc::clone(handle));
+        }
+        if open.len() >= MOST_OPEN {
+            // A log that somebody follows or writes stays open.
+            open.retain(|_, handle| Arc::strong_count(handle) > 1 || handle.lock().is_ok_and(|log| log.end.receiver_count() > 0));
+        }
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).read(true).open(self.path(deployment))?;
+        let end = mend(&mut file)?;
+        let handle = Arc::new(Mutex::new(Open { file, end: watch::Sender::new(end) }));
+        open.insert(deployment, Arc::clone(&handle));
+        Ok(handle)
+    }
+
+    fn write(&self, deployment: DeploymentId, lines: Vec<Line>) -> std::io::Result<()> {
+        let handle = self.handle(deployment)?;
+        let mut log = handle.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = *log.end.borrow();
+        let mut text = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut text, &line)?;
+            text.push(b'\n');
+        }
+        log.file.write_all(&text)?;
+        log.end.send_replace(end + text.len() as u64);
+        Ok(())
+    }
+
+    fn read_from(&self, deployment: DeploymentId, from: From, limit: usize) -> std::io::Result<Vec<Line>> {
+        let mut file = match std::fs::File::open(self.path(deployment)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let length = file.metadata()?.len();
+        let start = match from {
+            From::After(id) => id.min(length),
+            From::Tail(lines) => tail(&mut file, length, lines)?,
+        };
+        file.seek(SeekFrom::Start(start))?;
+        let mut reader = std::io::BufReader::new(file.take(length - start));
+        let (mut lines, mut text, mut id) = (Vec::new(), Vec::new(), start);
+        while lines.len() < limit {
+            text.clear();
+            let count = std::io::BufRead::read_until(&mut reader, b'\n', &mut text)?;
+            if count == 0 || text.last() != Some(&b'\n') {
+                break;
+            }
+            id += count as u64;
+            // A line that a crash or an id of the caller's making cut in half is passed over.
+            if let Ok(line) = serde_json::from_slice::<Line>(&text) {
+                lines.push(Line { id, ..line });
+            }
+        }
+        Ok(lines)
+    }
+}
+
+/// Ends a line that a crash cut short, and gives the length.
+fn mend(file: &mut std::fs::File) -> std::io::Result<u64> {
+    let length = file.metadata()?.len();
+    if length == 0 {
+        return Ok(0);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::Start(length - 1))?;
+    file.read_exact(&mut last)?;
+    if last == *b"\n" {
+        return Ok(length);
+    }
+    file.write_all(b"\n")?;
+    Ok(length + 1)
+}
+
+/// Where the last `lines` lines begin.
+fn tail(file: &mut std::fs::File, length: u64, lines: usize) -> std::io::Result<u64> {
+    let mut wanted = lines + 1;
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(BLOCK);
+        let mut block = vec![0; usize::try_from(end - start).unwrap_or(0)];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut block)?;
+        for (index, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+            wanted -= 1;
+            if wanted == 0 {
+                return Ok(start + index as u64 + 1);
+            }
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+#[async_trait]
+impl Logs for FileLogs {
+    async fn append(&self, deployment: DeploymentId, lines: Vec<Line>) -> Result<(), StoreError> {
+        self.write(deployment, lines).map_err(|error| StoreError(error.into()))
+    }
+
+    async fn read(&self, deployment: DeploymentId, from: From, limit: usize) -> Result<Vec<Line>, StoreError> {
+        self.read_from(deployment, from, limit).map_err(|error| StoreError(error.into()))
+    }
+
+    async fn changed(&self, deployment: DeploymentId, after: u64) {
+        let watching = self.handle(deployment).map(|handle| {
+            handle.lock().unwrap_or_else(PoisonError::into_inner).end.subscribe()
+        });
+        if let Ok(mut end) = watching {
+            // An error means that the log was closed: the caller reads again and subscribes anew.
+            drop(end.wait_for(|end| *end > after).await);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+
+    fn line(text: &str) -> Line {
+        Line::new(Timestamp::UNIX_EPOCH, "log", None, text)
+    }
+
+    #[tokio::test]
+    async fn lines_come_back_in_order_from_any_id_and_from_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = FileLogs::open(folder.path()).unwrap();
+        let id = DeploymentId::new(1);
+        assert!(logs.read(id, From::After(0), 10).await.unwrap().is_empty());
+        for number in 0..5_000 {
+            logs.append(id, vec![line(&format!("line {number}"))]).await.unwrap();
+        }
+        let first = logs.read(id, From::After(0), 3).await.unwrap();
+        assert_eq!(first[2].text, "line 2");
+        assert_eq!(logs.read(id, From::After(first[2].id), 1).await.unwrap()[0].text, "line 3");
+        let tail = logs.read(id, From::Tail(1_000), 2_000).await.unwrap();
+        assert_eq!((tail.len(), tail[0].text.as_str()), (1_000, "line 4000"));
+        assert_eq!(logs.read(id, From::Tail(9_999), 9_999).await.unwrap().len(), 5_000);
+    }
+
+    #[tokio::test]
+    async fn a_line_cut_by_a_crash_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = DeploymentId::new(1);
+        std::fs::write(folder.path().join(format!("{id}.jsonl")), "{\"v\":1,\"at\":\"1970").unwrap();
+        let logs = FileLogs::open(folder.path()).unwrap();
+        logs.append(id, vec![line("whole")]).await.unwrap();
+        let lines = logs.read(id, From::After(0), 10).await.unwrap();
+        assert_eq!(lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["whole"]);
+    }
+}

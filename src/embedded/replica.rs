@@ -1,0 +1,219 @@
+//! One supervised process of a revision: started, probed, restarted with backoff, stopped.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::process::Child;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::app_log::AppLog;
+use super::lines::each_line;
+use super::sandbox::{Cage, Machine, readable, signal_group};
+use super::upstream::{Pool, empty};
+use crate::ambient::Clock;
+use crate::deploy::detect::Probe;
+
+/// How long a process may take to end after SIGTERM.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// From one probe of a healthy replica to the next.
+const WATCH: Duration = Duration::from_secs(10);
+/// First wait after a crash; it doubles up to the last.
+const BACKOFF: Duration = Duration::from_millis(200);
+const MOST_BACKOFF: Duration = Duration::from_secs(30);
+/// Crashes in a row after which the revision counts as unhealthy. A replica that stayed up for [`STEADY`] starts anew.
+const LOOP: u32 = 5;
+const STEADY: Duration = Duration::from_secs(30);
+/// Lines waiting to be written.
+const LINES_WAITING: usize = 256;
+
+/// How a replica is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    Starting,
+    Ready(SocketAddr),
+    /// It ended or stopped answering, and is tried again.
+    Down(String),
+    /// It keeps crashing, and is tried again more and more rarely.
+    Looping(String),
+    /// It did not become healthy within its time, or ended before; with what it said last. Not tried again.
+    Failed(&'static str, String),
+    Stopped,
+}
+
+/// What a replica needs.
+pub(super) struct Spec {
+    pub(super) dir: PathBuf,
+    pub(super) home: PathBuf,
+    pub(super) command: String,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) probe: Probe,
+    pub(super) machine: Machine,
+    pub(super) log: Arc<AppLog>,
+    pub(super) pool: Pool,
+    pub(super) clock: Arc<dyn Clock>,
+    /// A first start that fails is the release's failure; a later one is tried again.
+    pub(super) first: bool,
+    pub(super) stop: CancellationToken,
+    pub(super) restarts: Arc<AtomicU32>,
+    pub(super) pid: watch::Sender<Option<u32>>,
+    pub(super) state: watch::Sender<State>,
+    pub(super) background: tokio::runtime::Handle,
+}
+
+enum End {
+    Exited(std::io::Result<ExitStatus>),
+    Unhealthy(String),
+    Stopped,
+}
+
+/// Keeps the process running until it is told to stop.
+pub(super) async fn supervise(spec: Spec) {
+    let (mut crashes, mut first) = (0_u32, spec.first);
+    loop {
+        let begun = spec.clock.now();
+        spec.state.send_replace(State::Starting);
+        let end = match spawn(&spec) {
+            Ok((child, address)) => live(&spec, child, address).await,
+            Err(error) => End::Exited(Err(error)),
+        };
+        let was_ready = matches!(*spec.state.borrow(), State::Ready(_));
+        let reason = match end {
+            End::Stopped => {
+                spec.state.send_replace(State::Stopped);
+                return;
+            }
+            End::Exited(Ok(status)) => format!("it ended with {status}"),
+            End::Exited(Err(error)) => format!("it could not be started: {error}"),
+            End::Unhealthy(reason) => reason.clone(),
+        };
+        if first && !was_ready {
+            let code = if reason.starts_with("it ") { "RELEASE_CRASHED" } else { "RELEASE_UNHEALTHY" };
+            spec.state.send_replace(State::Failed(code, reason));
+            return;
+        }
+        first = false;
+        let steady = crate::ambient::between(begun, spec.clock.now()) >= STEADY;
+        crashes = if steady { 1 } else { crashes + 1 };
+        spec.restarts.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(dir = %spec.dir.display(), crashes, "a replica is restarted: {reason}");
+        spec.state.send_replace(if crashes >= LOOP { State::Looping(reason) } else { State::Down(reason) });
+        let wait = BACKOFF.saturating_mul(1 << (crashes - 1).min(10)).min(MOST_BACKOFF);
+        tokio::select! {
+            () = spec.clock.sleep(wait) => {}
+            () = spec.stop.cancelled() => { spec.state.send_replace(State::Stopped); return; }
+        }
+    }
+}
+
+fn spawn(spec: &Spec) -> std::io::Result<(Child, SocketAddr)> {
+    // The system gives each caller another port; nobody else takes it in the moment between.
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+    let machine = &spec.machine;
+    let mut read = readable(&machine.path, machine.home.as_deref());
+    read.push(machine.program.clone());
+    let cage = Cage {
+        read,
+        write: vec![spec.dir.clone(), spec.home.clone()],
+        dir: spec.dir.clone(),
+        memory_bytes: None,
+        command: format!("exec {}", spec.command),
+    };
+    // A command line with several commands cannot be replaced by the last one.
+    let compound = spec.command.contains([';', '&', '|', '\n', '(', '=']);
+    let cage = if compound { Cage { command: spec.command.clone(), ..cage } } else { cage };
+    let mut env = spec.env.clone();
+    env.insert("PORT".to_owned(), port.to_string());
+    env.insert("HOST".to_owned(), "127.0.0.1".to_owned());
+    env.insert("HOME".to_owned(), spec.home.to_string_lossy().into_owned());
+    env.insert("TMPDIR".to_owned(), spec.home.to_string_lossy().into_owned());
+    let mut child = machine.command(&cage, &env)?.spawn()?;
+    let (send, said) = tokio::sync::mpsc::channel(LINES_WAITING);
+    if let Some(pipe) = child.stdout.take() {
+        spec.background.spawn(each_line(pipe, "stdout", send.clone()));
+    }
+    if let Some(pipe) = child.stderr.take() {
+        spec.background.spawn(each_line(pipe, "stderr", send));
+    }
+    let (log, clock) = (Arc::clone(&spec.log), Arc::clone(&spec.clock));
+    spec.background.spawn(async move { log.take(said, clock.as_ref()).await });
+    spec.pid.send_replace(child.id());
+    Ok((child, SocketAddr::from(([127, 0, 0, 1], port))))
+}
+
+/// From the start of the process to its end.
+async fn live(spec: &Spec, mut child: Child, address: SocketAddr) -> End {
+    let leader = child.id();
+    let end = tokio::select! {
+        status = child.wait() => End::Exited(status),
+        reason = check(spec, address) => End::Unhealthy(reason),
+        () = spec.stop.cancelled() => End::Stopped,
+    };
+    if !matches!(end, End::Exited(_)) {
+        signal_group(leader, Signal::TERM);
+        tokio::select! {
+            status = child.wait() => drop(status),
+            () = spec.clock.sleep(STOP_GRACE) => {}
+        }
+    }
+    signal_group(leader, Signal::KILL);
+    if let Err(error) = child.wait().await {
+        tracing::warn!(error = %error, "a replica could not be waited for");
+    }
+    spec.pid.send_replace(None);
+    end
+}
+
+/// Probes until the replica is healthy, then watches it. Gives the reason when it is not, or is no longer.
+async fn check(spec: &Spec, address: SocketAddr) -> String {
+    let interval = Duration::from_millis(spec.probe.interval_ms);
+    let give_up = crate::ambient::after(spec.clock.now(), Duration::from_secs(spec.probe.start_seconds));
+    loop {
+        match probe(spec, address).await {
+            Ok(()) => break,
+            Err(reason) if spec.clock.now() >= give_up => {
+                return format!("no healthy answer within {} s: {reason}", spec.probe.start_seconds);
+            }
+            Err(_) => spec.clock.sleep(interval).await,
+        }
+    }
+    spec.state.send_replace(State::Ready(address));
+    let mut failures = 0;
+    loop {
+        spec.clock.sleep(WATCH).await;
+        match probe(spec, address).await {
+            Ok(()) => failures = 0,
+            Err(reason) => {
+                failures += 1;
+                if failures >= spec.probe.retries {
+                    return format!("{failures} health checks in a row failed: {reason}");
+                }
+            }
+        }
+    }
+}
+
+/// First TCP, then HTTP.
+async fn probe(spec: &Spec, address: SocketAddr) -> Result<(), String> {
+    let path = spec.probe.path.as_deref().unwrap_or("/");
+    let request = hyper::Request::get(path)
+        .header("host", format!("127.0.0.1:{}", address.port()))
+        .header("user-agent", "windlass-health")
+        .body(empty())
+        .map_err(|error| error.to_string())?;
+    let answer = tokio::select! {
+        answer = spec.pool.send(address, request) => answer.map_err(|error| error.to_string())?.0,
+        () = spec.clock.sleep(Duration::from_millis(spec.probe.timeout_ms)) => {
+            return Err(format!("no answer to GET {path} within {} ms", spec.probe.timeout_ms));
+        }
+    };
+    let status = answer.status().as_u16();
+    let healthy = if spec.probe.path.is_some() { (200..400).contains(&status) } else { status < 500 };
+    if healthy { Ok(()) } else { Err(format!("GET {path} answered {status}")) }
+}

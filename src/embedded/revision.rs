@@ -1,0 +1,233 @@
+//! One running copy of a release: its folder, its replicas, its health.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::app_log::AppLog;
+use super::replica::{Spec, State, supervise};
+use super::routes::{Backend, Target};
+use super::runtime::{RuntimeParts, materialise};
+use crate::deploy::release::Release;
+use crate::deploy::runtime::{Health, RevisionView};
+use crate::workflow::queue::Hint;
+
+/// Lines shown with a failure.
+const TAIL: usize = 50;
+
+/// What a revision is made of.
+pub(super) struct Parts {
+    pub(super) runtime: Arc<RuntimeParts>,
+    pub(super) release: Release,
+    pub(super) folder: PathBuf,
+    pub(super) app: PathBuf,
+    pub(super) variables: BTreeMap<String, String>,
+    pub(super) stop: CancellationToken,
+}
+
+struct Replica {
+    state: watch::Receiver<State>,
+    pid: watch::Receiver<Option<u32>>,
+    restarts: Arc<AtomicU32>,
+}
+
+/// A revision under way.
+pub(super) struct Revision {
+    pub(super) target: Arc<Target>,
+    parts: Parts,
+    log: Arc<AppLog>,
+    health: watch::Sender<Health>,
+    replicas: Mutex<Vec<Replica>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+    draining: AtomicBool,
+}
+
+impl Revision {
+    /// Begins to start it; `wake` is sent once its health is known.
+    pub(super) fn start(parts: Parts, target: Arc<Target>, wake: Option<Hint>) -> Arc<Self> {
+        let log = Arc::new(AppLog::new(parts.folder.join("app.log")));
+        let background = parts.runtime.background.clone();
+        let revision = Arc::new(Self {
+            target,
+            parts,
+            log,
+            health: watch::Sender::new(Health::Starting),
+            replicas: Mutex::default(),
+            task: Mutex::default(),
+            draining: AtomicBool::new(false),
+        });
+        let running = Arc::clone(&revision);
+        let task = background.spawn(async move { running.run(wake).await });
+        *revision.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        revision
+    }
+
+    async fn run(self: Arc<Self>, wake: Option<Hint>) {
+        let parts = &self.parts;
+        let prepared = async {
+            std::fs::create_dir_all(parts.folder.join("home")).map_err(|error| format!("{}: {error}", parts.folder.display()))?;
+            materialise(&parts.runtime, &parts.release, parts.app.clone()).await
+        };
+        if let Err(message) = prepared.await {
+            self.health.send_replace(Health::Failed { code: "RELEASE_NOT_UNPACKED", message, tail: Vec::new() });
+            self.announce(wake);
+            return;
+        }
+        let Some(command) = parts.release.plan.start.clone() else {
+            self.health.send_replace(Health::Healthy);
+            self.announce(wake);
+            parts.stop.cancelled().await;
+            return;
+        };
+        let (changed, mut changes) = watch::channel(());
+        let tasks: Vec<JoinHandle<()>> = (0..self.wanted()).map(|_| self.replica(&command, wake.is_some(), &changed)).collect();
+        let mut wake = wake;
+        loop {
+            self.collect();
+            if wake.is_some() && *self.health.borrow() != Health::Starting {
+                self.announce(wake.take());
+            }
+            tokio::select! {
+                result = changes.changed() => if result.is_err() { break },
+                () = parts.stop.cancelled() => break,
+            }
+        }
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::error!(error = %error, "a replica's supervisor panicked");
+            }
+        }
+        self.collect();
+    }
+
+    fn wanted(&self) -> u32 {
+        let replicas = self.parts.release.replicas;
+        replicas.min.max(1)
+    }
+
+    fn replica(&self, command: &str, first: bool, changed: &watch::Sender<()>) -> JoinHandle<()> {
+        let parts = &self.parts;
+        let (state, mut watched) = watch::channel(State::Starting);
+        let (pid, pids) = watch::channel(None);
+        let restarts = Arc::<AtomicU32>::default();
+        let replica = Replica { state: watched.clone(), pid: pids, restarts: Arc::clone(&restarts) };
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner).push(replica);
+        let runtime = &parts.runtime;
+        let spec = Spec {
+            dir: parts.app.clone(),
+            home: parts.folder.join("home"),
+            command: command.to_owned(),
+            env: parts.variables.clone(),
+            probe: parts.release.plan.probe.clone(),
+            machine: runtime.machine.clone(),
+            log: Arc::clone(&self.log),
+            pool: runtime.pool.clone(),
+            clock: Arc::clone(&runtime.clock),
+            first,
+            stop: parts.stop.clone(),
+            restarts,
+            pid,
+            state,
+            background: runtime.background.clone(),
+        };
+        let changed = changed.clone();
+        runtime.background.spawn(async move {
+            while watched.changed().await.is_ok() {
+                changed.send_replace(());
+            }
+        });
+        runtime.background.spawn(supervise(spec))
+    }
+
+    /// Draws the revision's health and its ready replicas from its replicas' states.
+    fn collect(&self) {
+        let states: Vec<State> = self.replicas.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|replica| replica.state.borrow().clone()).collect();
+        let ready: Vec<SocketAddr> = states.iter().filter_map(|state| if let State::Ready(address) = state { Some(*address) } else { None }).collect();
+        let all_ready = ready.len() == states.len();
+        if let Backend::Replicas(addresses) = &self.target.backend {
+            addresses.store(Arc::new(ready));
+        }
+        let failed = states.iter().find_map(|state| match state {
+            State::Failed(code, reason) => Some((*code, reason.clone())),
+            State::Looping(reason) => Some(("RELEASE_CRASH_LOOP", reason.clone())),
+            State::Starting | State::Ready(_) | State::Down(_) | State::Stopped => None,
+        });
+        let health = match failed {
+            Some((code, reason)) => Health::Failed { code, message: format!("the app does not become healthy: {reason}"), tail: self.tail(TAIL) },
+            None if all_ready => Health::Healthy,
+            None => Health::Starting,
+        };
+        self.health.send_if_modified(|known| if *known == health { false } else { *known = health; true });
+    }
+
+    /// Sends `wake` if the health is known already.
+    pub(super) fn announce(&self, wake: Option<Hint>) {
+        let Some(wake) = wake.filter(|_| *self.health.borrow() != Health::Starting) else { return };
+        let runtime = Arc::clone(&self.parts.runtime);
+        self.parts.runtime.background.spawn(async move {
+            if let Err(error) = runtime.queue.send(&wake, runtime.clock.now()).await {
+                tracing::warn!(run.id = %wake.run, error = %error, "{} could not be woken; it looks by itself later", wake.run);
+            }
+        });
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health.borrow().clone()
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.parts.stop.is_cancelled()
+    }
+
+    pub(super) fn draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.parts.release.number
+    }
+
+    pub(super) fn tail(&self, most: usize) -> Vec<String> {
+        self.log.tail(most)
+    }
+
+    /// Stops every replica and waits until they are gone; then the folder goes too.
+    pub(super) async fn stop(&self) {
+        self.parts.stop.cancel();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task && let Err(error) = task.await {
+            tracing::error!(error = %error, "a revision's task panicked");
+        }
+        if let Err(error) = super::builder::remove_tree(&self.parts.folder) && error.kind() != std::io::ErrorKind::NotFound {
+            tracing::warn!(path = %self.parts.folder.display(), error = %error, "a stopped revision could not be removed");
+        }
+    }
+
+    pub(super) fn view(&self, live: bool) -> RevisionView {
+        let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = match *self.health.borrow() {
+            _ if self.draining.load(Ordering::Relaxed) => "draining",
+            Health::Healthy => "healthy",
+            Health::Starting | Health::Unknown => "starting",
+            Health::Failed { .. } => "unhealthy",
+        };
+        let ready = replicas.iter().filter(|replica| matches!(*replica.state.borrow(), State::Ready(_))).count();
+        let files = matches!(self.target.backend, Backend::Files(_));
+        RevisionView {
+            app: self.target.app.clone(),
+            release: self.number(),
+            state: state.to_owned(),
+            live,
+            ready: if files { 1 } else { ready },
+            wanted: if files { 1 } else { replicas.len() },
+            restarts: replicas.iter().map(|replica| replica.restarts.load(Ordering::Relaxed)).sum(),
+            pids: replicas.iter().filter_map(|replica| *replica.pid.borrow()).collect(),
+        }
+    }
+}

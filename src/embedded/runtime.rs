@@ -1,0 +1,254 @@
+//! Runs releases as supervised processes, or as files served in-process, behind the built-in proxy.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use secrecy::ExposeSecret as _;
+use tokio_util::sync::CancellationToken;
+
+use super::files::FileBlobs;
+use super::pack::unpack;
+use super::revision::{Parts, Revision};
+use super::routes::{Backend, Routes, Target};
+use super::sandbox::Machine;
+use super::upstream::Pool;
+use crate::ambient::{Clock, after, between};
+use crate::deploy::blobs::{BlobError, Blobs as _};
+use crate::deploy::detect::Kind;
+use crate::deploy::release::Release;
+use crate::deploy::runtime::{Addresses, Health, RevisionView, Runtime, RuntimeError};
+use crate::deploy::secrets::Secrets;
+use crate::deploy::wish::Environment;
+use crate::workflow::journal::RunId;
+use crate::workflow::queue::{Hint, Queue};
+
+/// How long requests may go on at a revision that lost its traffic.
+const DRAIN: Duration = Duration::from_secs(10);
+/// A request that was routed a moment before the switch has arrived after this time.
+const IN_BETWEEN: Duration = Duration::from_millis(250);
+/// How often a draining revision is looked at.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
+/// Largest bundle: what a source may have, and what a build may add.
+const MOST_BUNDLE_BYTES: u64 = 8 << 30;
+
+/// What the runtime works with.
+pub struct RuntimeParts {
+    /// Folder of the revisions.
+    pub root: PathBuf,
+    /// Artifacts.
+    pub blobs: FileBlobs,
+    /// Opens the apps' environment.
+    pub secrets: Arc<dyn Secrets>,
+    /// Wakes runs.
+    pub queue: Arc<dyn Queue>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Starts commands.
+    pub machine: Machine,
+    /// Loopback connections.
+    pub pool: Pool,
+    /// Where background work runs.
+    pub background: tokio::runtime::Handle,
+}
+
+/// [`Runtime`] on this machine.
+pub struct LocalRuntime {
+    parts: Arc<RuntimeParts>,
+    /// Which host leads where; the proxy reads it.
+    pub routes: Arc<Routes>,
+    /// Where apps answer.
+    pub addresses: LocalAddresses,
+    revisions: Mutex<HashMap<RunId, Arc<Revision>>>,
+}
+
+/// `http://<project>.localhost:<port>`; names below `localhost` lead to this machine (RFC 6761, section 6.3).
+#[derive(Debug, Default)]
+pub struct LocalAddresses(AtomicU16);
+
+impl LocalAddresses {
+    /// Sets the port, once it is known.
+    pub fn set_port(&self, port: u16) {
+        self.0.store(port, Ordering::Relaxed);
+    }
+}
+
+impl Addresses for LocalAddresses {
+    fn host(&self, label: &str, environment: &Environment) -> String {
+        match environment {
+            Environment::Development => format!("{label}.localhost"),
+            Environment::Staging | Environment::Production | Environment::Preview(_) => format!("{label}--{environment}.localhost"),
+        }
+    }
+
+    fn url(&self, host: &str) -> String {
+        format!("http://{host}:{}", self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl LocalRuntime {
+    /// Revisions below `parts.root`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new(parts: RuntimeParts) -> std::io::Result<Self> {
+        std::fs::create_dir_all(&parts.root)?;
+        Ok(Self { parts: Arc::new(parts), routes: Arc::default(), addresses: LocalAddresses::default(), revisions: Mutex::default() })
+    }
+
+    /// Brings every live release back after a start; folders of revisions that are not live are removed.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] for a release that cannot even be begun; the others are begun.
+    pub async fn restore(&self, live: &[Release]) -> Result<(), RuntimeError> {
+        for entry in std::fs::read_dir(&self.parts.root).into_iter().flatten().flatten() {
+            let keep = live.iter().any(|release| entry.file_name().to_str() == Some(&release.run.to_string()));
+            if !keep && let Err(error) = super::builder::remove_tree(&entry.path()) {
+                tracing::warn!(path = %entry.path().display(), error = %error, "an old revision could not be removed");
+            }
+        }
+        let mut result = Ok(());
+        for release in live {
+            match self.start(release, None).await {
+                Ok(()) => self.route(release).into_iter().for_each(|old| drop(old)),
+                Err(error) => result = Err(error),
+            }
+        }
+        result
+    }
+
+    fn revisions(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Revision>>> {
+        self.revisions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn revision(&self, run: RunId) -> Option<Arc<Revision>> {
+        self.revisions().get(&run).cloned()
+    }
+
+    fn route(&self, release: &Release) -> Vec<Arc<Target>> {
+        self.revision(release.run).map_or_else(Vec::new, |revision| self.routes.switch(&release.hosts, &revision.target))
+    }
+
+    fn environment(&self, release: &Release) -> Result<BTreeMap<String, String>, RuntimeError> {
+        let mut variables = BTreeMap::from([
+            ("ENVIRONMENT".to_owned(), release.environment.to_string()),
+            ("WINDLASS_RELEASE".to_owned(), release.number.to_string()),
+        ]);
+        for (name, sealed) in &release.env {
+            let value = self.parts.secrets.open(sealed).map_err(|error| RuntimeError::Rejected { code: "SECRET_UNREADABLE", message: format!("{name}: {error}") })?;
+            variables.insert(name.clone(), value.expose_secret().to_owned());
+        }
+        Ok(variables)
+    }
+
+    /// Stops what lost its traffic, once its requests are over or the time is up.
+    fn drain(&self, lost: Vec<Arc<Target>>) {
+        for target in lost {
+            let Some(revision) = self.revision(target.revision) else { continue };
+            revision.draining();
+            let clock = Arc::clone(&self.parts.clock);
+            self.parts.background.spawn(async move {
+                let until = after(clock.now(), DRAIN);
+                clock.sleep(IN_BETWEEN).await;
+                while target.busy() > 0 && !between(clock.now(), until).is_zero() {
+                    clock.sleep(DRAIN_LOOK).await;
+                }
+                revision.stop().await;
+            });
+        }
+    }
+}
+
+#[async_trait]
+impl Runtime for LocalRuntime {
+    async fn start(&self, release: &Release, wake: Option<Hint>) -> Result<(), RuntimeError> {
+        let variables = self.environment(release)?;
+        let folder = self.parts.root.join(release.run.to_string());
+        let known = self.revision(release.run).filter(|revision| !revision.is_stopped());
+        if let Some(revision) = known {
+            revision.announce(wake);
+            return Ok(());
+        }
+        let app = folder.join("app");
+        let backend = match release.plan.kind {
+            Kind::Static => Backend::Files(app.clone()),
+            Kind::Node | Kind::Python | Kind::Rust | Kind::Go | Kind::Procfile | Kind::Docker => Backend::Replicas(ArcSwap::from_pointee(Vec::new())),
+        };
+        let target = Target::new(release.run, release.app.clone(), backend);
+        let parts = Parts { runtime: Arc::clone(&self.parts), release: release.clone(), folder, app, variables, stop: CancellationToken::new() };
+        let revision = Revision::start(parts, target, wake);
+        self.revisions().insert(release.run, revision);
+        Ok(())
+    }
+
+    async fn health(&self, revision: RunId) -> Health {
+        self.revision(revision).map_or(Health::Unknown, |revision| revision.health())
+    }
+
+    async fn switch(&self, release: &Release) -> Result<(), RuntimeError> {
+        if self.revision(release.run).is_none() {
+            return Err(RuntimeError::Unavailable("the revision is not running".to_owned()));
+        }
+        let lost = self.route(release);
+        self.drain(lost);
+        Ok(())
+    }
+
+    async fn stop(&self, revision: RunId) -> Result<(), RuntimeError> {
+        let found = self.revision(revision);
+        if let Some(found) = found {
+            found.stop().await;
+            self.revisions().remove(&revision);
+        }
+        let folder = self.parts.root.join(revision.to_string());
+        match super::builder::remove_tree(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(RuntimeError::Unavailable(format!("{}: {error}", folder.display()))),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn withdraw(&self, app: &str) {
+        let lost = self.routes.withdraw(app);
+        self.drain(lost);
+    }
+
+    async fn answers(&self, host: &str) -> Option<RunId> {
+        self.routes.get(host).map(|target| target.revision)
+    }
+
+    async fn revisions(&self) -> Vec<RevisionView> {
+        let hosts = self.routes.hosts();
+        let live: Vec<RunId> = hosts.iter().filter_map(|host| self.routes.get(host)).map(|target| target.revision).collect();
+        let mut views: Vec<RevisionView> = self
+            .revisions()
+            .iter()
+            .filter(|(_, revision)| !revision.is_stopped())
+            .map(|(run, revision)| revision.view(live.contains(run)))
+            .collect();
+        views.sort_by(|a, b| (&a.app, a.release).cmp(&(&b.app, b.release)));
+        views
+    }
+
+    async fn output(&self, app: &str, most: usize) -> Result<Vec<String>, RuntimeError> {
+        let newest = self.revisions().values().filter(|revision| revision.target.app == app && !revision.is_stopped()).max_by_key(|revision| revision.number()).cloned();
+        Ok(newest.map_or_else(Vec::new, |revision| revision.tail(most)))
+    }
+
+    fn addresses(&self) -> &dyn Addresses {
+        &self.addresses
+    }
+}
+
+/// Unpacks the release's bundle into `app`, unless it is there already.
+pub(super) async fn materialise(parts: &RuntimeParts, release: &Release, app: PathBuf) -> Result<(), String> {
+    if app.exists() {
+        return Ok(());
+    }
+    let bundle = parts.blobs.read(&release.org, release.artifact, MOST_BUNDLE_BYTES).await.map_err(|error: BlobError| error.to_string())?;
+    let unpacked = tokio::task::spawn_blocking(move || unpack(bundle.as_slice(), &app).map_err(|error| format!("{}: {error}", app.display())));
+    unpacked.await.unwrap_or_else(|error| Err(error.to_string()))
+}

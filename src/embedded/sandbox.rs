@@ -1,0 +1,144 @@
+//! Runs somebody else's commands: private folders, a clean environment, limits, and nothing left behind.
+//!
+//! The child is this binary (`windlass __exec`), which ties itself down and then becomes the command; so no unsafe code
+//! runs between fork and exec. What the sandbox does not do: hide the network or other processes.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use landlock::{ABI, Access as _, AccessFs, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, path_beneath_rules};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, set_parent_process_death_signal, setrlimit};
+use serde::{Deserialize, Serialize};
+
+/// Marks every process that we start, so that a later start finds what a crash left behind.
+const OWNER: &str = "WINDLASS_OWNER";
+/// Open files of one process: enough for any build tool, too few to starve the machine.
+const MOST_FILES: u64 = 16_384;
+/// The newest rules that we know; older kernels do what they can.
+const RULES: ABI = ABI::V3;
+
+/// What a command may do.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Cage {
+    /// Folders and files that it may read and run.
+    pub read: Vec<PathBuf>,
+    /// Folders that it may change.
+    pub write: Vec<PathBuf>,
+    /// Where it starts.
+    pub dir: PathBuf,
+    /// Data segment of each process, bytes.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// The command line, for `sh -c`.
+    pub command: String,
+}
+
+/// The folders that any command may read: programs, libraries, settings, devices; and the tool chains that are on the
+/// PATH. Nothing of the user's home besides, and nothing of ours.
+#[must_use]
+pub fn readable(path: &str, home: Option<&Path>) -> Vec<PathBuf> {
+    let system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix", "/proc", "/sys/fs/cgroup", "/sys/devices/system/cpu", "/dev", "/run/systemd/resolve"];
+    let mut folders: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
+    for entry in path.split(':').map(Path::new).filter(|entry| entry.is_absolute()) {
+        folders.push(entry.to_owned());
+        // A tool chain below the home keeps its libraries beside its programs: ~/.cargo/bin → ~/.cargo.
+        if let Some(inside) = home.and_then(|home| entry.strip_prefix(home).ok().map(|rest| (home, rest)))
+            && let Some(first) = inside.1.components().next()
+        {
+            folders.push(inside.0.join(first));
+        }
+    }
+    if let Some(home) = home {
+        folders.push(home.join(".rustup"));
+    }
+    folders.retain(|folder| folder.exists());
+    folders.sort();
+    folders.dedup();
+    folders
+}
+
+/// What commands need to know of the machine.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// This program.
+    pub program: PathBuf,
+    /// Names the data folder.
+    pub owner: String,
+    /// `PATH` of the service.
+    pub path: String,
+    /// Home of the user who runs the service.
+    pub home: Option<PathBuf>,
+}
+
+impl Machine {
+    /// A command in its cage, in a process group of its own, with nothing in its environment but `variables`.
+    ///
+    /// # Errors
+    /// When the cage cannot be written as JSON.
+    pub fn command(&self, cage: &Cage, variables: &BTreeMap<String, String>) -> std::io::Result<tokio::process::Command> {
+        let mut command = tokio::process::Command::new(&self.program);
+        command.arg("__exec").arg(serde_json::to_string(cage)?);
+        command.env_clear().env("PATH", &self.path).env("LANG", "C.UTF-8").env(OWNER, &self.owner);
+        if let Some(rustup) = self.home.as_ref().map(|home| home.join(".rustup")).filter(|rustup| rustup.exists()) {
+            command.env("RUSTUP_HOME", rustup);
+        }
+        command.envs(variables).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Kills every process that an earlier service on this data folder left. Gives their number.
+    #[must_use]
+    pub fn kill_orphans(&self) -> usize {
+        let mark = format!("{OWNER}={}", self.owner);
+        let mut killed = 0;
+        for pid in std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+            let ours = std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()));
+            if let Some(pid) = Pid::from_raw(pid).filter(|_| ours) {
+                // It may have ended by itself meanwhile.
+                killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
+            }
+        }
+        killed
+    }
+}
+
+/// Signals a whole process group; one that is gone is no error.
+pub fn signal_group(leader: Option<u32>, signal: Signal) {
+    let pid = leader.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid && let Err(error) = kill_process_group(pid, signal) && error != rustix::io::Errno::SRCH {
+        tracing::warn!(pid = pid.as_raw_nonzero().get(), error = %error, "a process group could not be signalled");
+    }
+}
+
+/// What `windlass __exec` does: ties itself down and becomes the command. Returns only when that fails.
+///
+/// # Errors
+/// Why the command could not be started.
+pub fn become_command(cage: &str) -> anyhow::Result<std::convert::Infallible> {
+    let cage: Cage = serde_json::from_str(cage)?;
+    // Dies with the service. A grandchild does not; the next start kills it by its mark.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    let files = rustix::process::getrlimit(Resource::Nofile).maximum.map_or(MOST_FILES, |most| most.min(MOST_FILES));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) })?;
+    if let Some(bytes) = cage.memory_bytes {
+        setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+    }
+    let read = AccessFs::from_read(RULES);
+    let status = Ruleset::default()
+        .handle_access(AccessFs::from_all(RULES))?
+        .create()?
+        .add_rules(path_beneath_rules(&cage.read, read))?
+        .add_rules(path_beneath_rules(&cage.write, AccessFs::from_all(RULES)))?
+        .add_rules(path_beneath_rules(["/dev"], read | AccessFs::WriteFile))?
+        .restrict_self()?;
+    anyhow::ensure!(
+        status.ruleset != RulesetStatus::NotEnforced,
+        "this kernel cannot confine a command to its folders (Landlock, Linux 5.13 or newer, is needed)"
+    );
+    let error = std::process::Command::new("/bin/sh").arg("-c").arg(&cage.command).current_dir(&cage.dir).exec();
+    Err(error.into())
+}

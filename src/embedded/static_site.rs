@@ -1,0 +1,136 @@
+//! Serves a static site: index.html, ETag, ranges, its own 404 page. Compression wraps it from outside.
+
+use std::path::{Component, Path, PathBuf};
+
+use actix_files::NamedFile;
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse};
+
+/// Files of the project itself, which no visitor needs.
+const OURS: [&str; 2] = ["windlass.toml", ".windlassignore"];
+
+/// Answers a request from the files below `root`.
+pub(super) fn serve(request: &HttpRequest, root: &Path) -> HttpResponse {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return HttpResponse::MethodNotAllowed().insert_header((header::ALLOW, "GET, HEAD")).finish();
+    }
+    let path = match find(root, request.path()) {
+        Found::File(path) => path,
+        Found::Folder => {
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            return HttpResponse::MovedPermanently().insert_header((header::LOCATION, format!("{}/{query}", request.path()))).finish();
+        }
+        Found::Nothing => return missing(request, root),
+    };
+    match NamedFile::open(&path) {
+        Ok(file) => file.use_etag(true).use_last_modified(false).prefer_utf8(true).disable_content_disposition().into_response(request),
+        Err(_) => missing(request, root),
+    }
+}
+
+fn missing(request: &HttpRequest, root: &Path) -> HttpResponse {
+    match NamedFile::open(root.join("404.html")) {
+        Ok(page) => {
+            let mut response = page.use_etag(false).use_last_modified(false).disable_content_disposition().into_response(request);
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            response
+        }
+        Err(_) => HttpResponse::NotFound().content_type("text/plain; charset=utf-8").body("404: there is no such page\n"),
+    }
+}
+
+enum Found {
+    File(PathBuf),
+    Folder,
+    Nothing,
+}
+
+/// The file of a URL path: inside the root also after links are followed, never hidden, never a file of ours.
+fn find(root: &Path, url: &str) -> Found {
+    let Some(relative) = decode(url) else { return Found::Nothing };
+    let hidden = |part: Component<'_>| match part {
+        Component::Normal(name) => {
+            let name = name.to_string_lossy();
+            (name.starts_with('.') && name != ".well-known") || OURS.contains(&&*name)
+        }
+        Component::Prefix(_) | Component::RootDir | Component::CurDir | Component::ParentDir => true,
+    };
+    if relative.components().any(hidden) {
+        return Found::Nothing;
+    }
+    let path = root.join(&relative);
+    let (Ok(real), Ok(real_root)) = (path.canonicalize(), root.canonicalize()) else {
+        return as_page(root, &relative);
+    };
+    if !real.starts_with(&real_root) {
+        return Found::Nothing;
+    }
+    if real.is_dir() {
+        let index = real.join("index.html");
+        return match (index.is_file(), url.ends_with('/')) {
+            (true, true) => Found::File(index),
+            (true, false) => Found::Folder,
+            (false, _) => Found::Nothing,
+        };
+    }
+    Found::File(real)
+}
+
+/// `/about` is `about.html`, as static hosts have it.
+fn as_page(root: &Path, relative: &Path) -> Found {
+    let page = root.join(relative).with_extension("html");
+    match (page.canonicalize(), root.canonicalize()) {
+        (Ok(page), Ok(root)) if relative.extension().is_none() && page.starts_with(&root) && page.is_file() => Found::File(page),
+        _ => Found::Nothing,
+    }
+}
+
+fn decode(url: &str) -> Option<PathBuf> {
+    let mut bytes = Vec::with_capacity(url.len());
+    let mut rest = url.trim_start_matches('/').bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let pair = [rest.next()?, rest.next()?];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&pair).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    (!text.contains(['\0', '\\'])).then(|| PathBuf::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(url: &str) -> &'static str {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("site");
+        std::fs::create_dir_all(root.join("docs")).unwrap();
+        for file in ["index.html", "about.html", "docs/index.html", "a b.txt", ".env", "windlass.toml"] {
+            std::fs::write(root.join(file), file).unwrap();
+        }
+        std::fs::write(home.path().join("secret"), "s").unwrap();
+        std::os::unix::fs::symlink(home.path().join("secret"), root.join("leak")).unwrap();
+        match find(&root, url) {
+            Found::File(path) => {
+                assert!(path.starts_with(root.canonicalize().unwrap()));
+                "file"
+            }
+            Found::Folder => "folder",
+            Found::Nothing => "nothing",
+        }
+    }
+
+    #[test]
+    fn only_files_of_the_site_are_found() {
+        for url in ["/", "/index.html", "/about", "/docs/", "/a%20b.txt"] {
+            assert_eq!(check(url), "file", "{url}");
+        }
+        assert_eq!(check("/docs"), "folder");
+        for url in ["/nope", "/../secret", "/%2e%2e/secret", "/docs/../../secret", "/leak", "/.env", "/windlass.toml", "/%00", "/%zz", "//etc/passwd", "/..%5csecret"] {
+            assert_eq!(check(url), "nothing", "{url}");
+        }
+    }
+}

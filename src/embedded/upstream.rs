@@ -1,0 +1,147 @@
+//! HTTP/1.1 to loopback over kept connections: the app proxy, health checks and the embedded host share it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// Bodies that we send.
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// An idle connection is used again within this time: shorter than any server's own limit (Node closes after 5 s).
+const IDLE: Duration = Duration::from_secs(2);
+/// Idle connections kept per address.
+const MOST_IDLE: usize = 128;
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// Nobody listens: nothing was sent, so it may be sent elsewhere.
+    #[error("nobody listens on {0}")]
+    NotSent(SocketAddr, #[source] std::io::Error),
+    /// The connection broke after the request may have been read.
+    #[error("{0} broke the connection")]
+    Broken(SocketAddr, #[source] hyper::Error),
+}
+
+/// A connection on its way back into the pool.
+pub struct Kept {
+    pool: Pool,
+    address: SocketAddr,
+    sender: Option<SendRequest<Body>>,
+}
+
+impl Kept {
+    /// Gives the connection back. Call it once the answer's body has been read to its end.
+    pub fn give_back(mut self) {
+        if let Some(sender) = self.sender.take() {
+            self.pool.keep(self.address, sender);
+        }
+    }
+}
+
+type Idle = HashMap<SocketAddr, Vec<(Instant, SendRequest<Body>)>>;
+
+/// Kept connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Pool {
+    idle: Arc<Mutex<Idle>>,
+    background: tokio::runtime::Handle,
+}
+
+/// No body.
+#[must_use]
+pub fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that is all there.
+#[must_use]
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+impl Pool {
+    /// An empty pool whose connections are driven on `background`.
+    #[must_use]
+    pub fn new(background: tokio::runtime::Handle) -> Self {
+        Self { idle: Arc::default(), background }
+    }
+
+    /// Sends a request. The connection comes back into the pool through [`Kept::give_back`].
+    ///
+    /// # Errors
+    /// [`SendError`], which tells whether anything was sent.
+    pub async fn send(&self, address: SocketAddr, mut request: Request<Body>) -> Result<(Response<Incoming>, Kept), SendError> {
+        loop {
+            let (mut sender, reused) = match self.take(address) {
+                Some(sender) => (sender, true),
+                None => (self.connect(address).await?, false),
+            };
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, Kept { pool: self.clone(), address, sender: Some(sender) })),
+                // The server closed an idle connection before it saw the request: hyper gives the request back.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if reused => request = unsent,
+                    _ => return Err(SendError::Broken(address, error.into_error())),
+                },
+            }
+        }
+    }
+
+    /// Sends a request and reads the whole answer.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub async fn fetch(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Bytes>, SendError> {
+        let (response, kept) = self.send(address, request).await?;
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.map_err(|error| SendError::Broken(address, error))?.to_bytes();
+        kept.give_back();
+        Ok(Response::from_parts(parts, bytes))
+    }
+
+    fn take(&self, address: SocketAddr) -> Option<SendRequest<Body>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = idle.get_mut(&address)?;
+        while let Some((since, sender)) = waiting.pop() {
+            if since.elapsed() < IDLE && sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        idle.remove(&address);
+        None
+    }
+
+    fn keep(&self, address: SocketAddr, sender: SendRequest<Body>) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = idle.entry(address).or_default();
+        if waiting.len() < MOST_IDLE {
+            waiting.push((Instant::now(), sender));
+        }
+    }
+
+    async fn connect(&self, address: SocketAddr) -> Result<SendRequest<Body>, SendError> {
+        let stream = TcpStream::connect(address).await.map_err(|error| SendError::NotSent(address, error))?;
+        stream.set_nodelay(true).map_err(|error| SendError::NotSent(address, error))?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| SendError::Broken(address, error))?;
+        self.background.spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::trace!(error = %error, "a loopback connection ended");
+            }
+        });
+        Ok(sender)
+    }
+}

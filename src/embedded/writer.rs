@@ -1,0 +1,183 @@
+//! The one thread that writes: it commits whatever is waiting in one transaction, so that one fsync serves many.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::db::DbError;
+
+/// Jobs in one transaction at most, so that the first of them never waits long.
+const MOST_JOBS: usize = 512;
+/// How long a lazy job waits for company. Well below the time after which its effect would be missed.
+const LAZY: Duration = Duration::from_millis(20);
+
+/// What a job leaves to be done once it is known whether the commit succeeded.
+type Finish = Box<dyn FnOnce(Result<(), &rusqlite::Error>) + Send>;
+type Work = Box<dyn FnOnce(&Connection) -> Result<Finish, (rusqlite::Error, Finish)> + Send>;
+
+enum Job {
+    Now(Work),
+    Lazy(Work),
+}
+
+/// Counts for benchmarks and `/status`.
+#[derive(Debug, Default)]
+pub(super) struct WriterStats {
+    pub(super) commits: AtomicU64,
+    pub(super) failing: AtomicBool,
+}
+
+pub(super) struct Writer {
+    jobs: Option<Sender<Job>>,
+    stats: Arc<WriterStats>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
+        let (jobs, waiting) = channel();
+        let stats = Arc::new(WriterStats::default());
+        let counted = Arc::clone(&stats);
+        let thread = std::thread::Builder::new()
+            .name("sqlite-writer".to_owned())
+            .spawn(move || write_until_closed(&connection, &waiting, &counted))?;
+        Ok(Self { jobs: Some(jobs), stats, thread: Some(thread) })
+    }
+
+    pub(super) fn stats(&self) -> &WriterStats {
+        &self.stats
+    }
+
+    /// Runs `work` in the next commit; once that is on disk, `then` on the writer's thread, then answers.
+    pub(super) async fn write<T, F, A>(&self, work: F, then: A) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        A: FnOnce(&T) + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel::<Result<T, DbError>>();
+        self.submit(Job::Now(Box::new(move |connection| match work(connection) {
+            Ok(value) => Ok(Box::new(move |committed: Result<(), &rusqlite::Error>| {
+                if committed.is_ok() {
+                    then(&value);
+                }
+                // Nobody listens when the caller was cancelled; the write stands all the same.
+                drop(answer.send(committed.map(|()| value).map_err(copy)));
+            })),
+            Err(error) => Err((
+                error,
+                Box::new(move |committed: Result<(), &rusqlite::Error>| {
+                    drop(answer.send(Err(committed.err().map_or(DbError::Closed, copy))));
+                }),
+            )),
+        })));
+        answered.await.unwrap_or(Err(DbError::Closed))
+    }
+
+    pub(super) fn write_lazily<F>(&self, work: F)
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
+    {
+        self.submit(Job::Lazy(Box::new(move |connection| match work(connection) {
+            Ok(()) => Ok(Box::new(|_| ())),
+            Err(error) => Err((error, Box::new(|_| ()))),
+        })));
+    }
+
+    fn submit(&self, job: Job) {
+        // A job that cannot be taken is dropped, and its caller hears that the database is closed.
+        if let Some(jobs) = &self.jobs {
+            drop(jobs.send(job));
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() && thread.join().is_err() {
+            tracing::error!("the database's writer thread panicked");
+        }
+    }
+}
+
+fn copy(error: &rusqlite::Error) -> DbError {
+    match error {
+        rusqlite::Error::SqliteFailure(code, text) => rusqlite::Error::SqliteFailure(*code, text.clone()).into(),
+        other => rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR),
+            Some(other.to_string()),
+        )
+        .into(),
+    }
+}
+
+fn write_until_closed(connection: &Connection, waiting: &Receiver<Job>, stats: &WriterStats) {
+    let mut batch: Vec<Work> = Vec::with_capacity(MOST_JOBS);
+    loop {
+        let mut urgent = false;
+        // Lazy jobs wait for the first urgent one, but not for ever.
+        while !urgent {
+            let next = if batch.is_empty() {
+                waiting.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                waiting.recv_timeout(LAZY)
+            };
+            match next {
+                Ok(Job::Now(work)) => { batch.push(work); urgent = true; }
+                Ok(Job::Lazy(work)) => { batch.push(work); urgent = batch.len() >= MOST_JOBS; }
+                Err(RecvTimeoutError::Timeout) => urgent = true,
+                Err(RecvTimeoutError::Disconnected) => {
+                    commit(connection, &mut batch, stats);
+                    return;
+                }
+            }
+        }
+        while batch.len() < MOST_JOBS {
+            match waiting.try_recv() {
+                Ok(Job::Now(work) | Job::Lazy(work)) => batch.push(work),
+                Err(_) => break,
+            }
+        }
+        commit(connection, &mut batch, stats);
+    }
+}
+
+fn commit(connection: &Connection, batch: &mut Vec<Work>, stats: &WriterStats) {
+    if batch.is_empty() {
+        return;
+    }
+    let mut finishes = Vec::with_capacity(batch.len());
+    let result = run(connection, batch, &mut finishes);
+    batch.clear();
+    if let Err(error) = &result {
+        tracing::error!(error = %error, jobs = finishes.len(), "a commit failed and was taken back");
+        if !connection.is_autocommit() && let Err(error) = connection.execute_batch("ROLLBACK") {
+            tracing::error!(error = %error, "the rollback failed too");
+        }
+    }
+    stats.commits.fetch_add(1, Ordering::Relaxed);
+    stats.failing.store(result.is_err(), Ordering::Relaxed);
+    for finish in finishes {
+        finish(result.as_ref().map(|()| ()));
+    }
+}
+
+fn run(connection: &Connection, batch: &mut Vec<Work>, finishes: &mut Vec<Finish>) -> rusqlite::Result<()> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    for work in batch.drain(..) {
+        match work(connection) {
+            Ok(finish) => finishes.push(finish),
+            Err((error, finish)) => {
+                finishes.push(finish);
+                return Err(error);
+            }
+        }
+    }
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(())
+}

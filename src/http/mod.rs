@@ -1,0 +1,30 @@
+//! The HTTP API: one table of routes, small handlers, one place that turns errors into answers.
+
+mod deployments;
+mod guard;
+mod health;
+mod operations;
+pub mod problem;
+mod projects;
+pub mod routes;
+mod sources;
+mod status;
+mod stream;
+
+use std::sync::atomic::AtomicBool;
+
+use jiff::Timestamp;
+
+use crate::windlass::Windlass;
+
+/// What every handler gets.
+pub struct Api {
+    /// The actions.
+    pub windlass: Windlass,
+    /// When the service started.
+    pub started: Timestamp,
+    /// False while it starts and while it stops.
+    pub ready: AtomicBool,
+    /// Names that requests may be for; anything else is DNS rebinding.
+    pub hosts: Vec<String>,
+}

@@ -1,0 +1,46 @@
+//! `/operations/dead-letters`: messages that failed too often, for people to look at, send again or delete.
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::json;
+
+use super::Api;
+use super::deployments::MOST_ROWS;
+use super::problem::{Problem, correlation};
+use crate::workflow::backlog::BacklogError;
+
+fn answer(api: &Api, request: &HttpRequest, result: Result<HttpResponse, Problem>) -> HttpResponse {
+    result.unwrap_or_else(|problem| problem.answer(&correlation(request, api.windlass.tools.ids.random())))
+}
+
+/// `GET /operations/dead-letters`.
+pub(super) async fn dead_letters(api: Data<Api>, request: HttpRequest) -> HttpResponse {
+    let listed = api.windlass.tools.backlog.dead_letters(MOST_ROWS).await;
+    answer(&api, &request, listed.map(|letters| HttpResponse::Ok().json(json!({ "deadLetters": letters }))).map_err(Problem::from))
+}
+
+/// `POST /operations/dead-letters/{id}/redrive`.
+pub(super) async fn redrive(api: Data<Api>, request: HttpRequest, path: Path<i64>) -> HttpResponse {
+    let result = match api.windlass.tools.backlog.redrive(*path).await {
+        Ok(true) => Ok(HttpResponse::Ok().json(json!({ "redriven": *path }))),
+        Ok(false) => Err(Problem::new("NOT_FOUND", format!("there is no dead letter {path}"))),
+        Err(error) => Err(error.into()),
+    };
+    answer(&api, &request, result)
+}
+
+/// `DELETE /operations/dead-letters`: all of them.
+pub(super) async fn purge(api: Data<Api>, request: HttpRequest) -> HttpResponse {
+    let purged = api.windlass.tools.backlog.purge(None).await;
+    answer(&api, &request, counted(purged))
+}
+
+/// `DELETE /operations/dead-letters/{id}`.
+pub(super) async fn purge_one(api: Data<Api>, request: HttpRequest, path: Path<i64>) -> HttpResponse {
+    let purged = api.windlass.tools.backlog.purge(Some(*path)).await;
+    answer(&api, &request, counted(purged))
+}
+
+fn counted(purged: Result<u64, BacklogError>) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::Ok().json(json!({ "purged": purged? })))
+}

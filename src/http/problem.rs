@@ -1,0 +1,153 @@
+//! Turns errors into answers: RFC 9457, one stable code each.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse};
+
+use crate::actions::{ActionError, SourceError, SubmitError};
+use crate::api;
+use crate::api::codes::find;
+use crate::deploy::blobs::BlobError;
+use crate::deploy::deployment::StoreError;
+use crate::deploy::wish::FieldError;
+use crate::workflow::backlog::BacklogError;
+
+/// An error on its way to the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    code: &'static str,
+    detail: String,
+    errors: Vec<FieldError>,
+}
+
+impl Problem {
+    /// A problem of catalogue code `code`.
+    pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), errors: Vec::new() }
+    }
+
+    /// One wrong field.
+    pub fn field(pointer: &str, message: impl Into<String>) -> Self {
+        Self::fields(vec![FieldError { pointer: pointer.to_owned(), message: message.into() }])
+    }
+
+    fn fields(errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [only] => format!("{} {}", only.pointer.trim_start_matches('/'), only.message).trim().to_owned(),
+            many => format!("the request has {} problems", many.len()),
+        };
+        Self { code: "VALIDATION_FAILED", detail, errors }
+    }
+
+    /// The answer.
+    #[must_use]
+    pub fn answer(&self, correlation: &str) -> HttpResponse {
+        let body = self.body(correlation);
+        self.response(body.status).content_type("application/problem+json").json(&body)
+    }
+
+    /// The answer in the envelope of the documents' older version.
+    #[must_use]
+    pub fn answer_v2(&self, correlation: &str) -> HttpResponse {
+        let body = self.body(correlation);
+        self.response(body.status).json(serde_json::json!({
+            "success": false, "error": body.detail, "code": body.code, "retryable": body.retryable,
+            "correlationId": body.correlation_id, "errors": body.errors,
+        }))
+    }
+
+    fn response(&self, status: u16) -> actix_web::HttpResponseBuilder {
+        let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
+        if status == 503 {
+            response.insert_header(("retry-after", "1"));
+        }
+        response
+    }
+
+    fn body(&self, correlation: &str) -> api::Problem {
+        let (title, status, category, retryable) = match find(self.code) {
+            Some(code) => (code.title, code.status, code.category.as_str(), code.retryable),
+            None => ("Windlass made a mistake", 500, "internal", false),
+        };
+        if status >= 500 {
+            tracing::error!(code = self.code, detail = self.detail, correlation_id = correlation, "a request failed: {}", self.detail);
+        }
+        let field = |error: &FieldError| api::ProblemField { pointer: error.pointer.clone(), message: error.message.clone() };
+        api::Problem {
+            kind: format!("urn:windlass:error:{}", self.code),
+            title: title.to_owned(),
+            status: if status == 0 { 500 } else { status },
+            detail: self.detail.clone(),
+            code: self.code.to_owned(),
+            category: category.to_owned(),
+            retryable,
+            correlation_id: correlation.to_owned(),
+            errors: self.errors.iter().map(field).collect(),
+        }
+    }
+}
+
+/// The caller's own id for the request, or one made from its trace, or a new one.
+#[must_use]
+pub fn correlation(request: &HttpRequest, fresh: u128) -> String {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let plain = |text: &&str| !text.is_empty() && text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if let Some(id) = header("x-correlation-id").filter(plain) {
+        return id.to_owned();
+    }
+    // version-traceid-parentid-flags (W3C Trace Context, section 3.2)
+    let trace = header("traceparent").and_then(|value| value.split('-').nth(1)).filter(|id| id.len() == 32);
+    trace.map_or_else(|| format!("{fresh:032x}"), str::to_owned)
+}
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Invalid(errors) => Self::fields(errors),
+            SubmitError::KeyReused => Self::new("IDEMPOTENCY_KEY_REUSED", error.to_string()),
+            SubmitError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(error = %error, cause = %error.0, "the store failed");
+        Self::new("STORE_UNAVAILABLE", error.to_string())
+    }
+}
+
+impl From<BacklogError> for Problem {
+    fn from(error: BacklogError) -> Self {
+        StoreError(error.0).into()
+    }
+}
+
+impl From<ActionError> for Problem {
+    fn from(error: ActionError) -> Self {
+        tracing::error!(error = %error, "an action failed");
+        Self::new("STORE_UNAVAILABLE", error.to_string())
+    }
+}
+
+impl From<SourceError> for Problem {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Manifest(crate::deploy::source::BadManifest::TooLarge { .. }) => Self::new("SOURCE_TOO_LARGE", error.to_string()),
+            SourceError::Manifest(_) => Self::new("SOURCE_INVALID", error.to_string()),
+            SourceError::Blob(error) => error.into(),
+        }
+    }
+}
+
+impl From<BlobError> for Problem {
+    fn from(error: BlobError) -> Self {
+        let code = match &error {
+            BlobError::Mismatch { .. } => "CONTENT_MISMATCH",
+            BlobError::TooLarge(_) => "SOURCE_TOO_LARGE",
+            BlobError::Missing(_) => "NOT_FOUND",
+            BlobError::Full => "DISK_FULL",
+            BlobError::Damaged(_) | BlobError::Unavailable { .. } => "STORE_UNAVAILABLE",
+        };
+        Self::new(code, error.to_string())
+    }
+}

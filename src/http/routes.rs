@@ -1,0 +1,51 @@
+//! Every route, on one page. Both hosts mount the same table; no route can reach a trigger's path.
+
+use std::sync::Arc;
+
+use actix_web::middleware::from_fn;
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::problem::{Problem, correlation};
+use super::{Api, deployments, guard, health, operations, projects, sources, status};
+
+/// Bytes of a JSON body: a request with every variable at its limit fits.
+const MOST_JSON_BYTES: usize = 10 << 20;
+
+/// Mounts the API.
+pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
+    config.app_data(Data::from(Arc::clone(api))).service(
+        web::scope("")
+            .wrap(from_fn(guard::refuse_forged))
+            .app_data(web::PayloadConfig::new(MOST_JSON_BYTES))
+            .service(web::resource("/").get(health::name))
+            .service(web::resource("/deploy").post(deployments::create))
+            .service(web::resource("/api/deploy").post(deployments::create_v2))
+            .service(web::resource("/deploy/project/{project}").get(deployments::of_project))
+            .service(web::resource("/deploy/{id}/status").get(deployments::status))
+            .service(web::resource("/deploy/{id}/logs").get(deployments::logs))
+            .service(web::resource("/deploy/{id}/cancel").post(deployments::cancel))
+            .service(web::resource("/deploy/{id}/retry").post(deployments::retry))
+            .service(web::resource("/health").get(health::basic))
+            .service(web::resource("/health/detailed").get(health::detailed))
+            .service(web::resource("/health/ready").get(health::ready))
+            .service(web::resource("/health/live").get(health::live))
+            .service(web::resource("/ready").get(health::ready))
+            .service(web::resource("/status").get(status::service))
+            .service(web::resource("/status/queue").get(status::queue))
+            .service(web::resource("/status/deployments").get(status::deployments))
+            .service(web::resource("/sources").post(sources::create))
+            .service(web::resource("/sources/blobs/{sha256}").put(sources::put_blob))
+            .service(web::resource("/projects/revisions").get(projects::revisions))
+            .service(web::resource("/projects/{project}/output").get(projects::output))
+            .service(web::resource("/operations/dead-letters").get(operations::dead_letters).delete(operations::purge))
+            .service(web::resource("/operations/dead-letters/{id}").delete(operations::purge_one))
+            .service(web::resource("/operations/dead-letters/{id}/redrive").post(operations::redrive))
+            .default_service(web::to(nothing_here)),
+    );
+}
+
+async fn nothing_here(api: Data<Api>, request: HttpRequest) -> HttpResponse {
+    let detail = format!("{} {} is not part of the API", request.method(), request.path());
+    Problem::new("NOT_FOUND", detail).answer(&correlation(&request, api.windlass.tools.ids.random()))
+}

@@ -1,0 +1,93 @@
+//! `/sources`: a manifest first, then the contents that are missing.
+
+use std::io::Write as _;
+
+use actix_web::http::header;
+use actix_web::web::{Bytes, Data, Path, Payload, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use futures_util::StreamExt as _;
+use serde::Deserialize;
+
+use super::Api;
+use super::deployments::json;
+use super::problem::{Problem, correlation};
+use crate::api;
+use crate::deploy::blobs::BlobWriter;
+use crate::deploy::ids::{Digest, Name};
+use crate::deploy::source::FileEntry;
+
+/// `POST /sources`.
+pub(super) async fn create(api: Data<Api>, request: HttpRequest, body: Bytes) -> HttpResponse {
+    let accepted = async {
+        let new: api::NewSource = serde_json::from_value(json(&request, &body)?).map_err(|error| Problem::new("BAD_REQUEST", format!("the manifest cannot be read: {error}")))?;
+        let org = owner(&new.organization_id)?;
+        let entry = |file: api::File| {
+            let sha256 = file.sha256.parse().map_err(|bad: crate::deploy::ids::BadId| Problem::new("SOURCE_INVALID", format!("{}: {bad}", file.path)))?;
+            Ok(FileEntry { path: file.path, size: file.size, mode: file.mode, sha256 })
+        };
+        let files = new.files.into_iter().map(entry).collect::<Result<Vec<_>, Problem>>()?;
+        let accepted = api.windlass.accept_source(&org, files).await?;
+        let missing = accepted.missing.iter().map(ToString::to_string).collect();
+        Ok(HttpResponse::Ok().json(api::Source { source: accepted.digest.to_string(), missing }))
+    };
+    accepted.await.unwrap_or_else(|problem: Problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
+}
+
+fn owner(text: &str) -> Result<Name, Problem> {
+    text.parse().map_err(|bad: crate::deploy::ids::BadId| Problem::field("/organizationId", bad.to_string()))
+}
+
+/// Query of `PUT /sources/blobs/{sha256}`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct BlobQuery {
+    organization_id: String,
+}
+
+/// `PUT /sources/blobs/{sha256}`: plain, or compressed with `Content-Encoding: zstd`; verified while it comes in.
+pub(super) async fn put_blob(
+    api: Data<Api>,
+    request: HttpRequest,
+    path: Path<String>,
+    query: Result<Query<BlobQuery>, actix_web::Error>,
+    payload: Payload,
+) -> HttpResponse {
+    let kept = async {
+        let query = query.map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?;
+        let org = owner(&query.organization_id)?;
+        let digest: Digest = path.parse().map_err(|bad: crate::deploy::ids::BadId| Problem::new("BAD_REQUEST", bad.to_string()))?;
+        let blobs = &api.windlass.tools.blobs;
+        let mut writer = blobs.writer(&org, digest, api.windlass.tools.limits.source.file_bytes).await?;
+        match request.headers().get(header::CONTENT_ENCODING).map(header::HeaderValue::as_bytes) {
+            None => plain(payload, writer.as_mut()).await?,
+            Some(b"zstd") => zstd(payload, writer.as_mut()).await?,
+            Some(other) => return Err(Problem::new("BAD_REQUEST", format!("Content-Encoding `{}` is not known; use zstd or none", String::from_utf8_lossy(other)))),
+        }
+        writer.finish().await?;
+        Ok(HttpResponse::Created().json(serde_json::json!({ "sha256": digest })))
+    };
+    kept.await.unwrap_or_else(|problem: Problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
+}
+
+async fn plain(mut payload: Payload, writer: &mut dyn BlobWriter) -> Result<(), Problem> {
+    while let Some(chunk) = payload.next().await {
+        writer.write(chunk.map_err(|error| Problem::new("BAD_REQUEST", format!("the upload broke off: {error}")))?).await?;
+    }
+    Ok(())
+}
+
+async fn zstd(mut payload: Payload, writer: &mut dyn BlobWriter) -> Result<(), Problem> {
+    let bad = |error: std::io::Error| Problem::new("BAD_REQUEST", format!("the upload is not zstd: {error}"));
+    let mut decoder = ::zstd::stream::write::Decoder::new(Vec::new()).map_err(bad)?;
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|error| Problem::new("BAD_REQUEST", format!("the upload broke off: {error}")))?;
+        // A small piece at a time, so that a bomb is stopped by the size limit and not by the memory.
+        for piece in chunk.chunks(1024) {
+            decoder.write_all(piece).map_err(bad)?;
+            let plain = std::mem::take(decoder.get_mut());
+            writer.write(Bytes::from(plain)).await?;
+        }
+    }
+    decoder.flush().map_err(bad)?;
+    Ok(writer.write(Bytes::from(std::mem::take(decoder.get_mut()))).await?)
+}

@@ -1,0 +1,65 @@
+//! `/status…`: figures of the service.
+
+use actix_web::web::{Data, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Map, json};
+
+use super::Api;
+use super::deployments::{ListQuery, list};
+use super::problem::{Problem, correlation};
+use crate::ambient::between;
+use crate::deploy::deployment::Status;
+
+/// `GET /status`.
+pub(super) async fn service(api: Data<Api>, request: HttpRequest) -> HttpResponse {
+    let tools = &api.windlass.tools;
+    let stats = match tools.deployments.stats().await {
+        Ok(stats) => stats,
+        Err(error) => return Problem::from(error).answer(&correlation(&request, tools.ids.random())),
+    };
+    let count = |status: Status| stats.by_status.get(&status).copied().unwrap_or_default();
+    let by_status: Map<String, serde_json::Value> = Status::ALL.into_iter().map(|status| (status.as_str().to_owned(), json!(count(status)))).collect();
+    let judged = count(Status::Succeeded) + count(Status::Failed) + count(Status::Stuck);
+    let success = (judged > 0).then(|| count(Status::Succeeded) * 1_000 / judged).map(|per_mille| json!(per_mille as f64 / 1_000.0));
+    let durations = &stats.durations_ms;
+    let percentile = |percent: usize| durations.get((durations.len() * percent / 100).min(durations.len().saturating_sub(1))).copied();
+    HttpResponse::Ok().json(json!({
+        "status": "ok",
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptimeSeconds": between(api.started, tools.clock.now()).as_secs(),
+        "deployments": by_status,
+        "successRate": success,
+        "durationMs": { "p50": percentile(50), "p95": percentile(95), "samples": durations.len() },
+        "limits": { "concurrent": tools.limits.caps.total, "concurrentPerOrganization": tools.limits.caps.per_org },
+    }))
+}
+
+/// `GET /status/queue`.
+pub(super) async fn queue(api: Data<Api>, request: HttpRequest) -> HttpResponse {
+    let figures = async {
+        let tools = &api.windlass.tools;
+        let depths = tools.backlog.depths().await?;
+        let dead = tools.backlog.dead_letter_count().await?;
+        let stats = tools.deployments.stats().await?;
+        let now = tools.clock.now();
+        let count = |status: Status| stats.by_status.get(&status).copied().unwrap_or_default();
+        let oldest = depths.iter().filter_map(|depth| depth.oldest).min().map(|oldest| between(oldest, now).as_secs());
+        let uptime_minutes = between(api.started, now).as_secs_f64() / 60.0;
+        let ended = count(Status::Succeeded) + count(Status::Failed) + count(Status::Cancelled);
+        Ok(HttpResponse::Ok().json(json!({
+            "queue": crate::triggers::table::DEPLOYMENT_QUEUE,
+            "depth": count(Status::Queued),
+            "inFlight": count(Status::Running),
+            "oldestMessageAgeSeconds": oldest.unwrap_or(0),
+            "deadLetters": { "queue": "deployment-dlq", "count": dead },
+            "ratePerMinute": if uptime_minutes > 0.0 { ended as f64 / uptime_minutes } else { 0.0 },
+            "queues": depths,
+        })))
+    };
+    figures.await.unwrap_or_else(|problem: Problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
+}
+
+/// `GET /status/deployments`: the newest, 20 unless asked otherwise, at most 100.
+pub(super) async fn deployments(api: Data<Api>, request: HttpRequest, query: Result<Query<ListQuery>, actix_web::Error>) -> HttpResponse {
+    list(&api, None, query).await.unwrap_or_else(|problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
+}

@@ -1,0 +1,20 @@
+//! Windlass: a folder, a git ref or an image becomes a live, health-checked, rollback-able app.
+//!
+//! The map of the house is `docs/ARCHITECTURE.md`.
+
+pub mod actions;
+pub mod ambient;
+pub mod api;
+pub mod azure;
+pub mod bench;
+pub mod cli;
+pub mod config;
+pub mod deploy;
+pub mod embedded;
+pub mod http;
+pub mod serve;
+pub mod steps;
+pub mod telemetry;
+pub mod triggers;
+pub mod windlass;
+pub mod workflow;

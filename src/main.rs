@@ -1,0 +1,258 @@
+//! Parses the command line, loads the settings, and runs one command.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser as _};
+use windlass::ambient::SystemClock;
+use windlass::cli::args::{Cli, Command, ConfigCommand, DeployFlags, DlqCommand, ServiceFlags};
+use windlass::cli::client::{Client, ClientError};
+use windlass::cli::deploy::{Order, follow, submit};
+use windlass::cli::screen::{Mode, Screen};
+use windlass::cli::{Ending, Identity, Output, doctor, exit, show};
+use windlass::config::{BadSettings, Level, Settings, explain};
+use windlass::serve::{Extras, Service, start, start_handler};
+use windlass::{bench, telemetry};
+
+/// Where a service listens unless told otherwise.
+const HERE: &str = "http://127.0.0.1:3010";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("__exec") {
+        // Only a failure comes back.
+        let failed = windlass::embedded::sandbox::become_command(&arguments.next().unwrap_or_default());
+        return fail(&match failed { Ok(never) => match never {}, Err(error) => error });
+    }
+    let implied = std::env::args().len() == 1 && Settings::load(&BTreeMap::new()).is_ok_and(|settings| settings.handler_port.is_some());
+    let cli = if implied { Cli { command: Command::Handler, server: None, json: false } } else { Cli::parse() };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // Nothing is left to be done when even stderr is closed.
+    drop(writeln!(std::io::stderr(), "error: {error:#}"));
+    let code = match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Unreachable(_)) => exit::UNREACHABLE,
+        Some(ClientError::Problem(_)) => exit::REFUSED,
+        Some(ClientError::BadAddress(_)) => exit::USAGE,
+        Some(ClientError::Strange { .. } | ClientError::Broken(_)) => exit::FAILED,
+        None if error.downcast_ref::<BadSettings>().is_some() => exit::CONFIG,
+        None => exit::FAILED,
+    };
+    ExitCode::from(code)
+}
+
+async fn run(cli: Cli) -> anyhow::Result<u8> {
+    let flags = match &cli.command {
+        Command::Up { service, .. } | Command::Serve { service } | Command::Doctor { service } => service.as_variables(),
+        _ => BTreeMap::new(),
+    };
+    let settings = Settings::load(&flags)?;
+    let mut stdout = std::io::stdout();
+    let mut out = Output { to: &mut stdout, json: cli.json };
+    match cli.command {
+        Command::Up { deploy, service } => return up(&settings, cli.server, deploy, &service, cli.json).await,
+        Command::Serve { .. } => return serve(&settings, cli.json).await,
+        Command::Handler => return handler(&settings).await,
+        Command::Bench { command } => bench::run(&command, &settings, &mut out).await?,
+        Command::Config { command: ConfigCommand::Explain } => explain_settings(&flags, &mut out)?,
+        Command::Version => out.put(&serde_json::json!({ "name": "windlass", "version": env!("CARGO_PKG_VERSION") }), |to| writeln!(to, "windlass {}", env!("CARGO_PKG_VERSION")))?,
+        Command::Completions { shell } => clap_complete::generate(shell, &mut Cli::command(), "windlass", &mut out.to),
+        Command::Doctor { .. } => return examine(&settings, &mut out),
+        command => return remote(command, &settings, cli.server, cli.json).await,
+    }
+    Ok(exit::OK)
+}
+
+/// Commands that talk to a server.
+async fn remote(command: Command, settings: &Settings, server: Option<String>, json: bool) -> anyhow::Result<u8> {
+    telemetry::start(Level::WARN, false);
+    let client = Client::new(&address(settings, server))?;
+    let mut stdout = std::io::stdout();
+    let mut out = Output { to: &mut stdout, json };
+    match command {
+        Command::Deploy { deploy, detach } => return deploy_to(&client, settings, deploy, detach, json).await,
+        Command::Status { id, watch } => show::status(&client, id.as_deref(), watch, &SystemClock, &mut out).await?,
+        Command::Logs { app: Some(project), environment, organization, .. } => show::app_output(&client, &project, &organization, &environment, &mut out).await?,
+        Command::Logs { id, follow, step, .. } => show::logs(&client, &id.unwrap_or_default(), step.as_deref(), follow, &mut out).await?,
+        Command::Cancel { id } => say(client.post(&format!("/deploy/{id}/cancel"), &()).await?, &mut out)?,
+        Command::Retry { id } => say(client.post(&format!("/deploy/{id}/retry"), &()).await?, &mut out)?,
+        Command::List { project } => show::list(&client, project.as_deref(), &mut out).await?,
+        Command::Explain { id } => show::explain(&client, &id, &mut out).await?,
+        Command::Dlq { command: DlqCommand::List } => show::dead_letters(&client, &mut out).await?,
+        Command::Dlq { command: DlqCommand::Redrive { id } } => say(client.post(&format!("/operations/dead-letters/{id}/redrive"), &()).await?, &mut out)?,
+        Command::Dlq { command: DlqCommand::Purge { id } } => {
+            let id = id.map(|id| format!("/{id}")).unwrap_or_default();
+            say(client.delete(&format!("/operations/dead-letters{id}")).await?, &mut out)?;
+        }
+        Command::Up { .. } | Command::Serve { .. } | Command::Handler | Command::Bench { .. } | Command::Config { .. } | Command::Version
+        | Command::Completions { .. } | Command::Doctor { .. } => anyhow::bail!("this command needs no server"),
+    }
+    Ok(exit::OK)
+}
+
+fn address(settings: &Settings, server: Option<String>) -> String {
+    server.or_else(|| settings.server.clone()).unwrap_or_else(|| HERE.to_owned())
+}
+
+fn say(answer: serde_json::Value, out: &mut Output<'_>) -> anyhow::Result<()> {
+    out.put(&answer, |to| match answer.get("message").and_then(serde_json::Value::as_str) {
+        Some(message) => writeln!(to, "{message}"),
+        None => writeln!(to, "{answer}"),
+    })
+}
+
+fn order(flags: DeployFlags) -> Order {
+    Order {
+        dir: flags.dir,
+        identity: Identity { organization: flags.organization, user: flags.user },
+        project: flags.project,
+        environment: flags.environment,
+        domain: flags.domain,
+        variables: flags.variables,
+    }
+}
+
+fn mode(json: bool) -> Mode {
+    if json { Mode::Json } else { Mode::Lines { terminal: std::io::stdout().is_terminal() } }
+}
+
+async fn deploy_to(client: &Client, settings: &Settings, flags: DeployFlags, detach: bool, json: bool) -> anyhow::Result<u8> {
+    let mut stdout = std::io::stdout();
+    let mut screen = Screen::new(&mut stdout, mode(json));
+    let id = submit(client, &order(flags), &settings.cache_dir, &SystemClock, &mut screen).await?;
+    if detach {
+        screen.close();
+        let mut out = Output { to: &mut std::io::stdout(), json };
+        out.put(&serde_json::json!({ "deploymentId": id }), |to| writeln!(to, "{id}"))?;
+        return Ok(exit::OK);
+    }
+    let ending = tokio::select! {
+        ending = follow(client, &id, &SystemClock, &mut screen) => ending?,
+        _ = tokio::signal::ctrl_c() => {
+            screen.close();
+            return interrupted(client, &id).await;
+        }
+    };
+    screen.close();
+    tell(&ending, json)?;
+    Ok(ending.exit_code())
+}
+
+fn tell(ending: &Ending, json: bool) -> anyhow::Result<()> {
+    let mut out = Output { to: &mut std::io::stdout(), json };
+    out.put(&ending.status, |to| ending.write(to))
+}
+
+/// Ctrl-C while a deployment is followed: it goes on unless the person says otherwise.
+async fn interrupted(client: &Client, id: &str) -> anyhow::Result<u8> {
+    let mut stderr = std::io::stderr();
+    if !std::io::stdin().is_terminal() {
+        writeln!(stderr, "\n{id} goes on. Watch it: windlass status {id} --watch")?;
+        return Ok(exit::DETACHED);
+    }
+    write!(stderr, "\n{id} is under way. [d]etach and let it go on, or [c]ancel it? [d] ")?;
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let answer = tokio::select! { answer = answer => answer??, _ = tokio::signal::ctrl_c() => String::new() };
+    if answer.trim().eq_ignore_ascii_case("c") {
+        client.post::<serde_json::Value>(&format!("/deploy/{id}/cancel"), &()).await?;
+        writeln!(stderr, "{id} is being cancelled")?;
+        return Ok(exit::CANCELLED);
+    }
+    writeln!(stderr, "{id} goes on. Watch it: windlass status {id} --watch")?;
+    Ok(exit::DETACHED)
+}
+
+/// `windlass up`: the main job in one command.
+async fn up(settings: &Settings, server: Option<String>, flags: DeployFlags, service: &ServiceFlags, json: bool) -> anyhow::Result<u8> {
+    telemetry::start(if settings.log_level == Level::INFO { Level::WARN } else { settings.log_level }, false);
+    let named = server.or_else(|| settings.server.clone());
+    let wants_own = service.port.is_some() || service.data_dir.is_some() || service.apps_port.is_some();
+    let known = Client::new(&named.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", settings.port)))?;
+    if named.is_some() || (!wants_own && known.is_there().await) {
+        return deploy_to(&known, settings, flags, false, json).await;
+    }
+    let service = start(settings, Extras::default()).await?;
+    let client = Client::new(&format!("http://{}", service.api))?;
+    let code = tokio::select! {
+        code = deploy_to(&client, settings, flags, false, json) => code,
+        () = told_to_stop() => Ok(exit::DETACHED),
+    };
+    if code.as_ref().is_ok_and(|code| *code == exit::OK) {
+        if !json {
+            writeln!(std::io::stdout(), "Serving; API and dashboard data on http://{}. Press Ctrl-C to stop.", service.api)?;
+        }
+        told_to_stop().await;
+    }
+    finish(service).await;
+    code
+}
+
+async fn finish(service: Service) {
+    service.stop().await;
+}
+
+async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
+    telemetry::start(settings.log_level, json || !std::io::stderr().is_terminal());
+    let service = start(settings, Extras::default()).await?;
+    if !json {
+        writeln!(std::io::stdout(), "Windlass {} serves on http://{}, apps on http://<project>.localhost:{}", env!("CARGO_PKG_VERSION"), service.api, service.apps.port())?;
+    }
+    told_to_stop().await;
+    finish(service).await;
+    Ok(exit::OK)
+}
+
+/// Under the Functions host: there is no way to end well, so every end is an error to it.
+async fn handler(settings: &Settings) -> anyhow::Result<u8> {
+    telemetry::start(settings.log_level, true);
+    let service = start_handler(settings).await.context("the custom handler cannot start")?;
+    told_to_stop().await;
+    finish(service).await;
+    Ok(exit::FAILED)
+}
+
+/// Ctrl-C or SIGTERM.
+async fn told_to_stop() {
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+    }
+}
+
+fn explain_settings(flags: &BTreeMap<String, String>, out: &mut Output<'_>) -> anyhow::Result<()> {
+    for (variable, value) in explain(flags) {
+        let source = if value.is_some() { "set" } else { "default" };
+        let value = value.unwrap_or_else(|| variable.default.to_owned());
+        let row = serde_json::json!({ "name": variable.name, "value": value, "source": source, "meaning": variable.meaning });
+        out.put(&row, |to| writeln!(to, "{:32} {value:12} {source:8} {}", variable.name, variable.meaning))?;
+    }
+    Ok(())
+}
+
+fn examine(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<u8> {
+    let findings = doctor::look(&settings.data_dir, &settings.path);
+    for finding in &findings {
+        out.put(finding, |to| writeln!(to, "{:5} {:18} {}", finding.state, finding.name, finding.text))?;
+    }
+    Ok(if findings.iter().any(|finding| finding.state == "fail") { exit::FAILED } else { exit::OK })
+}

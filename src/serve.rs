@@ -1,0 +1,177 @@
+//! Starts the service: adapters, web servers, host. Stops it without losing anything.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpServer};
+use anyhow::Context as _;
+
+use crate::azure::custom_handler;
+use crate::config::{Backend, Settings};
+use crate::embedded::connect::{Embedded, connect};
+use crate::embedded::host::{Calls, Host, HostSettings};
+use crate::embedded::proxy::{self, FrontDoor};
+use crate::http::{Api, routes};
+use crate::windlass::Windlass;
+use crate::workflow::chain::Chain;
+
+/// Threads of each web server: the work is in the store and in children, not here.
+const WORKERS: usize = 2;
+/// How long invocations and requests may end by themselves when the service stops.
+const GRACE: Duration = Duration::from_secs(5);
+/// `functionTimeout` of host.json.
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// `maxConcurrentCalls` of host.json.
+const CONCURRENT_CALLS: usize = 32;
+
+/// What else a service offers, for benchmarks.
+#[derive(Default)]
+pub struct Extras {
+    /// Chains besides `deploy`.
+    pub chains: Vec<Chain>,
+}
+
+/// A running service.
+pub struct Service {
+    /// Where the API answers.
+    pub api: SocketAddr,
+    /// Where the apps answer.
+    pub apps: SocketAddr,
+    /// The actions, for those who are in the same process.
+    pub windlass: Windlass,
+    /// The database, for figures.
+    pub db: crate::embedded::db::Db,
+    /// Loopback connections.
+    pub pool: crate::embedded::upstream::Pool,
+    host: Arc<Host>,
+    state: Arc<Api>,
+    servers: Vec<ServerHandle>,
+    _lock: std::fs::File,
+}
+
+/// Starts the embedded service; it takes work when this returns.
+///
+/// # Errors
+/// Why it cannot start, in words that say what to do.
+pub async fn start(settings: &Settings, extras: Extras) -> anyhow::Result<Service> {
+    run(settings, extras, (settings.port, "--port"), settings.http_calls).await
+}
+
+/// Starts the custom handler on the port that the Functions host chose: API and triggers on one port.
+///
+/// # Errors
+/// Why it cannot start, in words that say what to do.
+pub async fn start_handler(settings: &Settings) -> anyhow::Result<Service> {
+    let port = settings.handler_port.context("FUNCTIONS_CUSTOMHANDLER_PORT is not set; the Functions host sets it")?;
+    let own = Settings { bind: std::net::IpAddr::from([127, 0, 0, 1]), ..settings.clone() };
+    run(&own, Extras::default(), (port, "FUNCTIONS_CUSTOMHANDLER_PORT"), true).await
+}
+
+fn listen(settings: &Settings, port: u16, flag: &str) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::new(settings.bind, port);
+    TcpListener::bind(address).with_context(|| format!("cannot listen on {address}; choose another port with {flag}"))
+}
+
+async fn run(settings: &Settings, extras: Extras, (port, flag): (u16, &str), handler: bool) -> anyhow::Result<Service> {
+    if settings.backend == Backend::Azure {
+        anyhow::bail!("WINDLASS_BACKEND=azure is not part of this version yet; use embedded");
+    }
+    let Embedded { windlass, store, runtime, pool, lock } = connect(settings, extras.chains)?;
+    let apps_listener = listen(settings, settings.apps_port, "--apps-port")?;
+    let apps = apps_listener.local_addr()?;
+    runtime.addresses.set_port(apps.port());
+    let live = windlass.tools.releases.live().await?;
+    if let Err(error) = runtime.restore(&live).await {
+        tracing::error!(error = %error, "a live release could not be brought back");
+    }
+    // Bound once everything is connected: to the Functions host any answer on this port means ready.
+    let api_listener = listen(settings, port, flag)?;
+    let api = api_listener.local_addr()?;
+    let state = Arc::new(Api {
+        windlass: windlass.clone(),
+        started: windlass.tools.clock.now(),
+        ready: AtomicBool::new(false),
+        hosts: ["127.0.0.1", "localhost", "[::1]"].map(str::to_owned).to_vec(),
+    });
+    let door = Arc::new(FrontDoor { routes: Arc::clone(&runtime.routes), pool: pool.clone(), clock: Arc::clone(&windlass.tools.clock) });
+    let mut servers = vec![serve_apps(apps_listener, door)?, serve_api(api_listener, Arc::clone(&state), handler)?];
+    let calls = match (handler, settings.handler_port) {
+        (true, Some(_)) => Calls::Http(pool.clone(), api),
+        (true, None) => {
+            // Triggers get a port of their own, so that the API's port cannot reach them.
+            let listener = TcpListener::bind(("127.0.0.1", 0))?;
+            let address = listener.local_addr()?;
+            servers.push(serve_triggers(listener, Arc::new(windlass.clone()))?);
+            Calls::Http(pool.clone(), address)
+        }
+        (false, _) => Calls::InProcess,
+    };
+    let queue = settings.queue;
+    let host_settings = HostSettings {
+        concurrency: CONCURRENT_CALLS,
+        batch: queue.batch_size,
+        deliveries: queue.retries + 1,
+        timeout: FUNCTION_TIMEOUT,
+        doubled_per_mille: queue.doubled_per_mille,
+    };
+    let host = Host::new(windlass.clone(), store.clone(), calls, host_settings);
+    host.start();
+    // What a crash interrupted goes on at once, not at the next tick.
+    let repair = windlass.clone();
+    drop(crate::ambient::spawn(async move {
+        if let Err(error) = repair.sweep().await {
+            tracing::warn!(error = %error, "the first sweep failed; the timer sweeps again");
+        }
+    }));
+    state.ready.store(true, Ordering::Relaxed);
+    tracing::info!(api = %api, apps = %apps, data_dir = %settings.data_dir.display(), backend = "embedded", "Windlass {} serves on http://{api}", env!("CARGO_PKG_VERSION"));
+    Ok(Service { api, apps, windlass, db: store.0, pool, host, state, servers, _lock: lock })
+}
+
+fn serve_api(listener: TcpListener, state: Arc<Api>, handler: bool) -> anyhow::Result<ServerHandle> {
+    let triggers = Arc::new(state.windlass.clone());
+    let server = HttpServer::new(move || {
+        App::new().configure(|config| {
+            if handler {
+                custom_handler::mount(config, &triggers);
+            }
+            routes::mount(config, &state);
+        })
+    });
+    Ok(start_server(server.workers(WORKERS).disable_signals().shutdown_timeout(GRACE.as_secs()).listen(listener)?.run()))
+}
+
+fn serve_triggers(listener: TcpListener, windlass: Arc<Windlass>) -> anyhow::Result<ServerHandle> {
+    let server = HttpServer::new(move || App::new().configure(|config| custom_handler::mount(config, &windlass)));
+    Ok(start_server(server.workers(WORKERS).disable_signals().shutdown_timeout(GRACE.as_secs()).listen(listener)?.run()))
+}
+
+fn serve_apps(listener: TcpListener, door: Arc<FrontDoor>) -> anyhow::Result<ServerHandle> {
+    let server = HttpServer::new(move || App::new().configure(|config| proxy::mount(config, &door)));
+    Ok(start_server(server.workers(WORKERS).disable_signals().shutdown_timeout(1).listen(listener)?.run()))
+}
+
+fn start_server(server: actix_web::dev::Server) -> ServerHandle {
+    let handle = server.handle();
+    drop(crate::ambient::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(error = %error, "a web server ended");
+        }
+    }));
+    handle
+}
+
+impl Service {
+    /// Takes no more work, lets what is under way end, stops the apps. What could not end goes on after the next start.
+    pub async fn stop(self) {
+        self.state.ready.store(false, Ordering::Relaxed);
+        self.host.stop(GRACE).await;
+        for server in &self.servers {
+            server.stop(true).await;
+        }
+        tracing::info!("stopped");
+    }
+}

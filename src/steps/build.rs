@@ -1,0 +1,90 @@
+//! Builds and packs the artifact, or reuses the one that was made of the same inputs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::json;
+
+use super::{Validated, names};
+use crate::ambient::after;
+use crate::deploy::builder::{BuildJob, BuildStatus, Packed, Started};
+use crate::deploy::deployment::Deployment;
+use crate::deploy::release::Artifact;
+use crate::windlass::Tools;
+use crate::workflow::chain::{Context, Next, Step, StepError};
+use crate::workflow::queue::Hint;
+
+/// Raised when the same inputs would give another artifact.
+pub const BUILDER_VERSION: &str = "process-1";
+/// A build wakes its run when it ends; this is for a wake that got lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// The step. Output: the [`Artifact`] and whether it was reused.
+pub(super) struct Build(pub(super) Arc<Tools>);
+
+#[async_trait]
+impl Step for Build {
+    async fn run(&self, cx: &Context<'_>) -> Result<Next, StepError> {
+        let tools = &self.0;
+        let validated: Validated = cx.require(&names::VALIDATE).await?;
+        if let Some(artifact) = validated.reused {
+            return Ok(Next::Done(json!({ "reused": true, "artifact": artifact })));
+        }
+        let deployment = super::deployment(tools, cx).await?;
+        match tools.builder.status(cx.run).await {
+            BuildStatus::Running => wait(cx),
+            BuildStatus::Done(packed) => {
+                let Packed { digest, bytes, files } = packed;
+                let artifact = Artifact { digest, bytes, inputs: validated.inputs };
+                let org = &deployment.wish.org;
+                tools.releases.keep_artifact(org, validated.inputs_digest, &artifact, cx.now).await?;
+                Ok(Next::Done(json!({ "reused": false, "files": files, "artifact": artifact })))
+            }
+            BuildStatus::Failed(failure) => {
+                Err(StepError::permanent(failure.code, failure.message).with_detail(failure.detail))
+            }
+            BuildStatus::Unknown => {
+                let job = self.job(cx, &deployment, &validated);
+                if tools.builder.start(job.clone()).await? == Started::NotFresh {
+                    let manifest = super::validate::manifest(tools, &deployment.wish.org, validated.source).await?;
+                    tools.builder.prepare(cx.run).await?;
+                    tools.builder.sync(cx.run, &deployment.wish.org, &manifest).await?;
+                    if tools.builder.start(job).await? == Started::NotFresh {
+                        return Err(StepError::transient("BUILDER_UNAVAILABLE", "the workspace does not stay clean"));
+                    }
+                }
+                wait(cx)
+            }
+        }
+    }
+
+    async fn undo(&self, cx: &Context<'_>) -> Result<(), StepError> {
+        Ok(self.0.builder.discard(cx.run).await?)
+    }
+}
+
+impl Build {
+    fn job(&self, cx: &Context<'_>, deployment: &Deployment, validated: &Validated) -> BuildJob {
+        let variables = BTreeMap::from([
+            ("WINDLASS_DEPLOYMENT_ID".to_owned(), deployment.id.to_string()),
+            ("WINDLASS_PROJECT_ID".to_owned(), deployment.wish.project.to_string()),
+            ("WINDLASS_ENVIRONMENT".to_owned(), deployment.wish.environment.to_string()),
+        ]);
+        BuildJob {
+            run: cx.run,
+            deployment: deployment.id,
+            org: deployment.wish.org.clone(),
+            command: validated.plan.build.clone(),
+            output: validated.plan.output.clone(),
+            variables,
+            deadline: cx.deadline,
+            wake: Hint::wake(cx.run, "step-build"),
+        }
+    }
+}
+
+fn wait(cx: &Context<'_>) -> Result<Next, StepError> {
+    Next::wait(after(cx.now, LOOK_AGAIN), &json!({ "workspace": cx.run }))
+}

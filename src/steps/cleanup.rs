@@ -1,0 +1,20 @@
+//! Leaves nothing behind but the release: always runs, whatever happened before.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::json;
+
+use crate::windlass::Tools;
+use crate::workflow::chain::{Context, Next, Step, StepError};
+
+/// The step.
+pub(super) struct Cleanup(pub(super) Arc<Tools>);
+
+#[async_trait]
+impl Step for Cleanup {
+    async fn run(&self, cx: &Context<'_>) -> Result<Next, StepError> {
+        self.0.builder.discard(cx.run).await?;
+        Ok(Next::Done(json!({})))
+    }
+}

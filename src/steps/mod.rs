@@ -1,0 +1,100 @@
+//! The chains, in order. One file per step.
+
+mod build;
+mod builder;
+mod cleanup;
+mod domain;
+pub mod names;
+mod observer;
+mod release;
+mod starter;
+mod sync;
+mod validate;
+
+use std::sync::Arc;
+
+use crate::deploy::blobs::BlobError;
+use crate::deploy::builder::BuilderError;
+use crate::deploy::deployment::{Deployment, StoreError};
+use crate::deploy::ids::DeploymentId;
+use crate::deploy::runtime::RuntimeError;
+use crate::windlass::Tools;
+use crate::workflow::chain::{Chain, Context, Place, Step, StepError};
+use crate::workflow::retry::RetryPolicy;
+
+pub use build::BUILDER_VERSION;
+pub use observer::STEP_TEXTS;
+pub use release::Released;
+pub use validate::Validated;
+
+/// The deploy chain: validate, builder, sync, build, release, domain; then cleanup, always.
+#[must_use]
+pub fn deploy_chain(tools: &Arc<Tools>) -> Chain {
+    let place = |name, function, step: Arc<dyn Step>| Place { name, function, retry: RetryPolicy::DEFAULT, step };
+    Chain {
+        name: names::DEPLOY,
+        version: 1,
+        steps: vec![
+            place(names::VALIDATE, "step-validate", Arc::new(validate::Validate(Arc::clone(tools)))),
+            place(names::BUILDER, "step-builder", Arc::new(builder::Prepare(Arc::clone(tools)))),
+            place(names::SYNC, "step-sync", Arc::new(sync::Sync(Arc::clone(tools)))),
+            place(names::BUILD, "step-build", Arc::new(build::Build(Arc::clone(tools)))),
+            place(names::RELEASE, "step-release", Arc::new(release::GoLive(Arc::clone(tools)))),
+            place(names::DOMAIN, "step-domain", Arc::new(domain::Bind(Arc::clone(tools)))),
+        ],
+        cleanup: Some(place(names::CLEANUP, "step-cleanup", Arc::new(cleanup::Cleanup(Arc::clone(tools))))),
+        observer: Some(Arc::new(observer::DeploymentObserver(Arc::clone(tools)))),
+    }
+}
+
+/// The deployment that a run is about.
+async fn deployment(tools: &Tools, cx: &Context<'_>) -> Result<Deployment, StepError> {
+    let id: DeploymentId = cx
+        .subject
+        .parse()
+        .map_err(|_| StepError::permanent("INTERNAL", format!("{} is no deployment", cx.subject)))?;
+    tools
+        .deployments
+        .get(id)
+        .await?
+        .ok_or_else(|| StepError::permanent("DEPLOYMENT_NOT_FOUND", format!("{id} does not exist any more")))
+}
+
+impl From<StoreError> for StepError {
+    fn from(error: StoreError) -> Self {
+        Self::transient("STORE_UNAVAILABLE", error.to_string())
+    }
+}
+
+impl From<BlobError> for StepError {
+    fn from(error: BlobError) -> Self {
+        match &error {
+            BlobError::Missing(_) => Self::permanent("SOURCE_INCOMPLETE", error.to_string()),
+            BlobError::Damaged(_) => Self::permanent("CONTENT_DAMAGED", error.to_string()),
+            BlobError::Mismatch { .. } => Self::permanent("CONTENT_MISMATCH", error.to_string()),
+            BlobError::TooLarge(_) => Self::permanent("SOURCE_TOO_LARGE", error.to_string()),
+            BlobError::Full => Self::transient("DISK_FULL", error.to_string()),
+            BlobError::Unavailable { source, .. } => {
+                Self::transient("STORE_UNAVAILABLE", format!("{error}: {source}"))
+            }
+        }
+    }
+}
+
+impl From<BuilderError> for StepError {
+    fn from(error: BuilderError) -> Self {
+        match error {
+            BuilderError::Unavailable(message) => Self::transient("BUILDER_UNAVAILABLE", message),
+            BuilderError::Rejected { code, message } => Self::permanent(code, message),
+        }
+    }
+}
+
+impl From<RuntimeError> for StepError {
+    fn from(error: RuntimeError) -> Self {
+        match error {
+            RuntimeError::Unavailable(message) => Self::transient("RUNTIME_UNAVAILABLE", message),
+            RuntimeError::Rejected { code, message } => Self::permanent(code, message),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Checks the wish against what exists, and makes the plan that the other steps follow.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::starter::starter;
+use crate::deploy::deployment::Deployment;
+use crate::deploy::detect::{DetectError, Facts, Kind, Plan, detect};
+use crate::deploy::ids::{Digest, Name};
+use crate::deploy::release::Artifact;
+use crate::deploy::source::Manifest;
+use crate::windlass::Tools;
+use crate::workflow::chain::{Context, Next, Step, StepError};
+
+/// Largest project file that detection reads.
+const MOST_FACT_BYTES: u64 = 1 << 20;
+/// Largest manifest: 50 000 paths of 4 096 bytes do not occur, 64 MiB do not either.
+pub(super) const MOST_MANIFEST_BYTES: u64 = 64 << 20;
+
+/// What the other steps need to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Validated {
+    /// The source that is deployed.
+    pub source: Digest,
+    /// How.
+    pub plan: Plan,
+    /// What the artifact is made of, by name.
+    pub inputs: BTreeMap<String, String>,
+    /// Digest of the inputs.
+    pub inputs_digest: Digest,
+    /// An artifact that was made of the same inputs before.
+    pub reused: Option<Artifact>,
+    /// Host names, the built-in one first.
+    pub hosts: Vec<String>,
+}
+
+/// The step.
+pub(super) struct Validate(pub(super) Arc<Tools>);
+
+#[async_trait]
+impl Step for Validate {
+    async fn run(&self, cx: &Context<'_>) -> Result<Next, StepError> {
+        let tools = &self.0;
+        let deployment = super::deployment(tools, cx).await?;
+        let wish = &deployment.wish;
+        let project = tools.releases.project(&wish.org, &wish.project, &wish.title, cx.now).await?;
+        let manifest = match wish.source.or(project.source) {
+            Some(source) => manifest(tools, &wish.org, source).await?,
+            None => starter(tools.blobs.as_ref(), &wish.org).await?,
+        };
+        refuse_missing(tools, &wish.org, &manifest).await?;
+        let plan = plan(tools, &deployment, &manifest).await?;
+        let source = manifest.digest();
+        if wish.source.is_some() {
+            tools.releases.set_source(&project, source).await?;
+        }
+        let mut hosts = vec![tools.runtime.addresses().host(&project.label, &wish.environment)];
+        hosts.extend(wish.domain.iter().chain(&plan.domains).cloned());
+        hosts.dedup();
+        refuse_taken(tools, &wish.app(), &hosts).await?;
+        let inputs = inputs(source, &plan);
+        let inputs_digest = Digest::of(serde_json::to_string(&inputs).unwrap_or_default().as_bytes());
+        let reused = tools.releases.artifact(&wish.org, inputs_digest).await?;
+        let reused = match reused {
+            Some(artifact) if tools.blobs.missing(&wish.org, &[artifact.digest]).await?.is_empty() => Some(artifact),
+            _ => None,
+        };
+        Next::with(&Validated { source, plan, inputs, inputs_digest, reused, hosts })
+    }
+}
+
+/// The stored manifest of a source.
+pub(super) async fn manifest(tools: &Tools, org: &Name, source: Digest) -> Result<Manifest, StepError> {
+    let text = tools.blobs.read(org, source, MOST_MANIFEST_BYTES).await.map_err(|error| match error {
+        crate::deploy::blobs::BlobError::Missing(_) => {
+            StepError::permanent("SOURCE_NOT_FOUND", format!("source {source} was never uploaded"))
+        }
+        other => other.into(),
+    })?;
+    std::str::from_utf8(&text)
+        .ok()
+        .and_then(Manifest::from_text)
+        .ok_or_else(|| StepError::permanent("SOURCE_NOT_FOUND", format!("{source} is not a source")))
+}
+
+async fn refuse_missing(tools: &Tools, org: &Name, manifest: &Manifest) -> Result<(), StepError> {
+    let digests: Vec<Digest> = manifest.files().iter().map(|file| file.sha256).collect();
+    let missing = tools.blobs.missing(org, &digests).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(StepError::permanent("SOURCE_INCOMPLETE", format!("{} files of the source were not uploaded", missing.len())))
+}
+
+async fn refuse_taken(tools: &Tools, app: &str, hosts: &[String]) -> Result<(), StepError> {
+    let live = tools.releases.live().await?;
+    let taken = live.iter().filter(|release| release.app != app).flat_map(|release| &release.hosts).find(|host| hosts.contains(host));
+    match taken {
+        Some(host) => Err(StepError::permanent("DOMAIN_TAKEN", format!("{host} already belongs to another app; remove it there first"))),
+        None => Ok(()),
+    }
+}
+
+async fn plan(tools: &Tools, deployment: &Deployment, manifest: &Manifest) -> Result<Plan, StepError> {
+    let wish = &deployment.wish;
+    let mut texts = BTreeMap::new();
+    for name in ["package.json", "Procfile", "Cargo.toml", crate::deploy::project_file::NAME] {
+        if let Some(file) = manifest.get(name) {
+            let bytes = tools.blobs.read(&wish.org, file.sha256, MOST_FACT_BYTES).await?;
+            texts.insert(name, String::from_utf8_lossy(&bytes).into_owned());
+        }
+    }
+    let facts = Facts {
+        has: &|name| manifest.get(name).is_some(),
+        package_json: texts.remove("package.json"),
+        procfile: texts.remove("Procfile"),
+        cargo_toml: texts.remove("Cargo.toml"),
+        project_file: texts.remove(crate::deploy::project_file::NAME),
+    };
+    let detected = detect(&facts);
+    let mut plan = match (detected, &wish.start) {
+        (Ok(plan), _) => plan,
+        // A start command in the request is all that an unknown project lacks.
+        (Err(DetectError::Unknown | DetectError::NoStart { .. }), Some(start)) => Plan {
+            kind: Kind::Procfile,
+            build: None,
+            start: Some(start.clone()),
+            output: ".".to_owned(),
+            probe: crate::deploy::detect::Probe::default(),
+            replicas: None,
+            domains: Vec::new(),
+            size: None,
+        },
+        (Err(error), _) => return Err(StepError::permanent("VALIDATION_PROJECT", error.to_string())),
+    };
+    if plan.kind == Kind::Docker {
+        return Err(StepError::permanent(
+            "VALIDATION_DOCKERFILE",
+            "this server cannot build a Dockerfile yet; add a windlass.toml with kind and start, or a start command",
+        ));
+    }
+    plan.build = wish.build.clone().or(plan.build);
+    if let Some(start) = &wish.start {
+        plan.start = Some(start.clone());
+        if plan.kind == Kind::Static {
+            plan.kind = Kind::Procfile;
+        }
+    }
+    Ok(plan)
+}
+
+/// Everything that decides what an artifact contains, so that the same inputs give the same artifact.
+fn inputs(source: Digest, plan: &Plan) -> BTreeMap<String, String> {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    BTreeMap::from([
+        ("source".to_owned(), source.to_string()),
+        ("build command".to_owned(), text(&plan.build)),
+        ("output folder".to_owned(), plan.output.clone()),
+        ("builder version".to_owned(), super::BUILDER_VERSION.to_owned()),
+    ])
+}

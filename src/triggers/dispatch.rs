@@ -1,0 +1,140 @@
+//! The one match from event to action. Both hosts build the same [`Event`] and call [`dispatch`].
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::table::{Function, Trigger};
+use crate::actions::{ActionError, SubmitError};
+use crate::ambient::after;
+use crate::windlass::Windlass;
+use crate::workflow::advance::Advanced;
+use crate::workflow::journal::{JournalError, RunId};
+use crate::workflow::queue::{Hint, QueueError};
+
+/// When a hint comes again whose run somebody else works on: soon, without spinning.
+const BUSY_AGAIN: Duration = Duration::from_millis(50);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Messages arrived; several only for functions that take many.
+    Messages(Vec<String>),
+    /// A schedule came round.
+    Tick,
+}
+
+/// Why an invocation failed, so that its message comes again.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// Nobody can read the message. After its last delivery it goes to the dead letters.
+    #[error("the message cannot be read: {0}")]
+    Malformed(String),
+    /// The stores cannot be reached.
+    #[error("the invocation could not be completed")]
+    Action(#[from] ActionError),
+    /// The hint could not be passed on.
+    #[error("the invocation could not be completed")]
+    Queue(#[from] QueueError),
+}
+
+impl From<JournalError> for DispatchError {
+    fn from(error: JournalError) -> Self {
+        Self::Action(error.into())
+    }
+}
+
+/// Our messages nest everything under one key (see `embedded::queue::hint_text`).
+#[derive(Deserialize)]
+struct Envelope {
+    w1: OurMessage,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OurMessage {
+    Run { run: RunId, seq: u64 },
+    Admit { #[serde(rename = "admit")] _deployment: String },
+    DeadLetter { #[serde(rename = "deadLetter")] id: i64, queue: String },
+}
+
+/// Performs what the event asks of `function`.
+///
+/// # Errors
+/// [`DispatchError`]: the invocation failed and nothing that matters is lost.
+pub async fn dispatch(windlass: &Windlass, function: &Function, event: Event) -> Result<(), DispatchError> {
+    match (function.trigger, event) {
+        (Trigger::Http { .. }, _) => Err(DispatchError::Malformed("HTTP functions take no events".to_owned())),
+        (Trigger::Timer { .. }, Event::Messages(_)) => Err(DispatchError::Malformed("a timer takes no messages".to_owned())),
+        (Trigger::Timer { .. }, Event::Tick) => tick(windlass, function.name).await,
+        (_, Event::Tick) => Err(DispatchError::Malformed("a queue function takes messages".to_owned())),
+        (_, Event::Messages(messages)) => {
+            let mut failed = None;
+            // One bad element must not hold up its neighbours; redelivery of the good ones is harmless.
+            for message in messages {
+                if let Err(error) = deliver(windlass, function, &message).await {
+                    failed = Some(error);
+                }
+            }
+            failed.map_or(Ok(()), Err)
+        }
+    }
+}
+
+async fn tick(windlass: &Windlass, name: &str) -> Result<(), DispatchError> {
+    match name {
+        "timer-sweep" => {
+            let sent = windlass.sweep().await?;
+            if sent > 0 {
+                tracing::info!(sent, "the sweep sent {sent} late hints again");
+            }
+        }
+        "timer-cleanup" => {
+            let removed = windlass.remove_leftovers().await?;
+            tracing::info!(removed, "the cleanup removed {removed} leftovers");
+        }
+        other => return Err(DispatchError::Malformed(format!("no such timer: {other}"))),
+    }
+    Ok(())
+}
+
+async fn deliver(windlass: &Windlass, function: &Function, text: &str) -> Result<(), DispatchError> {
+    match serde_json::from_str::<Envelope>(text) {
+        Ok(Envelope { w1: OurMessage::Run { run, seq } }) => {
+            let hint = Hint { run, function: function.name, seq };
+            if windlass.engine.advance(&hint).await? == Advanced::Busy {
+                windlass.queue.send(&hint, after(windlass.engine.clock.now(), BUSY_AGAIN)).await?;
+            }
+            Ok(())
+        }
+        Ok(Envelope { w1: OurMessage::Admit { .. } }) => {
+            windlass.admit().await?;
+            Ok(())
+        }
+        Ok(Envelope { w1: OurMessage::DeadLetter { id, queue } }) => {
+            tracing::error!(message.id = id, queue, "message {id} of {queue} could not be worked on and is in the dead letters");
+            Ok(())
+        }
+        Err(error) if function.name == "admit" => job(windlass, text, &error).await,
+        Err(error) => Err(DispatchError::Malformed(error.to_string())),
+    }
+}
+
+/// A job of the documents' request shape, put on the queue by somebody else. Its digest makes redelivery harmless.
+async fn job(windlass: &Windlass, text: &str, not_ours: &serde_json::Error) -> Result<(), DispatchError> {
+    let body: Value = serde_json::from_str(text).map_err(|_| DispatchError::Malformed(not_ours.to_string()))?;
+    let key = format!("queue:{}", crate::deploy::ids::Digest::of(text.as_bytes()));
+    match windlass.submit(&body, Some(key), "queue").await {
+        Ok(_) => {
+            windlass.admit().await?;
+            Ok(())
+        }
+        Err(SubmitError::Invalid(errors)) => {
+            let problems: Vec<String> = errors.into_iter().map(|error| format!("{} {}", error.pointer, error.message)).collect();
+            Err(DispatchError::Malformed(problems.join("; ")))
+        }
+        Err(SubmitError::KeyReused) => Ok(()),
+        Err(SubmitError::Store(error)) => Err(DispatchError::Action(error.into())),
+    }
+}

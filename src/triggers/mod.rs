@@ -1,0 +1,4 @@
+//! The function table and the one match from event to action.
+
+pub mod dispatch;
+pub mod table;

@@ -1,0 +1,85 @@
+//! The struct of ports that is handed to everyone. No logic.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::ambient::{Clock, Ids};
+use crate::deploy::blobs::Blobs;
+use crate::deploy::builder::Builder;
+use crate::deploy::deployment::{Caps, Deployments};
+use crate::deploy::log::Logs;
+use crate::deploy::release::Releases;
+use crate::deploy::runtime::Runtime;
+use crate::deploy::secrets::Secrets;
+use crate::deploy::source::SourceLimits;
+use crate::workflow::Engine;
+use crate::workflow::backlog::Backlog;
+use crate::workflow::queue::Queue;
+
+/// What steps work with.
+pub struct Tools {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub ids: Arc<dyn Ids>,
+    /// Deployments.
+    pub deployments: Arc<dyn Deployments>,
+    /// Projects, releases, artifacts.
+    pub releases: Arc<dyn Releases>,
+    /// Content.
+    pub blobs: Arc<dyn Blobs>,
+    /// Lines.
+    pub logs: Arc<dyn Logs>,
+    /// Builds.
+    pub builder: Arc<dyn Builder>,
+    /// Running apps.
+    pub runtime: Arc<dyn Runtime>,
+    /// Sealing.
+    pub secrets: Arc<dyn Secrets>,
+    /// Looks into the queues.
+    pub backlog: Arc<dyn Backlog>,
+    /// What the service depends on, for `/health/detailed`.
+    pub checks: Vec<Arc<dyn Check>>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Something that the service depends on.
+#[async_trait]
+pub trait Check: Send + Sync {
+    /// Its name in `/health/detailed`.
+    fn name(&self) -> &'static str;
+
+    /// Whether it works now.
+    ///
+    /// # Errors
+    /// Why it does not, in words that may be shown.
+    async fn check(&self) -> Result<(), String>;
+
+    /// What its newest use said, without using it.
+    fn last_use_was_fine(&self) -> bool;
+}
+
+/// Bounds that the operator sets.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Of deployments at the same time.
+    pub caps: Caps,
+    /// Of one deployment from admission to its end.
+    pub deployment: Duration,
+    /// Of one source.
+    pub source: SourceLimits,
+}
+
+/// Everything, for actions, triggers and handlers.
+#[derive(Clone)]
+pub struct Windlass {
+    /// Runs chains.
+    pub engine: Engine,
+    /// Carries hints.
+    pub queue: Arc<dyn Queue>,
+    /// The ports.
+    pub tools: Arc<Tools>,
+}
