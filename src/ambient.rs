@@ -176,7 +176,10 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_numbers_again() {
-        let draw = |seed| { let ids = SeededIds::new(seed); (ids.random(), ids.random()) };
+        let draw = |seed| {
+            let ids = SeededIds::new(seed);
+            (ids.random(), ids.random())
+        };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
     }

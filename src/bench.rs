@@ -19,7 +19,15 @@ use crate::workflow::retry::RetryPolicy;
 use crate::workflow::state::{Event, Outcome, RunState};
 
 /// The functions that carry the steps, so that a chain takes the paths that deployments take.
-const FUNCTIONS: [&str; 7] = ["step-validate", "step-builder", "step-sync", "step-build", "step-release", "step-domain", "step-cleanup"];
+const FUNCTIONS: [&str; 7] = [
+    "step-validate",
+    "step-builder",
+    "step-sync",
+    "step-build",
+    "step-release",
+    "step-domain",
+    "step-cleanup",
+];
 /// How long the canary writes.
 const CANARY: Duration = Duration::from_millis(500);
 /// Time before the measuring begins.
@@ -38,7 +46,11 @@ pub async fn run(command: &BenchCommand, settings: &Settings, out: &mut Output<'
         BenchCommand::Pack { dir } => pack(dir)?,
     };
     out.put(&figures, |to| {
-        figures.as_object().into_iter().flatten().try_for_each(|(name, value)| writeln!(to, "{name:16} {value}"))
+        figures
+            .as_object()
+            .into_iter()
+            .flatten()
+            .try_for_each(|(name, value)| writeln!(to, "{name:16} {value}"))
     })
 }
 
@@ -61,20 +73,36 @@ struct Ends(Arc<Waiting>);
 impl Observer for Ends {
     async fn started(&self, _cx: &Context<'_>, _step: &StepName, _undo: bool) {}
 
-    async fn recorded(&self, run: RunId, state: &RunState, _events: &[Event]) {
-        if state.is_over() && let Ok(mut waiting) = self.0.lock() && let Some(end) = waiting.remove(&run) {
+    async fn recording(&self, _state: &RunState, _events: &[Event]) {}
+
+    async fn recorded(&self, run: RunId, state: &RunState) {
+        if state.is_over()
+            && let Ok(mut waiting) = self.0.lock()
+            && let Some(end) = waiting.remove(&run)
+        {
             if end.send(()).is_err() {
                 tracing::trace!("the measuring is over");
             }
         }
     }
 
-    async fn settle(&self, _run: RunId, _state: &RunState, _outcome: Option<Outcome>) -> Result<(), StepError> {
+    async fn settle(
+        &self,
+        _run: RunId,
+        _state: &RunState,
+        _outcome: Option<Outcome>,
+    ) -> Result<(), StepError> {
         Ok(())
     }
 }
 
-async fn chain(settings: &Settings, steps: usize, concurrency: usize, span: Duration, http: bool) -> anyhow::Result<Value> {
+async fn chain(
+    settings: &Settings,
+    steps: usize,
+    concurrency: usize,
+    span: Duration,
+    http: bool,
+) -> anyhow::Result<Value> {
     let folder = std::env::current_dir()?.join(format!(".windlass-bench-{:x}", SystemIds.random()));
     let canary = canary(&folder)?;
     let waiting = Arc::new(Waiting::default());
@@ -84,12 +112,31 @@ async fn chain(settings: &Settings, steps: usize, concurrency: usize, span: Dura
         retry: RetryPolicy::DEFAULT,
         step: Arc::new(Nothing),
     };
-    let bench = Chain { name: "bench", version: 1, steps: (0..steps).map(place).collect(), cleanup: None, observer: Some(Arc::new(Ends(Arc::clone(&waiting)))) };
-    let own = Settings { port: 0, apps_port: 0, data_dir: folder.clone(), http_calls: http, handler_port: None, ..settings.clone() };
+    let bench = Chain {
+        name: "bench",
+        version: 1,
+        steps: (0..steps).map(place).collect(),
+        cleanup: None,
+        observer: Some(Arc::new(Ends(Arc::clone(&waiting)))),
+    };
+    let own = Settings {
+        port: 0,
+        apps_port: 0,
+        data_dir: folder.clone(),
+        http_calls: http,
+        handler_port: None,
+        ..settings.clone()
+    };
     let service = Arc::new(start(&own, Extras { chains: vec![bench] }).await?);
-    let load = Load { service: Arc::clone(&service), waiting, until: Instant::now() + WARM_UP + span, from: Instant::now() + WARM_UP };
+    let load = Load {
+        service: Arc::clone(&service),
+        waiting,
+        until: Instant::now() + WARM_UP + span,
+        from: Instant::now() + WARM_UP,
+    };
     let before = service.db.commits();
-    let workers: Vec<_> = (0..concurrency).map(|_| crate::ambient::spawn(load.clone().one_after_another())).collect();
+    let workers: Vec<_> =
+        (0..concurrency).map(|_| crate::ambient::spawn(load.clone().one_after_another())).collect();
     let mut latencies: Vec<Duration> = Vec::new();
     for worker in workers {
         latencies.extend(worker.await??);
@@ -101,7 +148,11 @@ async fn chain(settings: &Settings, steps: usize, concurrency: usize, span: Dura
     }
     std::fs::remove_dir_all(&folder)?;
     latencies.sort_unstable();
-    let ms = |part: usize| latencies.get((latencies.len() * part / 1_000).min(latencies.len().saturating_sub(1))).map(|latency| latency.as_secs_f64() * 1_000.0);
+    let ms = |part: usize| {
+        latencies
+            .get((latencies.len() * part / 1_000).min(latencies.len().saturating_sub(1)))
+            .map(|latency| latency.as_secs_f64() * 1_000.0)
+    };
     let all_steps = (latencies.len() * steps) as f64 * (span + WARM_UP).as_secs_f64() / span.as_secs_f64();
     Ok(json!({
         "per_s": round(latencies.len() as f64 / span.as_secs_f64()),
@@ -131,7 +182,8 @@ impl Load {
     /// Starts a chain when the one before has ended; gives the latencies of those that ended in the measured span.
     async fn one_after_another(self) -> anyhow::Result<Vec<Duration>> {
         let engine = &self.service.windlass.engine;
-        let chain = engine.chains.newest("bench").cloned().ok_or_else(|| anyhow::anyhow!("no bench chain"))?;
+        let chain =
+            engine.chains.newest("bench").cloned().ok_or_else(|| anyhow::anyhow!("no bench chain"))?;
         let mut latencies = Vec::new();
         while Instant::now() < self.until {
             let begun = Instant::now();
@@ -185,7 +237,9 @@ fn plan(dir: &Path) -> anyhow::Result<Value> {
     let (tree, first_ms) = timed(read)?;
     let (_, unchanged_ms) = timed(read)?;
     std::fs::remove_file(&memory)?;
-    Ok(json!({ "files": tree.files.len(), "bytes": tree.bytes(), "first_ms": first_ms, "unchanged_ms": unchanged_ms }))
+    Ok(
+        json!({ "files": tree.files.len(), "bytes": tree.bytes(), "first_ms": first_ms, "unchanged_ms": unchanged_ms }),
+    )
 }
 
 fn pack(dir: &Path) -> anyhow::Result<Value> {

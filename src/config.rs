@@ -98,13 +98,25 @@ pub const VARIABLES: &[Variable] = &[
     variable("LOG_LEVEL", "info", "debug, info, warn or error"),
     variable("MAX_CONCURRENT_DEPLOYMENTS", "5", "deployments at the same time"),
     variable("MAX_CONCURRENT_PER_ORGANIZATION", "3", "deployments of one organization at the same time"),
-    variable("DEPLOYMENT_TIMEOUT_MS", "600000", "longest deployment; MAX_DEPLOYMENT_TIMEOUT is the same setting"),
-    variable("MAX_DEPLOYMENT_TIMEOUT", "600000", "the older name of DEPLOYMENT_TIMEOUT_MS; both with different values are refused"),
+    variable(
+        "DEPLOYMENT_TIMEOUT_MS",
+        "600000",
+        "longest deployment; MAX_DEPLOYMENT_TIMEOUT is the same setting",
+    ),
+    variable(
+        "MAX_DEPLOYMENT_TIMEOUT",
+        "600000",
+        "the older name of DEPLOYMENT_TIMEOUT_MS; both with different values are refused",
+    ),
     variable("BUILD_CONTAINER_CPU", "2", "cores of a build"),
     variable("BUILD_CONTAINER_MEMORY", "4Gi", "memory of each process of a build"),
     variable("QUEUE_MAX_BATCH_SIZE", "10", "messages in one batch"),
     variable("QUEUE_MAX_BATCH_TIMEOUT", "30", "seconds that a message waits for company at most"),
-    variable("QUEUE_MAX_RETRIES", "3", "deliveries after the first before a message goes to the dead letters"),
+    variable(
+        "QUEUE_MAX_RETRIES",
+        "3",
+        "deliveries after the first before a message goes to the dead letters",
+    ),
     variable("WINDLASS_MAX_SOURCE_FILES", "50000", "files of one source"),
     variable("WINDLASS_MAX_SOURCE_BYTES", "1073741824", "bytes of one source"),
     variable("WINDLASS_MAX_FILE_BYTES", "104857600", "bytes of one file"),
@@ -151,8 +163,12 @@ impl Reader<'_> {
 
     fn timeout(&mut self) -> Duration {
         let names = ["DEPLOYMENT_TIMEOUT_MS", "MAX_DEPLOYMENT_TIMEOUT"];
-        if let [Some(first), Some(second)] = names.map(|name| self.text(name)) && first != second {
-            let problem = format!("DEPLOYMENT_TIMEOUT_MS is `{first}` and MAX_DEPLOYMENT_TIMEOUT is `{second}`; they are the same setting, keep one");
+        if let [Some(first), Some(second)] = names.map(|name| self.text(name))
+            && first != second
+        {
+            let problem = format!(
+                "DEPLOYMENT_TIMEOUT_MS is `{first}` and MAX_DEPLOYMENT_TIMEOUT is `{second}`; they are the same setting, keep one"
+            );
             self.problems.push(problem);
         }
         let older = self.number(names[1], 600_000, 1..=86_400_000);
@@ -160,8 +176,14 @@ impl Reader<'_> {
     }
 
     fn build_size(&mut self) -> Size {
-        let cpu_millis = self.parsed("BUILD_CONTAINER_CPU", 2_000, "use a number of cores such as 0.5 or 2", |text| parse_cpu(text).ok().filter(|cpu| (100..=64_000).contains(cpu)));
-        let memory_mib = self.parsed("BUILD_CONTAINER_MEMORY", 4_096, "use an amount such as 2Gi or 2048Mi", |text| parse_memory(text).ok().filter(|memory| *memory >= 64));
+        let cpu_millis =
+            self.parsed("BUILD_CONTAINER_CPU", 2_000, "use a number of cores such as 0.5 or 2", |text| {
+                parse_cpu(text).ok().filter(|cpu| (100..=64_000).contains(cpu))
+            });
+        let memory_mib =
+            self.parsed("BUILD_CONTAINER_MEMORY", 4_096, "use an amount such as 2Gi or 2048Mi", |text| {
+                parse_memory(text).ok().filter(|memory| *memory >= 64)
+            });
         Size { cpu_millis, memory_mib }
     }
 
@@ -184,7 +206,9 @@ impl Settings {
     /// [`BadSettings`] with every problem.
     pub fn load(flags: &BTreeMap<String, String>) -> Result<Self, BadSettings> {
         // A value that is not UTF-8 is treated as if it were not there.
-        let mut values: BTreeMap<String, String> = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        let mut values: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
         values.extend(flags.clone());
         Self::from_values(&values)
     }
@@ -196,20 +220,35 @@ impl Settings {
     pub fn from_values(values: &BTreeMap<String, String>) -> Result<Self, BadSettings> {
         let mut reader = Reader { values, problems: Vec::new() };
         let home = reader.text("HOME").map(PathBuf::from);
-        let caches = reader.text("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home.as_ref().map(|home| home.join(".cache")));
+        let caches = reader
+            .text("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| home.as_ref().map(|home| home.join(".cache")));
         let settings = Self {
-            backend: reader.parsed("WINDLASS_BACKEND", Backend::Embedded, "use embedded or azure", |text| match text {
-                "embedded" => Some(Backend::Embedded),
-                "azure" => Some(Backend::Azure),
-                _ => None,
+            backend: reader.parsed("WINDLASS_BACKEND", Backend::Embedded, "use embedded or azure", |text| {
+                match text {
+                    "embedded" => Some(Backend::Embedded),
+                    "azure" => Some(Backend::Azure),
+                    _ => None,
+                }
             }),
             port: reader.port("WINDLASS_PORT", 3010),
             apps_port: reader.port("WINDLASS_APPS_PORT", 3080),
-            data_dir: reader.text("WINDLASS_DATA_DIR").map_or_else(|| PathBuf::from(".windlass"), PathBuf::from),
-            bind: reader.parsed("WINDLASS_BIND", IpAddr::from([127, 0, 0, 1]), "use 127.0.0.1 or ::1; other addresses need API tokens, which this version does not have", |text| text.parse().ok().filter(IpAddr::is_loopback)),
+            data_dir: reader
+                .text("WINDLASS_DATA_DIR")
+                .map_or_else(|| PathBuf::from(".windlass"), PathBuf::from),
+            bind: reader.parsed(
+                "WINDLASS_BIND",
+                IpAddr::from([127, 0, 0, 1]),
+                "use 127.0.0.1 or ::1; other addresses need API tokens, which this version does not have",
+                |text| text.parse().ok().filter(IpAddr::is_loopback),
+            ),
             log_level: reader.level(),
             limits: Limits {
-                caps: Caps { total: reader.count("MAX_CONCURRENT_DEPLOYMENTS", 5, 1_000), per_org: reader.count("MAX_CONCURRENT_PER_ORGANIZATION", 3, 1_000) },
+                caps: Caps {
+                    total: reader.count("MAX_CONCURRENT_DEPLOYMENTS", 5, 1_000),
+                    per_org: reader.count("MAX_CONCURRENT_PER_ORGANIZATION", 3, 1_000),
+                },
                 deployment: reader.timeout(),
                 source: SourceLimits {
                     files: reader.count("WINDLASS_MAX_SOURCE_FILES", 50_000, 10_000_000),
@@ -222,14 +261,23 @@ impl Settings {
                 batch_size: reader.count("QUEUE_MAX_BATCH_SIZE", 10, 1_000),
                 batch_timeout: Duration::from_secs(reader.number("QUEUE_MAX_BATCH_TIMEOUT", 30, 0..=150)),
                 retries: u32::try_from(reader.number("QUEUE_MAX_RETRIES", 3, 0..=100)).unwrap_or(3),
-                doubled_per_mille: u16::try_from(reader.number("WINDLASS_DOUBLED_DELIVERIES", 0, 0..=1_000)).unwrap_or(0),
+                doubled_per_mille: u16::try_from(reader.number("WINDLASS_DOUBLED_DELIVERIES", 0, 0..=1_000))
+                    .unwrap_or(0),
             },
-            http_calls: reader.parsed("WINDLASS_DISPATCH", false, "use in-process or http", |text| match text {
-                "in-process" => Some(false),
-                "http" => Some(true),
-                _ => None,
-            }),
-            handler_port: reader.text("FUNCTIONS_CUSTOMHANDLER_PORT").is_some().then(|| reader.port("FUNCTIONS_CUSTOMHANDLER_PORT", 0)),
+            http_calls: reader.parsed(
+                "WINDLASS_DISPATCH",
+                false,
+                "use in-process or http",
+                |text| match text {
+                    "in-process" => Some(false),
+                    "http" => Some(true),
+                    _ => None,
+                },
+            ),
+            handler_port: reader
+                .text("FUNCTIONS_CUSTOMHANDLER_PORT")
+                .is_some()
+                .then(|| reader.port("FUNCTIONS_CUSTOMHANDLER_PORT", 0)),
             path: reader.text("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin").to_owned(),
             cache_dir: caches.unwrap_or_else(|| PathBuf::from(".windlass-cache")).join("windlass"),
             home,
@@ -255,7 +303,9 @@ mod tests {
     use super::*;
 
     fn check(values: &[(&str, &str)]) -> Result<Settings, BadSettings> {
-        Settings::from_values(&values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+        Settings::from_values(
+            &values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        )
     }
 
     #[test]
@@ -264,13 +314,20 @@ mod tests {
         assert_eq!((settings.port, settings.apps_port, settings.backend), (3010, 3080, Backend::Embedded));
         assert_eq!((settings.limits.caps.total, settings.limits.caps.per_org), (5, 3));
         assert_eq!(settings.limits.deployment, Duration::from_millis(600_000));
-        assert_eq!((settings.queue.batch_size, settings.queue.batch_timeout.as_secs(), settings.queue.retries), (10, 30, 3));
+        assert_eq!(
+            (settings.queue.batch_size, settings.queue.batch_timeout.as_secs(), settings.queue.retries),
+            (10, 30, 3)
+        );
         assert_eq!(settings.log_level, Level::INFO);
     }
 
     #[test]
     fn both_names_of_the_timeout_are_one_setting() {
-        for values in [&[("DEPLOYMENT_TIMEOUT_MS", "1000")][..], &[("MAX_DEPLOYMENT_TIMEOUT", "1000")], &[("DEPLOYMENT_TIMEOUT_MS", "1000"), ("MAX_DEPLOYMENT_TIMEOUT", "1000")]] {
+        for values in [
+            &[("DEPLOYMENT_TIMEOUT_MS", "1000")][..],
+            &[("MAX_DEPLOYMENT_TIMEOUT", "1000")],
+            &[("DEPLOYMENT_TIMEOUT_MS", "1000"), ("MAX_DEPLOYMENT_TIMEOUT", "1000")],
+        ] {
             assert_eq!(check(values).unwrap().limits.deployment, Duration::from_secs(1));
         }
         assert!(check(&[("DEPLOYMENT_TIMEOUT_MS", "1000"), ("MAX_DEPLOYMENT_TIMEOUT", "2000")]).is_err());
@@ -279,9 +336,17 @@ mod tests {
     #[test]
     fn every_problem_is_reported_at_once() {
         let problems = check(&[
-            ("LOG_LEVEL", "loud"), ("MAX_CONCURRENT_DEPLOYMENTS", "0"), ("BUILD_CONTAINER_CPU", "many"), ("BUILD_CONTAINER_MEMORY", "2GB"),
-            ("WINDLASS_PORT", "70000"), ("WINDLASS_BIND", "0.0.0.0"), ("QUEUE_MAX_RETRIES", "-1"), ("WINDLASS_BACKEND", "cloud"),
-        ]).unwrap_err().0;
+            ("LOG_LEVEL", "loud"),
+            ("MAX_CONCURRENT_DEPLOYMENTS", "0"),
+            ("BUILD_CONTAINER_CPU", "many"),
+            ("BUILD_CONTAINER_MEMORY", "2GB"),
+            ("WINDLASS_PORT", "70000"),
+            ("WINDLASS_BIND", "0.0.0.0"),
+            ("QUEUE_MAX_RETRIES", "-1"),
+            ("WINDLASS_BACKEND", "cloud"),
+        ])
+        .unwrap_err()
+        .0;
         assert_eq!(problems.len(), 8, "{problems:?}");
         assert!(problems.iter().any(|problem| problem.contains("need API tokens")));
     }
@@ -289,7 +354,12 @@ mod tests {
     #[test]
     fn build_sizes_take_both_units() {
         for memory in ["2Gi", "2048Mi"] {
-            assert_eq!(check(&[("BUILD_CONTAINER_MEMORY", memory), ("BUILD_CONTAINER_CPU", "0.5")]).unwrap().build_size, Size { cpu_millis: 500, memory_mib: 2_048 });
+            assert_eq!(
+                check(&[("BUILD_CONTAINER_MEMORY", memory), ("BUILD_CONTAINER_CPU", "0.5")])
+                    .unwrap()
+                    .build_size,
+                Size { cpu_millis: 500, memory_mib: 2_048 }
+            );
         }
     }
 }

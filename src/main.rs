@@ -24,10 +24,15 @@ fn main() -> ExitCode {
     if arguments.next().as_deref() == Some("__exec") {
         // Only a failure comes back.
         let failed = windlass::embedded::sandbox::become_command(&arguments.next().unwrap_or_default());
-        return fail(&match failed { Ok(never) => match never {}, Err(error) => error });
+        return fail(&match failed {
+            Ok(never) => match never {},
+            Err(error) => error,
+        });
     }
-    let implied = std::env::args().len() == 1 && Settings::load(&BTreeMap::new()).is_ok_and(|settings| settings.handler_port.is_some());
-    let cli = if implied { Cli { command: Command::Handler, server: None, json: false } } else { Cli::parse() };
+    let implied = std::env::args().len() == 1
+        && Settings::load(&BTreeMap::new()).is_ok_and(|settings| settings.handler_port.is_some());
+    let cli =
+        if implied { Cli { command: Command::Handler, server: None, json: false } } else { Cli::parse() };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
@@ -54,20 +59,29 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
     let flags = match &cli.command {
-        Command::Up { service, .. } | Command::Serve { service } | Command::Doctor { service } => service.as_variables(),
+        Command::Up { service, .. } | Command::Serve { service } | Command::Doctor { service } => {
+            service.as_variables()
+        }
         _ => BTreeMap::new(),
     };
     let settings = Settings::load(&flags)?;
     let mut stdout = std::io::stdout();
     let mut out = Output { to: &mut stdout, json: cli.json };
     match cli.command {
-        Command::Up { deploy, service } => return up(&settings, cli.server, deploy, &service, cli.json).await,
+        Command::Up { deploy, service } => {
+            return up(&settings, cli.server, deploy, &service, cli.json).await;
+        }
         Command::Serve { .. } => return serve(&settings, cli.json).await,
         Command::Handler => return handler(&settings).await,
         Command::Bench { command } => bench::run(&command, &settings, &mut out).await?,
         Command::Config { command: ConfigCommand::Explain } => explain_settings(&flags, &mut out)?,
-        Command::Version => out.put(&serde_json::json!({ "name": "windlass", "version": env!("CARGO_PKG_VERSION") }), |to| writeln!(to, "windlass {}", env!("CARGO_PKG_VERSION")))?,
-        Command::Completions { shell } => clap_complete::generate(shell, &mut Cli::command(), "windlass", &mut out.to),
+        Command::Version => out
+            .put(&serde_json::json!({ "name": "windlass", "version": env!("CARGO_PKG_VERSION") }), |to| {
+                writeln!(to, "windlass {}", env!("CARGO_PKG_VERSION"))
+            })?,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "windlass", &mut out.to)
+        }
         Command::Doctor { .. } => return examine(&settings, &mut out),
         command => return remote(command, &settings, cli.server, cli.json).await,
     }
@@ -75,28 +89,49 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
 }
 
 /// Commands that talk to a server.
-async fn remote(command: Command, settings: &Settings, server: Option<String>, json: bool) -> anyhow::Result<u8> {
+async fn remote(
+    command: Command,
+    settings: &Settings,
+    server: Option<String>,
+    json: bool,
+) -> anyhow::Result<u8> {
     telemetry::start(Level::WARN, false);
     let client = Client::new(&address(settings, server))?;
     let mut stdout = std::io::stdout();
     let mut out = Output { to: &mut stdout, json };
     match command {
-        Command::Deploy { deploy, detach } => return deploy_to(&client, settings, deploy, detach, json).await,
-        Command::Status { id, watch } => show::status(&client, id.as_deref(), watch, &SystemClock, &mut out).await?,
-        Command::Logs { app: Some(project), environment, organization, .. } => show::app_output(&client, &project, &organization, &environment, &mut out).await?,
-        Command::Logs { id, follow, step, .. } => show::logs(&client, &id.unwrap_or_default(), step.as_deref(), follow, &mut out).await?,
+        Command::Deploy { deploy, detach } => {
+            return deploy_to(&client, settings, deploy, detach, json).await;
+        }
+        Command::Status { id, watch } => {
+            show::status(&client, id.as_deref(), watch, &SystemClock, &mut out).await?
+        }
+        Command::Logs { app: Some(project), environment, organization, .. } => {
+            show::app_output(&client, &project, &organization, &environment, &mut out).await?
+        }
+        Command::Logs { id, follow, step, .. } => {
+            show::logs(&client, &id.unwrap_or_default(), step.as_deref(), follow, &mut out).await?
+        }
         Command::Cancel { id } => say(client.post(&format!("/deploy/{id}/cancel"), &()).await?, &mut out)?,
         Command::Retry { id } => say(client.post(&format!("/deploy/{id}/retry"), &()).await?, &mut out)?,
         Command::List { project } => show::list(&client, project.as_deref(), &mut out).await?,
         Command::Explain { id } => show::explain(&client, &id, &mut out).await?,
         Command::Dlq { command: DlqCommand::List } => show::dead_letters(&client, &mut out).await?,
-        Command::Dlq { command: DlqCommand::Redrive { id } } => say(client.post(&format!("/operations/dead-letters/{id}/redrive"), &()).await?, &mut out)?,
+        Command::Dlq { command: DlqCommand::Redrive { id } } => {
+            say(client.post(&format!("/operations/dead-letters/{id}/redrive"), &()).await?, &mut out)?
+        }
         Command::Dlq { command: DlqCommand::Purge { id } } => {
             let id = id.map(|id| format!("/{id}")).unwrap_or_default();
             say(client.delete(&format!("/operations/dead-letters{id}")).await?, &mut out)?;
         }
-        Command::Up { .. } | Command::Serve { .. } | Command::Handler | Command::Bench { .. } | Command::Config { .. } | Command::Version
-        | Command::Completions { .. } | Command::Doctor { .. } => anyhow::bail!("this command needs no server"),
+        Command::Up { .. }
+        | Command::Serve { .. }
+        | Command::Handler
+        | Command::Bench { .. }
+        | Command::Config { .. }
+        | Command::Version
+        | Command::Completions { .. }
+        | Command::Doctor { .. } => anyhow::bail!("this command needs no server"),
     }
     Ok(exit::OK)
 }
@@ -127,7 +162,13 @@ fn mode(json: bool) -> Mode {
     if json { Mode::Json } else { Mode::Lines { terminal: std::io::stdout().is_terminal() } }
 }
 
-async fn deploy_to(client: &Client, settings: &Settings, flags: DeployFlags, detach: bool, json: bool) -> anyhow::Result<u8> {
+async fn deploy_to(
+    client: &Client,
+    settings: &Settings,
+    flags: DeployFlags,
+    detach: bool,
+    json: bool,
+) -> anyhow::Result<u8> {
     let mut stdout = std::io::stdout();
     let mut screen = Screen::new(&mut stdout, mode(json));
     let id = submit(client, &order(flags), &settings.cache_dir, &SystemClock, &mut screen).await?;
@@ -177,7 +218,13 @@ async fn interrupted(client: &Client, id: &str) -> anyhow::Result<u8> {
 }
 
 /// `windlass up`: the main job in one command.
-async fn up(settings: &Settings, server: Option<String>, flags: DeployFlags, service: &ServiceFlags, json: bool) -> anyhow::Result<u8> {
+async fn up(
+    settings: &Settings,
+    server: Option<String>,
+    flags: DeployFlags,
+    service: &ServiceFlags,
+    json: bool,
+) -> anyhow::Result<u8> {
     telemetry::start(if settings.log_level == Level::INFO { Level::WARN } else { settings.log_level }, false);
     let named = server.or_else(|| settings.server.clone());
     let wants_own = service.port.is_some() || service.data_dir.is_some() || service.apps_port.is_some();
@@ -193,7 +240,11 @@ async fn up(settings: &Settings, server: Option<String>, flags: DeployFlags, ser
     };
     if code.as_ref().is_ok_and(|code| *code == exit::OK) {
         if !json {
-            writeln!(std::io::stdout(), "Serving; API and dashboard data on http://{}. Press Ctrl-C to stop.", service.api)?;
+            writeln!(
+                std::io::stdout(),
+                "Serving; API and dashboard data on http://{}. Press Ctrl-C to stop.",
+                service.api
+            )?;
         }
         told_to_stop().await;
     }
@@ -209,7 +260,13 @@ async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     telemetry::start(settings.log_level, json || !std::io::stderr().is_terminal());
     let service = start(settings, Extras::default()).await?;
     if !json {
-        writeln!(std::io::stdout(), "Windlass {} serves on http://{}, apps on http://<project>.localhost:{}", env!("CARGO_PKG_VERSION"), service.api, service.apps.port())?;
+        writeln!(
+            std::io::stdout(),
+            "Windlass {} serves on http://{}, apps on http://<project>.localhost:{}",
+            env!("CARGO_PKG_VERSION"),
+            service.api,
+            service.apps.port()
+        )?;
     }
     told_to_stop().await;
     finish(service).await;

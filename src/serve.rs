@@ -65,17 +65,25 @@ pub async fn start(settings: &Settings, extras: Extras) -> anyhow::Result<Servic
 /// # Errors
 /// Why it cannot start, in words that say what to do.
 pub async fn start_handler(settings: &Settings) -> anyhow::Result<Service> {
-    let port = settings.handler_port.context("FUNCTIONS_CUSTOMHANDLER_PORT is not set; the Functions host sets it")?;
+    let port = settings
+        .handler_port
+        .context("FUNCTIONS_CUSTOMHANDLER_PORT is not set; the Functions host sets it")?;
     let own = Settings { bind: std::net::IpAddr::from([127, 0, 0, 1]), ..settings.clone() };
     run(&own, Extras::default(), (port, "FUNCTIONS_CUSTOMHANDLER_PORT"), true).await
 }
 
 fn listen(settings: &Settings, port: u16, flag: &str) -> anyhow::Result<TcpListener> {
     let address = SocketAddr::new(settings.bind, port);
-    TcpListener::bind(address).with_context(|| format!("cannot listen on {address}; choose another port with {flag}"))
+    TcpListener::bind(address)
+        .with_context(|| format!("cannot listen on {address}; choose another port with {flag}"))
 }
 
-async fn run(settings: &Settings, extras: Extras, (port, flag): (u16, &str), handler: bool) -> anyhow::Result<Service> {
+async fn run(
+    settings: &Settings,
+    extras: Extras,
+    (port, flag): (u16, &str),
+    handler: bool,
+) -> anyhow::Result<Service> {
     if settings.backend == Backend::Azure {
         anyhow::bail!("WINDLASS_BACKEND=azure is not part of this version yet; use embedded");
     }
@@ -96,8 +104,13 @@ async fn run(settings: &Settings, extras: Extras, (port, flag): (u16, &str), han
         ready: AtomicBool::new(false),
         hosts: ["127.0.0.1", "localhost", "[::1]"].map(str::to_owned).to_vec(),
     });
-    let door = Arc::new(FrontDoor { routes: Arc::clone(&runtime.routes), pool: pool.clone(), clock: Arc::clone(&windlass.tools.clock) });
-    let mut servers = vec![serve_apps(apps_listener, door)?, serve_api(api_listener, Arc::clone(&state), handler)?];
+    let door = Arc::new(FrontDoor {
+        routes: Arc::clone(&runtime.routes),
+        pool: pool.clone(),
+        clock: Arc::clone(&windlass.tools.clock),
+    });
+    let mut servers =
+        vec![serve_apps(apps_listener, door)?, serve_api(api_listener, Arc::clone(&state), handler)?];
     let calls = match (handler, settings.handler_port) {
         (true, Some(_)) => Calls::Http(pool.clone(), api),
         (true, None) => {
@@ -141,12 +154,17 @@ fn serve_api(listener: TcpListener, state: Arc<Api>, handler: bool) -> anyhow::R
             routes::mount(config, &state);
         })
     });
-    Ok(start_server(server.workers(WORKERS).disable_signals().shutdown_timeout(GRACE.as_secs()).listen(listener)?.run()))
+    Ok(start_server(
+        server.workers(WORKERS).disable_signals().shutdown_timeout(GRACE.as_secs()).listen(listener)?.run(),
+    ))
 }
 
 fn serve_triggers(listener: TcpListener, windlass: Arc<Windlass>) -> anyhow::Result<ServerHandle> {
-    let server = HttpServer::new(move || App::new().configure(|config| custom_handler::mount(config, &windlass)));
-    Ok(start_server(server.workers(WORKERS).disable_signals().shutdown_timeout(GRACE.as_secs()).listen(listener)?.run()))
+    let server =
+        HttpServer::new(move || App::new().configure(|config| custom_handler::mount(config, &windlass)));
+    Ok(start_server(
+        server.workers(WORKERS).disable_signals().shutdown_timeout(GRACE.as_secs()).listen(listener)?.run(),
+    ))
 }
 
 fn serve_apps(listener: TcpListener, door: Arc<FrontDoor>) -> anyhow::Result<ServerHandle> {

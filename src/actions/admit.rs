@@ -28,7 +28,11 @@ impl Windlass {
 
     /// Begins again whatever was admitted and has no run in the journal, because the service died in between.
     pub(super) async fn begin_admitted(&self) -> Result<(), ActionError> {
-        let filter = Filter { status: Some(Status::Running), limit: self.tools.limits.caps.total.max(100), ..Filter::default() };
+        let filter = Filter {
+            status: Some(Status::Running),
+            limit: self.tools.limits.caps.total.max(100),
+            ..Filter::default()
+        };
         for deployment in self.tools.deployments.list(&filter).await? {
             self.begin_run(&deployment).await?;
         }
@@ -36,7 +40,9 @@ impl Windlass {
     }
 
     async fn begin_run(&self, deployment: &Deployment) -> Result<(), ActionError> {
-        let (Some(run), Some(chain)) = (deployment.run, self.engine.chains.newest(names::DEPLOY)) else { return Ok(()) };
+        let (Some(run), Some(chain)) = (deployment.run, self.engine.chains.newest(names::DEPLOY)) else {
+            return Ok(());
+        };
         let started = deployment.started.unwrap_or(deployment.created);
         let deadline = after(started, self.tools.limits.deployment);
         Ok(self.engine.begin(run, chain, &deployment.id.to_string(), deadline).await?)

@@ -28,7 +28,8 @@ impl Windlass {
         let tools = &self.tools;
         if tools.deployments.cancel_queued(id, tools.clock.now()).await? {
             let now = tools.clock.now();
-            let line = crate::deploy::log::Line::new(now, "deployment.ended", None, "cancelled before it began");
+            let line =
+                crate::deploy::log::Line::new(now, "deployment.ended", None, "cancelled before it began");
             tools.logs.append(id, vec![line.with("status", Status::Cancelled.as_str())]).await?;
             return Ok(Cancelled::AtOnce);
         }

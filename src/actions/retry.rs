@@ -36,7 +36,8 @@ impl Windlass {
         if !tools.deployments.requeue(id, now).await? {
             return Ok(Retried::Refused(deployment.status));
         }
-        let line = crate::deploy::log::Line::new(now, "deployment.retried", None, format!("tried again by {by}"));
+        let line =
+            crate::deploy::log::Line::new(now, "deployment.retried", None, format!("tried again by {by}"));
         tools.logs.append(id, vec![line]).await?;
         Ok(Retried::Queued)
     }

@@ -32,7 +32,11 @@ impl Windlass {
     ///
     /// # Errors
     /// [`SourceError`]; nothing was stored.
-    pub async fn accept_source(&self, org: &Name, files: Vec<FileEntry>) -> Result<AcceptedSource, SourceError> {
+    pub async fn accept_source(
+        &self,
+        org: &Name,
+        files: Vec<FileEntry>,
+    ) -> Result<AcceptedSource, SourceError> {
         let manifest = Manifest::new(files, &self.tools.limits.source)?;
         let mut digests: Vec<Digest> = manifest.files().iter().map(|file| file.sha256).collect();
         digests.sort_unstable();

@@ -38,7 +38,12 @@ impl Windlass {
     ///
     /// # Errors
     /// [`SubmitError`]; nothing was accepted.
-    pub async fn submit(&self, body: &Value, key: Option<String>, correlation: &str) -> Result<Accepted, SubmitError> {
+    pub async fn submit(
+        &self,
+        body: &Value,
+        key: Option<String>,
+        correlation: &str,
+    ) -> Result<Accepted, SubmitError> {
         let tools = &self.tools;
         let wish = parse(body, &|text| tools.secrets.seal(text)).map_err(SubmitError::Invalid)?;
         let id = DeploymentId::new(tools.ids.random());
@@ -58,7 +63,9 @@ impl Windlass {
 /// The range in which the middle half of the newest deployments fell; a constant until there are some.
 pub(super) fn estimate(stats: &Stats) -> String {
     let durations = &stats.durations_ms;
-    let at = |quarter: usize| durations.get(durations.len() * quarter / 4).copied().unwrap_or_default().div_ceil(1_000);
+    let at = |quarter: usize| {
+        durations.get(durations.len() * quarter / 4).copied().unwrap_or_default().div_ceil(1_000)
+    };
     if durations.len() < SAMPLES {
         return "5-10 minutes".to_owned();
     }
@@ -74,7 +81,9 @@ mod tests {
 
     #[test]
     fn the_estimate_is_learned_from_five_samples_on() {
-        let of = |durations_ms: &[u64]| estimate(&Stats { durations_ms: durations_ms.to_vec(), ..Stats::default() });
+        let of = |durations_ms: &[u64]| {
+            estimate(&Stats { durations_ms: durations_ms.to_vec(), ..Stats::default() })
+        };
         assert_eq!(of(&[1_000; 4]), "5-10 minutes");
         assert_eq!(of(&[1_000, 1_500, 2_000, 3_000, 9_000]), "2-3 seconds");
         assert_eq!(of(&[60_000, 120_000, 180_000, 200_000, 400_000]), "2-4 minutes");

@@ -68,7 +68,11 @@ impl Windlass {
         let (state, entries) = history.map_or((None, Vec::new()), |(state, entries)| (Some(state), entries));
         let steps = steps(state.as_ref(), &entries);
         let done = steps.iter().filter(|step| step.ended.is_some()).count();
-        let progress = if deployment.status == Status::Succeeded { 100 } else { u8::try_from(done * 100 / steps.len().max(1)).unwrap_or(100) };
+        let progress = if deployment.status == Status::Succeeded {
+            100
+        } else {
+            u8::try_from(done * 100 / steps.len().max(1)).unwrap_or(100)
+        };
         let current = steps.iter().find(|step| step.status == "running").map(|step| step.name);
         let (position, waits_for) = self.place_in_queue(&deployment).await?;
         let estimate = estimate(&self.tools.deployments.stats().await?);
@@ -76,7 +80,10 @@ impl Windlass {
         Ok(Some(View { deployment, steps, progress, current, position, waits_for, estimate, version }))
     }
 
-    async fn place_in_queue(&self, deployment: &Deployment) -> Result<(Option<usize>, Option<String>), ActionError> {
+    async fn place_in_queue(
+        &self,
+        deployment: &Deployment,
+    ) -> Result<(Option<usize>, Option<String>), ActionError> {
         if deployment.status != Status::Queued {
             return Ok((None, None));
         }
@@ -90,7 +97,10 @@ impl Windlass {
         let reason = if let Some(other) = running.iter().find(|other| other.wish.app() == app) {
             format!("{} is under way for the same project and environment", other.id)
         } else if same_org >= caps.per_org {
-            format!("organization {} has {same_org} deployments under way, {} are allowed", deployment.wish.org, caps.per_org)
+            format!(
+                "organization {} has {same_org} deployments under way, {} are allowed",
+                deployment.wish.org, caps.per_org
+            )
         } else if running.len() >= caps.total {
             format!("{} deployments are under way, {} are allowed", running.len(), caps.total)
         } else {
@@ -102,7 +112,13 @@ impl Windlass {
 
 fn steps(state: Option<&RunState>, entries: &[Entry]) -> Vec<StepView> {
     let empty = |(name, text): (&'static str, &'static str)| StepView {
-        name, text, status: "pending", attempts: 0, started: None, ended: None, output: serde_json::Value::Null,
+        name,
+        text,
+        status: "pending",
+        attempts: 0,
+        started: None,
+        ended: None,
+        output: serde_json::Value::Null,
     };
     let mut steps: Vec<StepView> = STEP_TEXTS.into_iter().map(empty).collect();
     let mut since = entries.first().map(|entry| entry.at);
@@ -116,7 +132,8 @@ fn steps(state: Option<&RunState>, entries: &[Entry]) -> Vec<StepView> {
         Phase::Cleanup => Some(STEP_TEXTS.len() - 1),
         Phase::Ended | Phase::Stuck => None,
     };
-    let turned_back = state.phase != Phase::Forward && state.outcome != Some(crate::workflow::state::Outcome::Succeeded);
+    let turned_back =
+        state.phase != Phase::Forward && state.outcome != Some(crate::workflow::state::Outcome::Succeeded);
     for (index, step) in steps.iter_mut().enumerate() {
         if due == Some(index) {
             step.status = "running";
@@ -137,8 +154,12 @@ fn tell(steps: &mut [StepView], entry: &Entry, since: &mut Option<Timestamp>) {
         Event::StepFailed { step, retry_at, .. } => (step, "failed", retry_at.is_none()),
         Event::StepUndone { step } => (step, "undone", true),
         Event::UndoFailed { step, retry_at, .. } => (step, "undo_failed", retry_at.is_none()),
-        Event::CleanupStarted { .. } | Event::Started { .. } | Event::CancelRequested { .. } | Event::DeadlinePassed
-        | Event::Resumed { .. } | Event::Ended { .. } => return,
+        Event::CleanupStarted { .. }
+        | Event::Started { .. }
+        | Event::CancelRequested { .. }
+        | Event::DeadlinePassed
+        | Event::Resumed { .. }
+        | Event::Ended { .. } => return,
     };
     let Some(step) = steps.iter_mut().find(|view| view.name == name.as_str()) else { return };
     step.started = step.started.or(*since);

@@ -46,7 +46,12 @@ pub struct Code {
     pub advice: &'static str,
 }
 
-const fn code(code: &'static str, status: u16, category: Category, texts: (&'static str, &'static str)) -> Code {
+const fn code(
+    code: &'static str,
+    status: u16,
+    category: Category,
+    texts: (&'static str, &'static str),
+) -> Code {
     let retryable = matches!(category, ProviderTransient | Category::Quota);
     Code { code, status, category, retryable, title: texts.0, advice: texts.1 }
 }
@@ -55,41 +60,180 @@ use Category::{Internal, ProviderPermanent, ProviderTransient, User};
 
 /// Every code, sorted.
 pub const CODES: &[Code] = &[
-    code("ARTIFACT_STORE_FAILED", 0, ProviderTransient, ("The build's result could not be stored", "Make room or mend the disk, then retry.")),
-    code("BAD_REQUEST", 400, User, ("The request cannot be read", "Send well-formed JSON with Content-Type application/json.")),
-    code("BODY_TOO_LARGE", 413, User, ("The request body is too large", "Send less, or raise the limit on the server.")),
-    code("BUILDER_UNAVAILABLE", 0, ProviderTransient, ("The builder cannot work", "Look at the message; usually the disk is full or not writable.")),
-    code("BUILD_FAILED", 0, User, ("The build command failed", "Read the last lines; run the command in your folder.")),
-    code("BUILD_NOT_STARTED", 0, ProviderPermanent, ("The build could not be started", "Run `windlass doctor` on the server.")),
-    code("BUILD_OUTPUT_MISSING", 0, User, ("The build left nothing to deploy", "Let the build write to the folder named by `output` in windlass.toml.")),
+    code(
+        "ARTIFACT_STORE_FAILED",
+        0,
+        ProviderTransient,
+        ("The build's result could not be stored", "Make room or mend the disk, then retry."),
+    ),
+    code(
+        "BAD_REQUEST",
+        400,
+        User,
+        ("The request cannot be read", "Send well-formed JSON with Content-Type application/json."),
+    ),
+    code(
+        "BODY_TOO_LARGE",
+        413,
+        User,
+        ("The request body is too large", "Send less, or raise the limit on the server."),
+    ),
+    code(
+        "BUILDER_UNAVAILABLE",
+        0,
+        ProviderTransient,
+        ("The builder cannot work", "Look at the message; usually the disk is full or not writable."),
+    ),
+    code(
+        "BUILD_FAILED",
+        0,
+        User,
+        ("The build command failed", "Read the last lines; run the command in your folder."),
+    ),
+    code(
+        "BUILD_NOT_STARTED",
+        0,
+        ProviderPermanent,
+        ("The build could not be started", "Run `windlass doctor` on the server."),
+    ),
+    code(
+        "BUILD_OUTPUT_MISSING",
+        0,
+        User,
+        (
+            "The build left nothing to deploy",
+            "Let the build write to the folder named by `output` in windlass.toml.",
+        ),
+    ),
     code("CANCELLED", 0, User, ("It was cancelled", "Retry it when you want it after all.")),
-    code("CONTENT_DAMAGED", 0, ProviderPermanent, ("Stored content is damaged", "Deploy again from the folder; what is damaged is uploaded again.")),
-    code("CONTENT_MISMATCH", 422, User, ("The content is not what its name says", "Upload the file again; it changed while it was read.")),
-    code("DEPLOYMENT_NOT_FOUND", 404, User, ("There is no such deployment", "`windlass list` shows the newest ones.")),
-    code("DEPLOYMENT_TIMEOUT", 0, User, ("The deployment's deadline passed", "Make the build faster or raise DEPLOYMENT_TIMEOUT_MS.")),
+    code(
+        "CONTENT_DAMAGED",
+        0,
+        ProviderPermanent,
+        ("Stored content is damaged", "Deploy again from the folder; what is damaged is uploaded again."),
+    ),
+    code(
+        "CONTENT_MISMATCH",
+        422,
+        User,
+        ("The content is not what its name says", "Upload the file again; it changed while it was read."),
+    ),
+    code(
+        "DEPLOYMENT_NOT_FOUND",
+        404,
+        User,
+        ("There is no such deployment", "`windlass list` shows the newest ones."),
+    ),
+    code(
+        "DEPLOYMENT_TIMEOUT",
+        0,
+        User,
+        ("The deployment's deadline passed", "Make the build faster or raise DEPLOYMENT_TIMEOUT_MS."),
+    ),
     code("DISK_FULL", 507, ProviderTransient, ("The server's disk is full", "Make room; nothing was lost.")),
-    code("DOMAIN_NOT_ACTIVE", 0, ProviderTransient, ("The host name does not lead to the release yet", "Retry.")),
-    code("DOMAIN_TAKEN", 0, User, ("The host name belongs to another app", "Remove it there, or ask for another.")),
-    code("FORBIDDEN_ORIGIN", 403, User, ("A web page or a foreign host name made this request", "Call the API from a program, by 127.0.0.1 or localhost.")),
-    code("IDEMPOTENCY_KEY_REUSED", 409, User, ("The Idempotency-Key was used with another body", "Use a new key for a new request.")),
+    code(
+        "DOMAIN_NOT_ACTIVE",
+        0,
+        ProviderTransient,
+        ("The host name does not lead to the release yet", "Retry."),
+    ),
+    code(
+        "DOMAIN_TAKEN",
+        0,
+        User,
+        ("The host name belongs to another app", "Remove it there, or ask for another."),
+    ),
+    code(
+        "FORBIDDEN_ORIGIN",
+        403,
+        User,
+        (
+            "A web page or a foreign host name made this request",
+            "Call the API from a program, by 127.0.0.1 or localhost.",
+        ),
+    ),
+    code(
+        "IDEMPOTENCY_KEY_REUSED",
+        409,
+        User,
+        ("The Idempotency-Key was used with another body", "Use a new key for a new request."),
+    ),
     code("INTERNAL", 500, Internal, ("Windlass made a mistake", "Report it with the correlation id.")),
     code("METHOD_NOT_ALLOWED", 405, User, ("This path does not take this method", "See the API reference.")),
     code("NOT_FOUND", 404, User, ("There is nothing at this path", "See the API reference.")),
-    code("RELEASE_CRASHED", 0, User, ("The app ended before it answered", "Read its last lines; it has to listen on $PORT.")),
+    code(
+        "RELEASE_CRASHED",
+        0,
+        User,
+        ("The app ended before it answered", "Read its last lines; it has to listen on $PORT."),
+    ),
     code("RELEASE_CRASH_LOOP", 0, User, ("The app keeps crashing", "Read its log: `windlass logs --app`.")),
-    code("RELEASE_NOT_UNPACKED", 0, ProviderTransient, ("The release could not be unpacked", "Make room or mend the disk, then retry.")),
-    code("RELEASE_UNHEALTHY", 0, User, ("The app does not answer its health check", "Let it listen on $PORT, or set [health] in windlass.toml.")),
-    code("RUNTIME_UNAVAILABLE", 0, ProviderTransient, ("The runtime cannot work", "Look at the message, then retry.")),
-    code("SECRET_UNREADABLE", 0, ProviderPermanent, ("A stored secret cannot be opened", "Set the variable again.")),
-    code("SOURCE_INCOMPLETE", 0, User, ("Files of the source were not uploaded", "Upload what POST /sources names as missing.")),
-    code("SOURCE_INVALID", 400, User, ("The manifest is not valid", "Send plain files only, sorted by path.")),
+    code(
+        "RELEASE_NOT_UNPACKED",
+        0,
+        ProviderTransient,
+        ("The release could not be unpacked", "Make room or mend the disk, then retry."),
+    ),
+    code(
+        "RELEASE_UNHEALTHY",
+        0,
+        User,
+        (
+            "The app does not answer its health check",
+            "Let it listen on $PORT, or set [health] in windlass.toml.",
+        ),
+    ),
+    code(
+        "RUNTIME_UNAVAILABLE",
+        0,
+        ProviderTransient,
+        ("The runtime cannot work", "Look at the message, then retry."),
+    ),
+    code(
+        "SECRET_UNREADABLE",
+        0,
+        ProviderPermanent,
+        ("A stored secret cannot be opened", "Set the variable again."),
+    ),
+    code(
+        "SOURCE_INCOMPLETE",
+        0,
+        User,
+        ("Files of the source were not uploaded", "Upload what POST /sources names as missing."),
+    ),
+    code(
+        "SOURCE_INVALID",
+        400,
+        User,
+        ("The manifest is not valid", "Send plain files only, sorted by path."),
+    ),
     code("SOURCE_NOT_FOUND", 0, User, ("There is no such source", "Upload it with POST /sources first.")),
     code("SOURCE_TOO_LARGE", 413, User, ("The source is too large", "Leave files out with .windlassignore.")),
     code("STATE_CONFLICT", 409, User, ("The deployment's status does not allow this", "Look at its status.")),
-    code("STORE_UNAVAILABLE", 503, ProviderTransient, ("The store cannot be reached", "Try again shortly; nothing was lost.")),
-    code("VALIDATION_DOCKERFILE", 0, User, ("A Dockerfile cannot be built here", "Add a windlass.toml with kind and start.")),
-    code("VALIDATION_FAILED", 400, User, ("The request is not valid", "Every problem is listed with its field.")),
-    code("VALIDATION_PROJECT", 0, User, ("The project cannot be deployed as it is", "The message says what to add.")),
+    code(
+        "STORE_UNAVAILABLE",
+        503,
+        ProviderTransient,
+        ("The store cannot be reached", "Try again shortly; nothing was lost."),
+    ),
+    code(
+        "VALIDATION_DOCKERFILE",
+        0,
+        User,
+        ("A Dockerfile cannot be built here", "Add a windlass.toml with kind and start."),
+    ),
+    code(
+        "VALIDATION_FAILED",
+        400,
+        User,
+        ("The request is not valid", "Every problem is listed with its field."),
+    ),
+    code(
+        "VALIDATION_PROJECT",
+        0,
+        User,
+        ("The project cannot be deployed as it is", "The message says what to add."),
+    ),
 ];
 
 /// The entry of a code; an unknown one is our mistake.
@@ -109,7 +253,13 @@ pub fn as_markdown() -> String {
     for entry in CODES {
         let status = if entry.status == 0 { "–".to_owned() } else { entry.status.to_string() };
         let retryable = if entry.retryable { "yes" } else { "no" };
-        text.push_str(&format!("| `{}` | {status} | {} | {retryable} | {} | {} |\n", entry.code, entry.category.as_str(), entry.title, entry.advice));
+        text.push_str(&format!(
+            "| `{}` | {status} | {} | {retryable} | {} | {} |\n",
+            entry.code,
+            entry.category.as_str(),
+            entry.title,
+            entry.advice
+        ));
     }
     text
 }

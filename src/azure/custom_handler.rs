@@ -29,7 +29,9 @@ struct Invocation {
 pub fn mount(config: &mut ServiceConfig, windlass: &Arc<Windlass>) {
     config.service(
         web::resource("/{function}")
-            .guard(guard::fn_guard(|cx| cx.head().method == actix_web::http::Method::POST && is_trigger_path(cx.head().uri.path())))
+            .guard(guard::fn_guard(|cx| {
+                cx.head().method == actix_web::http::Method::POST && is_trigger_path(cx.head().uri.path())
+            }))
             .app_data(Data::from(Arc::clone(windlass)))
             .app_data(PayloadConfig::new(MOST_BYTES))
             .route(web::post().to(invoke)),
@@ -40,14 +42,23 @@ pub fn mount(config: &mut ServiceConfig, windlass: &Arc<Windlass>) {
 fn is_trigger_path(path: &str) -> bool {
     let name = path.trim_start_matches('/');
     let is_route = |function: &Function| match function.trigger {
-        Trigger::Http { route, .. } => route.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(name)),
+        Trigger::Http { route, .. } => {
+            route.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(name))
+        }
         Trigger::ServiceBus { .. } | Trigger::StorageQueue { .. } | Trigger::Timer { .. } => false,
     };
     !name.is_empty() && !name.contains('/') && !FUNCTIONS.iter().any(is_route)
 }
 
-async fn invoke(request: HttpRequest, name: Path<String>, body: Bytes, windlass: Data<Windlass>) -> HttpResponse {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+async fn invoke(
+    request: HttpRequest,
+    name: Path<String>,
+    body: Bytes,
+    windlass: Data<Windlass>,
+) -> HttpResponse {
+    let header = |name: &str| {
+        request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned()
+    };
     let invocation = header("x-azure-functions-invocationid");
     let span = tracing::debug_span!("invocation", invocation.id = %invocation, function.name = %name);
     let work = async {
@@ -56,7 +67,12 @@ async fn invoke(request: HttpRequest, name: Path<String>, body: Bytes, windlass:
             _ => return refuse(StatusCode::NOT_FOUND, &invocation, &name, "there is no such function"),
         };
         if !header("content-type").to_ascii_lowercase().starts_with("application/json") {
-            return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &invocation, &name, "an invocation is application/json");
+            return refuse(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                &invocation,
+                &name,
+                "an invocation is application/json",
+            );
         }
         let event = match read(function, &body) {
             Ok(event) => event,
@@ -64,7 +80,9 @@ async fn invoke(request: HttpRequest, name: Path<String>, body: Bytes, windlass:
         };
         match dispatch(&windlass, function, event).await {
             Ok(()) => HttpResponse::Ok().json(json!({})),
-            Err(DispatchError::Malformed(reason)) => refuse(StatusCode::BAD_REQUEST, &invocation, &name, &reason),
+            Err(DispatchError::Malformed(reason)) => {
+                refuse(StatusCode::BAD_REQUEST, &invocation, &name, &reason)
+            }
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 tracing::error!(invocation.id = %invocation, function.name = %name, error = %error, cause, "invocation {invocation} of {name} failed");
@@ -76,13 +94,19 @@ async fn invoke(request: HttpRequest, name: Path<String>, body: Bytes, windlass:
 }
 
 fn refuse(status: StatusCode, invocation: &str, name: &str, reason: &str) -> HttpResponse {
-    tracing::warn!(invocation.id = invocation, function.name = name, reason, "invocation {invocation} of {name} was refused: {reason}");
+    tracing::warn!(
+        invocation.id = invocation,
+        function.name = name,
+        reason,
+        "invocation {invocation} of {name} was refused: {reason}"
+    );
     HttpResponse::build(status).json(json!({ "error": reason }))
 }
 
 /// The event of an invocation's body.
 fn read(function: &Function, body: &[u8]) -> Result<Event, String> {
-    let invocation: Invocation = serde_json::from_slice(body).map_err(|error| format!("the body cannot be read: {error}"))?;
+    let invocation: Invocation =
+        serde_json::from_slice(body).map_err(|error| format!("the body cannot be read: {error}"))?;
     if let Trigger::Timer { .. } = function.trigger {
         return Ok(Event::Tick);
     }
@@ -112,10 +136,13 @@ fn texts(value: &Value) -> Vec<String> {
         other => other.clone(),
     };
     match unwrapped {
-        Value::Array(elements) => elements.iter().map(|element| match element {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        }).collect(),
+        Value::Array(elements) => elements
+            .iter()
+            .map(|element| match element {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            })
+            .collect(),
         single => vec![text(&single)],
     }
 }
@@ -135,7 +162,11 @@ mod tests {
     #[test]
     fn one_extra_layer_is_taken_off_where_there_is_one() {
         let hint = r#"{"w1":{"run":"x"}}"#;
-        for data in [json!({ "msg": Value::from(hint).to_string() }), json!({ "msg": hint }), json!({ "msg": { "w1": { "run": "x" } } })] {
+        for data in [
+            json!({ "msg": Value::from(hint).to_string() }),
+            json!({ "msg": hint }),
+            json!({ "msg": { "w1": { "run": "x" } } }),
+        ] {
             assert_eq!(check("step-build", data).unwrap(), [hint]);
         }
         assert_eq!(check("step-build", json!({ "msg": "\"ping\"" })).unwrap(), ["ping"]);
@@ -143,7 +174,11 @@ mod tests {
 
     #[test]
     fn a_batch_may_be_texts_or_objects_layered_or_not() {
-        for data in [json!({ "msgs": "[\"{}\",\"x\"]" }), json!({ "msgs": "[{},\"x\"]" }), json!({ "msgs": [{}, "x"] })] {
+        for data in [
+            json!({ "msgs": "[\"{}\",\"x\"]" }),
+            json!({ "msgs": "[{},\"x\"]" }),
+            json!({ "msgs": [{}, "x"] }),
+        ] {
             assert_eq!(check("ADMIT", data).unwrap(), ["{}", "x"]);
         }
     }

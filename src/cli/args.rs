@@ -7,7 +7,14 @@ use clap::{Args, Parser, Subcommand};
 
 /// Deploys a folder as a live, health-checked app, durably.
 #[derive(Debug, Parser)]
-#[command(name = "windlass", version, about, max_term_width = 100, arg_required_else_help = true, after_help = "Start here:  windlass up examples/hello")]
+#[command(
+    name = "windlass",
+    version,
+    about,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = "Start here:  windlass up examples/hello"
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -38,7 +45,11 @@ impl ServiceFlags {
     /// The flags as variables, which win over the environment.
     #[must_use]
     pub fn as_variables(&self) -> BTreeMap<String, String> {
-        let given = [("WINDLASS_PORT", &self.port), ("WINDLASS_APPS_PORT", &self.apps_port), ("WINDLASS_DATA_DIR", &self.data_dir)];
+        let given = [
+            ("WINDLASS_PORT", &self.port),
+            ("WINDLASS_APPS_PORT", &self.apps_port),
+            ("WINDLASS_DATA_DIR", &self.data_dir),
+        ];
         given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect()
     }
 }
@@ -70,14 +81,18 @@ pub struct DeployFlags {
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
-    text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| "write NAME=VALUE".to_owned())
+    text.split_once('=')
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| "write NAME=VALUE".to_owned())
 }
 
 /// Every command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Starts the service if none runs, deploys a folder, and keeps serving.
-    #[command(after_help = "Examples:\n  windlass up\n  windlass up examples/hello\n  windlass up shop --env GREETING=hello --port 0 --apps-port 0")]
+    #[command(
+        after_help = "Examples:\n  windlass up\n  windlass up examples/hello\n  windlass up shop --env GREETING=hello --port 0 --apps-port 0"
+    )]
     Up {
         /// What is deployed.
         #[command(flatten)]
@@ -87,7 +102,9 @@ pub enum Command {
         service: ServiceFlags,
     },
     /// Runs the service: API on port 3010, apps on port 3080.
-    #[command(after_help = "Examples:\n  windlass serve\n  windlass serve --data-dir /var/lib/windlass --port 8000")]
+    #[command(
+        after_help = "Examples:\n  windlass serve\n  windlass serve --data-dir /var/lib/windlass --port 8000"
+    )]
     Serve {
         /// The service.
         #[command(flatten)]
@@ -97,7 +114,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  FUNCTIONS_CUSTOMHANDLER_PORT=7071 windlass handler")]
     Handler,
     /// Deploys a folder to a running service and shows the progress.
-    #[command(after_help = "Examples:\n  windlass deploy\n  windlass deploy shop --environment production --domain shop.example\n  windlass deploy --detach --json")]
+    #[command(
+        after_help = "Examples:\n  windlass deploy\n  windlass deploy shop --environment production --domain shop.example\n  windlass deploy --detach --json"
+    )]
     Deploy {
         /// What is deployed.
         #[command(flatten)]
@@ -116,7 +135,9 @@ pub enum Command {
         watch: bool,
     },
     /// Shows a deployment's log, or what a running app says.
-    #[command(after_help = "Examples:\n  windlass logs dep_7N3K8M2M5Q9\n  windlass logs dep_7N3K8M2M5Q9 -f --step build\n  windlass logs --app hello")]
+    #[command(
+        after_help = "Examples:\n  windlass logs dep_7N3K8M2M5Q9\n  windlass logs dep_7N3K8M2M5Q9 -f --step build\n  windlass logs --app hello"
+    )]
     Logs {
         /// The deployment.
         #[arg(required_unless_present = "app")]
@@ -192,7 +213,9 @@ pub enum Command {
         shell: clap_complete::Shell,
     },
     /// Measures this machine with a throw-away service.
-    #[command(after_help = "Examples:\n  windlass bench chain --steps 8 --concurrency 64 --seconds 5 --json\n  windlass bench plan .")]
+    #[command(
+        after_help = "Examples:\n  windlass bench chain --steps 8 --concurrency 64 --seconds 5 --json\n  windlass bench plan ."
+    )]
     Bench {
         /// What to measure.
         #[command(subcommand)]

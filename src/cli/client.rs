@@ -16,10 +16,14 @@ use crate::api;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody answers.
-    #[error("no Windlass server answers on {0}; start one with `windlass serve`, or name another with --server")]
+    #[error(
+        "no Windlass server answers on {0}; start one with `windlass serve`, or name another with --server"
+    )]
     Unreachable(String),
     /// The address is not one.
-    #[error("`{0}` is not an address such as http://127.0.0.1:3010 (https needs API tokens, which this version does not have)")]
+    #[error(
+        "`{0}` is not an address such as http://127.0.0.1:3010 (https needs API tokens, which this version does not have)"
+    )]
     BadAddress(String),
     /// The server refuses.
     #[error("{}: {}{}", .0.code, .0.detail, fields(&.0.errors))]
@@ -85,7 +89,11 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &(impl Serialize + Sync)) -> Result<T, ClientError> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<T, ClientError> {
         let json = serde_json::to_vec(body).map_err(|error| ClientError::Broken(error.to_string()))?;
         self.call(Method::POST, path, &[("content-type", "application/json")], json.into()).await
     }
@@ -95,7 +103,13 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn put_compressed(&self, path: &str, content: Bytes) -> Result<serde_json::Value, ClientError> {
-        self.call(Method::PUT, path, &[("content-type", "application/octet-stream"), ("content-encoding", "zstd")], content).await
+        self.call(
+            Method::PUT,
+            path,
+            &[("content-type", "application/octet-stream"), ("content-encoding", "zstd")],
+            content,
+        )
+        .await
     }
 
     /// `DELETE`.
@@ -106,24 +120,50 @@ impl Client {
         self.call(Method::DELETE, path, &[], Bytes::new()).await
     }
 
-    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Result<T, ClientError> {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<T, ClientError> {
         let response = self.send(method, path, headers, body).await?;
         let status = response.status();
-        let bytes = response.into_body().collect().await.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| ClientError::Broken(error.to_string()))?
+            .to_bytes();
         if !status.is_success() {
             return Err(problem(status, &bytes));
         }
         serde_json::from_slice(&bytes).map_err(|_| strange(status, &bytes))
     }
 
-    async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Result<Response<Incoming>, ClientError> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base)).header("user-agent", concat!("windlass/", env!("CARGO_PKG_VERSION")));
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header("user-agent", concat!("windlass/", env!("CARGO_PKG_VERSION")));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(body)).map_err(|_| ClientError::BadAddress(format!("{}{path}", self.base)))?;
+        let request = request
+            .body(Full::new(body))
+            .map_err(|_| ClientError::BadAddress(format!("{}{path}", self.base)))?;
         self.http.request(request).await.map_err(|error| {
-            if error.is_connect() { ClientError::Unreachable(self.base.clone()) } else { ClientError::Broken(error.to_string()) }
+            if error.is_connect() {
+                ClientError::Unreachable(self.base.clone())
+            } else {
+                ClientError::Broken(error.to_string())
+            }
         })
     }
 
@@ -133,10 +173,22 @@ impl Client {
     /// [`ClientError`].
     pub async fn follow(&self, path: &str, after: u64) -> Result<Events, ClientError> {
         let last = after.to_string();
-        let response = self.send(Method::GET, path, &[("accept", "text/event-stream"), ("last-event-id", &last)], Bytes::new()).await?;
+        let response = self
+            .send(
+                Method::GET,
+                path,
+                &[("accept", "text/event-stream"), ("last-event-id", &last)],
+                Bytes::new(),
+            )
+            .await?;
         let status = response.status();
         if !status.is_success() {
-            let bytes = response.into_body().collect().await.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
+            let bytes = response
+                .into_body()
+                .collect()
+                .await
+                .map_err(|error| ClientError::Broken(error.to_string()))?
+                .to_bytes();
             return Err(problem(status, &bytes));
         }
         Ok(Events { body: response.into_body(), text: Vec::new() })
@@ -144,7 +196,8 @@ impl Client {
 }
 
 fn problem(status: StatusCode, bytes: &[u8]) -> ClientError {
-    serde_json::from_slice(bytes).map_or_else(|_| strange(status, bytes), |problem| ClientError::Problem(Box::new(problem)))
+    serde_json::from_slice(bytes)
+        .map_or_else(|_| strange(status, bytes), |problem| ClientError::Problem(Box::new(problem)))
 }
 
 fn strange(status: StatusCode, bytes: &[u8]) -> ClientError {

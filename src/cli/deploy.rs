@@ -49,8 +49,17 @@ struct Local {
 ///
 /// # Errors
 /// When the folder cannot be read or the server refuses.
-pub async fn submit(client: &Client, order: &Order, cache_dir: &Path, clock: &dyn Clock, screen: &mut Screen<'_>) -> anyhow::Result<String> {
-    let root = order.dir.canonicalize().with_context(|| format!("the folder {} cannot be read", order.dir.display()))?;
+pub async fn submit(
+    client: &Client,
+    order: &Order,
+    cache_dir: &Path,
+    clock: &dyn Clock,
+    screen: &mut Screen<'_>,
+) -> anyhow::Result<String> {
+    let root = order
+        .dir
+        .canonicalize()
+        .with_context(|| format!("the folder {} cannot be read", order.dir.display()))?;
     anyhow::ensure!(root.is_dir(), "{} is not a folder", root.display());
     let local = local(&root)?;
     let tree = {
@@ -61,7 +70,8 @@ pub async fn submit(client: &Client, order: &Order, cache_dir: &Path, clock: &dy
     anyhow::ensure!(!tree.files.is_empty(), "{} has no files to deploy", root.display());
     let source = upload(client, &root, &tree, &order.identity, screen).await?;
     let name = order.project.clone().or(local.name).unwrap_or_else(|| folder_name(&root));
-    let variables: serde_json::Map<String, serde_json::Value> = order.variables.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    let variables: serde_json::Map<String, serde_json::Value> =
+        order.variables.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     let mut body = json!({
         "projectId": project_id(&name),
         "projectName": name,
@@ -75,7 +85,11 @@ pub async fn submit(client: &Client, order: &Order, cache_dir: &Path, clock: &dy
         body["customDomain"] = json!(domain);
     }
     let accepted: api::Accepted = client.post("/deploy", &body).await?;
-    let learned = if accepted.estimated_duration == "5-10 minutes" { String::new() } else { format!(", usually {}", accepted.estimated_duration) };
+    let learned = if accepted.estimated_duration == "5-10 minutes" {
+        String::new()
+    } else {
+        format!(", usually {}", accepted.estimated_duration)
+    };
     screen.say(&format!("Deploying {name} as {}{learned}", accepted.deployment_id));
     Ok(accepted.deployment_id)
 }
@@ -89,7 +103,10 @@ fn local(root: &Path) -> anyhow::Result<Local> {
     };
     let table: toml::Table = text.parse().with_context(|| format!("{} is not TOML", path.display()))?;
     let string = |key: &str| table.get(key).and_then(toml::Value::as_str).map(str::to_owned);
-    let ignore = table.get("ignore").and_then(toml::Value::as_array).map(|list| list.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect());
+    let ignore = table
+        .get("ignore")
+        .and_then(toml::Value::as_array)
+        .map(|list| list.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect());
     Ok(Local { name: string("name"), environment: string("environment"), ignore: ignore.unwrap_or_default() })
 }
 
@@ -99,30 +116,57 @@ fn folder_name(root: &Path) -> String {
 
 /// A name as the API takes project ids.
 fn project_id(name: &str) -> String {
-    let id: String = name.trim().chars().map(|char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '-' }).collect();
-    let id = id.trim_start_matches(|char: char| !char.is_ascii_alphanumeric()).chars().take(128).collect::<String>();
+    let id: String = name
+        .trim()
+        .chars()
+        .map(|char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '-' })
+        .collect();
+    let id = id
+        .trim_start_matches(|char: char| !char.is_ascii_alphanumeric())
+        .chars()
+        .take(128)
+        .collect::<String>();
     if id.is_empty() { "app".to_owned() } else { id }
 }
 
 /// Brings the contents that the server lacks, and gives the source's digest.
-async fn upload(client: &Client, root: &Path, tree: &Tree, identity: &Identity, screen: &mut Screen<'_>) -> anyhow::Result<String> {
-    let manifest = api::NewSource { organization_id: identity.organization.clone(), files: tree.files.clone() };
+async fn upload(
+    client: &Client,
+    root: &Path,
+    tree: &Tree,
+    identity: &Identity,
+    screen: &mut Screen<'_>,
+) -> anyhow::Result<String> {
+    let manifest =
+        api::NewSource { organization_id: identity.organization.clone(), files: tree.files.clone() };
     let source: api::Source = client.post("/sources", &manifest).await?;
     let missing: std::collections::HashSet<&str> = source.missing.iter().map(String::as_str).collect();
-    let mut wanted: Vec<&api::File> = tree.files.iter().filter(|file| missing.contains(file.sha256.as_str())).collect();
+    let mut wanted: Vec<&api::File> =
+        tree.files.iter().filter(|file| missing.contains(file.sha256.as_str())).collect();
     wanted.sort_by(|a, b| a.sha256.cmp(&b.sha256));
     wanted.dedup_by(|a, b| a.sha256 == b.sha256);
     let total: u64 = wanted.iter().map(|file| file.size).sum();
     let unchanged = tree.files.len() - wanted.len();
-    screen.say(&format!("Uploading {} of {} files, {total} bytes ({unchanged} unchanged)", wanted.len(), tree.files.len()));
+    screen.say(&format!(
+        "Uploading {} of {} files, {total} bytes ({unchanged} unchanged)",
+        wanted.len(),
+        tree.files.len()
+    ));
     let mut done = 0;
     let mut under_way = tokio::task::JoinSet::new();
     let mut waiting = wanted.into_iter();
     loop {
-        while under_way.len() < UPLOADS && let Some(file) = waiting.next() {
+        while under_way.len() < UPLOADS
+            && let Some(file) = waiting.next()
+        {
             let (client, path, file) = (client.clone(), root.join(&file.path), file.clone());
             let to = format!("/sources/blobs/{}?organizationId={}", file.sha256, identity.organization);
-            under_way.spawn(async move { put(&client, &path, &to).await.map(|()| file.size).with_context(|| format!("cannot upload {}", file.path)) });
+            under_way.spawn(async move {
+                put(&client, &path, &to)
+                    .await
+                    .map(|()| file.size)
+                    .with_context(|| format!("cannot upload {}", file.path))
+            });
         }
         let Some(result) = under_way.join_next().await else { break };
         done += result??;
@@ -133,7 +177,10 @@ async fn upload(client: &Client, root: &Path, tree: &Tree, identity: &Identity, 
 
 async fn put(client: &Client, path: &Path, to: &str) -> anyhow::Result<()> {
     let path = path.to_owned();
-    let compressed = tokio::task::spawn_blocking(move || std::fs::File::open(path).and_then(|file| zstd::encode_all(file, LEVEL))).await??;
+    let compressed = tokio::task::spawn_blocking(move || {
+        std::fs::File::open(path).and_then(|file| zstd::encode_all(file, LEVEL))
+    })
+    .await??;
     client.put_compressed(to, Bytes::from(compressed)).await?;
     Ok(())
 }
@@ -142,7 +189,12 @@ async fn put(client: &Client, path: &Path, to: &str) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the server refuses, or stays away.
-pub async fn follow(client: &Client, deployment: &str, clock: &dyn Clock, screen: &mut Screen<'_>) -> anyhow::Result<Ending> {
+pub async fn follow(
+    client: &Client,
+    deployment: &str,
+    clock: &dyn Clock,
+    screen: &mut Screen<'_>,
+) -> anyhow::Result<Ending> {
     let mut after = 0;
     let mut left = REOPENINGS;
     loop {
@@ -161,7 +213,12 @@ pub async fn follow(client: &Client, deployment: &str, clock: &dyn Clock, screen
     }
 }
 
-async fn follow_once(client: &Client, deployment: &str, after: &mut u64, screen: &mut Screen<'_>) -> Result<(), ClientError> {
+async fn follow_once(
+    client: &Client,
+    deployment: &str,
+    after: &mut u64,
+    screen: &mut Screen<'_>,
+) -> Result<(), ClientError> {
     let mut events = client.follow(&format!("/deploy/{deployment}/logs"), *after).await?;
     while let Some(line) = events.next().await? {
         *after = line.id;
@@ -176,7 +233,13 @@ mod tests {
 
     #[test]
     fn any_name_becomes_a_project_id() {
-        for (name, id) in [("hello", "hello"), ("My Shop!", "My-Shop-"), ("_x", "x"), ("日本", "app"), ("a.b-c_d", "a.b-c_d")] {
+        for (name, id) in [
+            ("hello", "hello"),
+            ("My Shop!", "My-Shop-"),
+            ("_x", "x"),
+            ("日本", "app"),
+            ("a.b-c_d", "a.b-c_d"),
+        ] {
             assert_eq!(project_id(name), id);
         }
     }

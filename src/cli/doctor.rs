@@ -23,7 +23,14 @@ fn finding(name: &str, state: &'static str, text: impl Into<String>) -> Finding 
 #[must_use]
 pub fn look(data_dir: &Path, path: &str) -> Vec<Finding> {
     let mut findings = vec![writable(data_dir), landlock()];
-    for (tool, use_) in [("git", "deploying git refs"), ("node", "Node projects"), ("npm", "Node projects with dependencies"), ("python3", "Python projects"), ("cargo", "Rust projects"), ("go", "Go projects")] {
+    for (tool, use_) in [
+        ("git", "deploying git refs"),
+        ("node", "Node projects"),
+        ("npm", "Node projects with dependencies"),
+        ("python3", "Python projects"),
+        ("cargo", "Rust projects"),
+        ("go", "Go projects"),
+    ] {
         findings.push(program(tool, use_, path));
     }
     let engine = ["podman", "docker"].iter().find(|engine| find(engine, path).is_some());
@@ -36,18 +43,32 @@ pub fn look(data_dir: &Path, path: &str) -> Vec<Finding> {
 
 fn writable(data_dir: &Path) -> Finding {
     let probe = data_dir.join("doctor");
-    match std::fs::create_dir_all(data_dir).and_then(|()| std::fs::write(&probe, "x")).and_then(|()| std::fs::remove_file(&probe)) {
+    match std::fs::create_dir_all(data_dir)
+        .and_then(|()| std::fs::write(&probe, "x"))
+        .and_then(|()| std::fs::remove_file(&probe))
+    {
         Ok(()) => finding("data folder", "ok", data_dir.display().to_string()),
-        Err(error) => finding("data folder", "fail", format!("{} cannot be written ({error}); choose another with --data-dir", data_dir.display())),
+        Err(error) => finding(
+            "data folder",
+            "fail",
+            format!("{} cannot be written ({error}); choose another with --data-dir", data_dir.display()),
+        ),
     }
 }
 
 fn landlock() -> Finding {
     use landlock::{ABI, Access as _, AccessFs, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _};
-    let hard = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(AccessFs::from_all(ABI::V1)).and_then(Ruleset::create);
+    let hard = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V1))
+        .and_then(Ruleset::create);
     match hard {
         Ok(_) => finding("build sandbox", "ok", "Landlock"),
-        Err(error) => finding("build sandbox", "fail", format!("Landlock is not available ({error}); Linux 5.13 or newer is needed to build")),
+        Err(error) => finding(
+            "build sandbox",
+            "fail",
+            format!("Landlock is not available ({error}); Linux 5.13 or newer is needed to build"),
+        ),
     }
 }
 
@@ -59,5 +80,8 @@ fn program(name: &str, use_: &str, path: &str) -> Finding {
 }
 
 fn find(name: &str, path: &str) -> Option<String> {
-    path.split(':').map(|folder| Path::new(folder).join(name)).find(|program| program.is_file()).map(|program| program.display().to_string())
+    path.split(':')
+        .map(|folder| Path::new(folder).join(name))
+        .find(|program| program.is_file())
+        .map(|program| program.display().to_string())
 }

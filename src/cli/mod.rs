@@ -87,7 +87,11 @@ impl Output<'_> {
     ///
     /// # Errors
     /// When the output is closed.
-    pub fn put(&mut self, answer: &impl Serialize, people: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> anyhow::Result<()> {
+    pub fn put(
+        &mut self,
+        answer: &impl Serialize,
+        people: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
         if self.json {
             writeln!(self.to, "{}", serde_json::to_string(answer)?)?;
         } else {

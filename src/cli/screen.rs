@@ -35,7 +35,8 @@ pub struct Screen<'a> {
 impl<'a> Screen<'a> {
     /// Shows on `out`.
     pub fn new(out: &'a mut (dyn Write + Send), mode: Mode) -> Self {
-        let bar = (mode == Mode::Lines { terminal: true }).then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()));
+        let bar = (mode == Mode::Lines { terminal: true })
+            .then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()));
         Self { out, mode, bar, started: None }
     }
 
@@ -70,7 +71,8 @@ impl<'a> Screen<'a> {
                 let again = line.data.get("retryAt").is_some_and(|at| !at.is_null());
                 self.end(if again { "↻" } else { "✗" }, &step, line);
             }
-            "step.undone" | "step.undoing" | "deployment.ended" | "push.started" | "push.finished" | "build.finished" => {}
+            "step.undone" | "step.undoing" | "deployment.ended" | "push.started" | "push.finished"
+            | "build.finished" => {}
             "build.started" => self.print(&format!("  │ $ {}", line.text)),
             "log" => self.print(&format!("  │ {}", printable(&line.text))),
             _ => self.print(&format!("• {}", line.text)),
@@ -92,7 +94,12 @@ impl<'a> Screen<'a> {
     }
 
     fn end(&mut self, mark: &str, step: &str, line: &api::Line) {
-        let took = self.started.take().and_then(|start| elapsed(&start, &line.at)).map(|took| format!("  ({took})")).unwrap_or_default();
+        let took = self
+            .started
+            .take()
+            .and_then(|start| elapsed(&start, &line.at))
+            .map(|took| format!("  ({took})"))
+            .unwrap_or_default();
         let text = format!("{mark} {step:NAME$} {}{took}", line.text);
         self.print(text.trim_end());
     }
@@ -150,7 +157,15 @@ mod tests {
     use super::*;
 
     fn line(kind: &str, step: &str, at: &str, text: &str) -> api::Line {
-        api::Line { v: 1, id: 1, at: at.to_owned(), kind: kind.to_owned(), step: Some(step.to_owned()), text: text.to_owned(), data: serde_json::Map::new() }
+        api::Line {
+            v: 1,
+            id: 1,
+            at: at.to_owned(),
+            kind: kind.to_owned(),
+            step: Some(step.to_owned()),
+            text: text.to_owned(),
+            data: serde_json::Map::new(),
+        }
     }
 
     fn shown(mode: Mode) -> String {

@@ -17,11 +17,20 @@ const WATCH: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// When the server refuses or the output is closed.
-pub async fn status(client: &Client, id: Option<&str>, watch: bool, clock: &dyn Clock, out: &mut Output<'_>) -> anyhow::Result<()> {
+pub async fn status(
+    client: &Client,
+    id: Option<&str>,
+    watch: bool,
+    clock: &dyn Clock,
+    out: &mut Output<'_>,
+) -> anyhow::Result<()> {
     let Some(id) = id else {
         let service: Value = client.get("/status").await?;
         let revisions: Value = client.get("/projects/revisions").await?;
-        return out.put(&serde_json::json!({ "service": service, "running": revisions["revisions"] }), |to| write_service(to, &service, &revisions));
+        return out
+            .put(&serde_json::json!({ "service": service, "running": revisions["revisions"] }), |to| {
+                write_service(to, &service, &revisions)
+            });
     };
     let mut seen = String::new();
     loop {
@@ -39,7 +48,12 @@ pub async fn status(client: &Client, id: Option<&str>, watch: bool, clock: &dyn 
 }
 
 fn write_service(to: &mut dyn Write, service: &Value, revisions: &Value) -> std::io::Result<()> {
-    writeln!(to, "Windlass {}, up {} s", service["version"].as_str().unwrap_or("?"), service["uptimeSeconds"])?;
+    writeln!(
+        to,
+        "Windlass {}, up {} s",
+        service["version"].as_str().unwrap_or("?"),
+        service["uptimeSeconds"]
+    )?;
     for (status, count) in service["deployments"].as_object().into_iter().flatten() {
         if count != 0 {
             writeln!(to, "  {status:10} {count}")?;
@@ -48,14 +62,26 @@ fn write_service(to: &mut dyn Write, service: &Value, revisions: &Value) -> std:
     for revision in revisions["revisions"].as_array().into_iter().flatten() {
         let text = |key: &str| revision[key].as_str().unwrap_or_default().to_owned();
         let live = if revision["live"] == true { "live" } else { "" };
-        writeln!(to, "  {:40} release {:<4} {:10} {}/{} ready {live}", text("app"), revision["release"], text("state"), revision["ready"], revision["wanted"])?;
+        writeln!(
+            to,
+            "  {:40} release {:<4} {:10} {}/{} ready {live}",
+            text("app"),
+            revision["release"],
+            text("state"),
+            revision["ready"],
+            revision["wanted"]
+        )?;
     }
     Ok(())
 }
 
 /// A deployment for people.
 pub(super) fn write_status(to: &mut dyn Write, status: &api::Status) -> std::io::Result<()> {
-    writeln!(to, "{} {} of {} in {}: {} %", status.deployment_id, status.status, status.project_id, status.environment, status.progress)?;
+    writeln!(
+        to,
+        "{} {} of {} in {}: {} %",
+        status.deployment_id, status.status, status.project_id, status.environment, status.progress
+    )?;
     if let (Some(position), Some(reason)) = (status.position, &status.waits_for) {
         writeln!(to, "  position {position}: {reason}")?;
     }
@@ -92,7 +118,8 @@ pub(super) fn write_fault(to: &mut dyn Write, error: &api::Fault) -> std::io::Re
 /// # Errors
 /// When the server refuses or the output is closed.
 pub async fn list(client: &Client, project: Option<&str>, out: &mut Output<'_>) -> anyhow::Result<()> {
-    let path = project.map_or_else(|| "/status/deployments".to_owned(), |project| format!("/deploy/project/{project}"));
+    let path = project
+        .map_or_else(|| "/status/deployments".to_owned(), |project| format!("/deploy/project/{project}"));
     let page: api::Page = client.get(&path).await?;
     out.put(&page, |to| {
         if page.deployments.is_empty() {
@@ -101,7 +128,11 @@ pub async fn list(client: &Client, project: Option<&str>, out: &mut Output<'_>) 
         for row in &page.deployments {
             let url = row.urls.first().cloned().unwrap_or_default();
             let at = row.created_at.get(..19).unwrap_or(&row.created_at);
-            writeln!(to, "{:15} {:10} {:20} {:12} {at} {url}", row.deployment_id, row.status, row.project_id, row.environment)?;
+            writeln!(
+                to,
+                "{:15} {:10} {:20} {:12} {at} {url}",
+                row.deployment_id, row.status, row.project_id, row.environment
+            )?;
         }
         Ok(())
     })
@@ -115,7 +146,11 @@ pub async fn explain(client: &Client, id: &str, out: &mut Output<'_>) -> anyhow:
     let status: api::Status = client.get(&format!("/deploy/{id}/status")).await?;
     let before = previous_inputs(client, &status).await?;
     let inputs = inputs(&status);
-    let changed: Vec<&String> = inputs.iter().filter(|(name, value)| before.get(*name) != Some(*value)).map(|(name, _)| name).collect();
+    let changed: Vec<&String> = inputs
+        .iter()
+        .filter(|(name, value)| before.get(*name) != Some(*value))
+        .map(|(name, _)| name)
+        .collect();
     let reused = status.steps.iter().any(|step| step.name == "build" && step.output["reused"] == true);
     let answer = serde_json::json!({ "deploymentId": id, "waitsFor": status.waits_for, "reused": reused, "inputs": inputs, "changed": changed, "error": status.error });
     out.put(&answer, |to| {
@@ -140,8 +175,13 @@ fn inputs(status: &api::Status) -> serde_json::Map<String, Value> {
 }
 
 /// The inputs of the newest earlier deployment of the same project and environment that got as far.
-async fn previous_inputs(client: &Client, status: &api::Status) -> anyhow::Result<serde_json::Map<String, Value>> {
-    let page: api::Page = client.get(&format!("/deploy/project/{}?environment={}&limit=100", status.project_id, status.environment)).await?;
+async fn previous_inputs(
+    client: &Client,
+    status: &api::Status,
+) -> anyhow::Result<serde_json::Map<String, Value>> {
+    let page: api::Page = client
+        .get(&format!("/deploy/project/{}?environment={}&limit=100", status.project_id, status.environment))
+        .await?;
     let older = page.deployments.iter().skip_while(|row| row.deployment_id != status.deployment_id).skip(1);
     for row in older {
         let before: api::Status = client.get(&format!("/deploy/{}/status", row.deployment_id)).await?;
@@ -157,7 +197,13 @@ async fn previous_inputs(client: &Client, status: &api::Status) -> anyhow::Resul
 ///
 /// # Errors
 /// When the server refuses or the output is closed.
-pub async fn logs(client: &Client, id: &str, step: Option<&str>, follow: bool, out: &mut Output<'_>) -> anyhow::Result<()> {
+pub async fn logs(
+    client: &Client,
+    id: &str,
+    step: Option<&str>,
+    follow: bool,
+    out: &mut Output<'_>,
+) -> anyhow::Result<()> {
     let step = step.map(|step| format!("step={step}")).unwrap_or_default();
     if follow {
         let mut events = client.follow(&format!("/deploy/{id}/logs?{step}"), 0).await?;
@@ -189,8 +235,16 @@ fn write_line(to: &mut dyn Write, line: &api::Line) -> std::io::Result<()> {
 ///
 /// # Errors
 /// When the server refuses or the output is closed.
-pub async fn app_output(client: &Client, project: &str, organization: &str, environment: &str, out: &mut Output<'_>) -> anyhow::Result<()> {
-    let answer: Value = client.get(&format!("/projects/{project}/output?organizationId={organization}&environment={environment}")).await?;
+pub async fn app_output(
+    client: &Client,
+    project: &str,
+    organization: &str,
+    environment: &str,
+    out: &mut Output<'_>,
+) -> anyhow::Result<()> {
+    let answer: Value = client
+        .get(&format!("/projects/{project}/output?organizationId={organization}&environment={environment}"))
+        .await?;
     out.put(&answer, |to| {
         let lines = answer["lines"].as_array().into_iter().flatten().filter_map(Value::as_str);
         for line in lines {
@@ -212,7 +266,14 @@ pub async fn dead_letters(client: &Client, out: &mut Output<'_>) -> anyhow::Resu
             writeln!(to, "No dead letters.")?;
         }
         for letter in letters.into_iter().flatten() {
-            writeln!(to, "{} {} after {} deliveries: {}", letter["id"], letter["queue"].as_str().unwrap_or_default(), letter["deliveries"], letter["error"].as_str().unwrap_or_default())?;
+            writeln!(
+                to,
+                "{} {} after {} deliveries: {}",
+                letter["id"],
+                letter["queue"].as_str().unwrap_or_default(),
+                letter["deliveries"],
+                letter["error"].as_str().unwrap_or_default()
+            )?;
             writeln!(to, "  {}", letter["body"].as_str().unwrap_or_default())?;
         }
         Ok(())

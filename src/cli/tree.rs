@@ -31,7 +31,11 @@ struct Stamp {
 
 impl Stamp {
     fn of(meta: &Metadata) -> Self {
-        Self { size: meta.len(), mtime: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()), inode: meta.ino() }
+        Self {
+            size: meta.len(),
+            mtime: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
+            inode: meta.ino(),
+        }
     }
 }
 
@@ -66,8 +70,14 @@ impl Tree {
 pub fn read(root: &Path, ignored: &[String], memory: &Path, now: i128) -> anyhow::Result<Tree> {
     let found = walk(root, ignored)?;
     let known = recall(memory);
-    let mut digests: Vec<Option<[u8; 32]>> = found.iter().map(|file| known.get(&file.path).filter(|(stamp, _)| *stamp == file.stamp).map(|(_, digest)| *digest)).collect();
-    let missing: Vec<usize> = digests.iter().enumerate().filter(|(_, digest)| digest.is_none()).map(|(index, _)| index).collect();
+    let mut digests: Vec<Option<[u8; 32]>> = found
+        .iter()
+        .map(|file| {
+            known.get(&file.path).filter(|(stamp, _)| *stamp == file.stamp).map(|(_, digest)| *digest)
+        })
+        .collect();
+    let missing: Vec<usize> =
+        digests.iter().enumerate().filter(|(_, digest)| digest.is_none()).map(|(index, _)| index).collect();
     let hashed = missing.len();
     for (index, digest) in hash_all(root, &found, &missing)? {
         if let Some(slot) = digests.get_mut(index) {
@@ -78,12 +88,18 @@ pub fn read(root: &Path, ignored: &[String], memory: &Path, now: i128) -> anyhow
     if hashed > 0 || known.len() != found.len() {
         remember(memory, &found, &digests, now);
     }
-    let file = |(found, digest): (Found, [u8; 32])| api::File { path: found.path, size: found.stamp.size, mode: found.mode, sha256: hex(&digest) };
+    let file = |(found, digest): (Found, [u8; 32])| api::File {
+        path: found.path,
+        size: found.stamp.size,
+        mode: found.mode,
+        sha256: hex(&digest),
+    };
     Ok(Tree { files: found.into_iter().zip(digests).map(file).collect(), hashed })
 }
 
 fn hex(digest: &[u8; 32]) -> String {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
     let mut text = String::with_capacity(64);
     for byte in digest {
         for nibble in [byte >> 4, byte & 15] {
@@ -142,7 +158,9 @@ struct Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        if let Ok(mut into) = self.into.lock() && let Ok(all) = into.as_mut() {
+        if let Ok(mut into) = self.into.lock()
+            && let Ok(all) = into.as_mut()
+        {
             all.append(&mut self.found);
         }
     }
@@ -151,9 +169,14 @@ impl Drop for Batch<'_> {
 fn look(root: &Path, entry: &DirEntry) -> anyhow::Result<Option<Found>> {
     let Some(kind) = entry.file_type().filter(|kind| !kind.is_dir()) else { return Ok(None) };
     let relative = entry.path().strip_prefix(root).unwrap_or(entry.path());
-    let path = relative.to_str().with_context(|| format!("the file name {} is not UTF-8", relative.display()))?.to_owned();
+    let path = relative
+        .to_str()
+        .with_context(|| format!("the file name {} is not UTF-8", relative.display()))?
+        .to_owned();
     if kind.is_symlink() {
-        bail!("{path} is a symbolic link; links are not deployed. Replace it by a file, or name it in .windlassignore");
+        bail!(
+            "{path} is a symbolic link; links are not deployed. Replace it by a file, or name it in .windlassignore"
+        );
     }
     if !kind.is_file() {
         return Ok(None);
@@ -173,7 +196,8 @@ fn hash_all(root: &Path, found: &[Found], indexes: &[usize]) -> anyhow::Result<H
         let mut buffer = vec![0; CHUNK];
         while let Some(index) = indexes.get(next.fetch_add(1, Ordering::Relaxed)) {
             if let Some(file) = found.get(*index) {
-                let digest = hash(&root.join(&file.path), &mut buffer).with_context(|| format!("cannot read {}", file.path))?;
+                let digest = hash(&root.join(&file.path), &mut buffer)
+                    .with_context(|| format!("cannot read {}", file.path))?;
                 done.push((*index, digest));
             }
         }
@@ -183,7 +207,9 @@ fn hash_all(root: &Path, found: &[Found], indexes: &[usize]) -> anyhow::Result<H
         let others: Vec<_> = (1..threads().min(indexes.len())).map(|_| scope.spawn(work)).collect();
         let mut all = work()?;
         for other in others {
-            all.append(&mut other.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a hashing thread panicked")))?);
+            all.append(
+                &mut other.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a hashing thread panicked")))?,
+            );
         }
         Ok(all)
     })
@@ -217,7 +243,9 @@ fn parse(bytes: &[u8]) -> Option<HashMap<String, (Stamp, [u8; 32])>> {
     let mut known = HashMap::with_capacity(rest.len() / 100);
     while !rest.is_empty() {
         let (head, tail) = rest.split_first_chunk::<66>()?;
-        let number = |range: std::ops::Range<usize>| head.get(range).and_then(|part| part.try_into().ok()).map(u64::from_le_bytes);
+        let number = |range: std::ops::Range<usize>| {
+            head.get(range).and_then(|part| part.try_into().ok()).map(u64::from_le_bytes)
+        };
         let mtime = i128::from(number(8..16)?.cast_signed());
         let stamp = Stamp { size: number(0..8)?, mtime, inode: number(16..24)? };
         let digest: [u8; 32] = head.get(24..56)?.try_into().ok()?;
@@ -245,7 +273,11 @@ fn remember(memory: &Path, found: &[Found], digests: &[[u8; 32]], now: i128) {
         bytes.extend(file.path.as_bytes());
     }
     let temporary = memory.with_extension("new");
-    let kept = memory.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&temporary, &bytes)).and_then(|()| std::fs::rename(&temporary, memory));
+    let kept = memory
+        .parent()
+        .map_or(Ok(()), std::fs::create_dir_all)
+        .and_then(|()| std::fs::write(&temporary, &bytes))
+        .and_then(|()| std::fs::rename(&temporary, memory));
     if let Err(error) = kept {
         tracing::debug!(error = %error, "the tree's memory could not be kept");
     }
@@ -257,7 +289,17 @@ mod tests {
 
     fn tree() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        for (path, text) in [("b/x.txt", "x"), ("a.txt", "a"), (".gitignore", "*.log\n/out/\n"), (".windlassignore", "notes\n"), ("big.log", "l"), ("notes", "n"), ("out/o", "o"), (".git/HEAD", "h"), ("b/out/kept", "k")] {
+        for (path, text) in [
+            ("b/x.txt", "x"),
+            ("a.txt", "a"),
+            (".gitignore", "*.log\n/out/\n"),
+            (".windlassignore", "notes\n"),
+            ("big.log", "l"),
+            ("notes", "n"),
+            ("out/o", "o"),
+            (".git/HEAD", "h"),
+            ("b/out/kept", "k"),
+        ] {
             let path = root.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();

@@ -33,7 +33,13 @@ pub enum Status {
 impl Status {
     /// Every status, in the order in which people meet them.
     pub const ALL: [Self; 7] = [
-        Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Superseded, Self::Stuck,
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Superseded,
+        Self::Stuck,
     ];
 
     /// The word in the API and in the store.
@@ -215,7 +221,13 @@ pub trait Deployments: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn settle(&self, id: DeploymentId, status: Status, result: &Ending, now: Timestamp) -> Result<(), StoreError>;
+    async fn settle(
+        &self,
+        id: DeploymentId,
+        status: Status,
+        result: &Ending,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Cancels a deployment that still waits; false when it does not.
     ///

@@ -75,7 +75,9 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DetectError {
     /// Nothing that we know.
-    #[error("cannot tell how to run this project: it has none of index.html, package.json, requirements.txt, pyproject.toml, app.py, main.py, Cargo.toml, go.mod, Procfile or Dockerfile. Add one, or a windlass.toml with kind and start")]
+    #[error(
+        "cannot tell how to run this project: it has none of index.html, package.json, requirements.txt, pyproject.toml, app.py, main.py, Cargo.toml, go.mod, Procfile or Dockerfile. Add one, or a windlass.toml with kind and start"
+    )]
     Unknown,
     /// Known, but it does not say how to start.
     #[error("this {kind:?} project does not say how it starts: {hint}")]
@@ -111,7 +113,11 @@ pub struct Facts<'a> {
 pub fn detect(facts: &Facts<'_>) -> Result<Plan, DetectError> {
     let text = facts.project_file.as_deref().unwrap_or_default();
     let file = ProjectFile::parse(text).map_err(DetectError::ProjectFile)?;
-    let kind = file.kind.or_else(|| kind(facts)).or(file.start.is_some().then_some(Kind::Procfile)).ok_or(DetectError::Unknown)?;
+    let kind = file
+        .kind
+        .or_else(|| kind(facts))
+        .or(file.start.is_some().then_some(Kind::Procfile))
+        .ok_or(DetectError::Unknown)?;
     let mut plan = match kind {
         Kind::Static => site(facts),
         Kind::Node => node(facts)?,
@@ -139,11 +145,17 @@ fn kind(facts: &Facts<'_>) -> Option<Kind> {
     let has = facts.has;
     let candidates = [
         (Kind::Docker, has("Dockerfile")),
-        (Kind::Procfile, has("Procfile") && !has("package.json") && !has("requirements.txt") && !has("pyproject.toml")),
+        (
+            Kind::Procfile,
+            has("Procfile") && !has("package.json") && !has("requirements.txt") && !has("pyproject.toml"),
+        ),
         (Kind::Node, has("package.json")),
         (Kind::Rust, has("Cargo.toml")),
         (Kind::Go, has("go.mod")),
-        (Kind::Python, ["requirements.txt", "pyproject.toml", "app.py", "main.py"].iter().any(|name| has(name))),
+        (
+            Kind::Python,
+            ["requirements.txt", "pyproject.toml", "app.py", "main.py"].iter().any(|name| has(name)),
+        ),
         (Kind::Static, ["index.html", "public/index.html", "dist/index.html"].iter().any(|name| has(name))),
     ];
     candidates.into_iter().find(|(_, fits)| *fits).map(|(kind, _)| kind)
@@ -176,33 +188,48 @@ fn node(facts: &Facts<'_>) -> Result<Plan, DetectError> {
     let needs = ["dependencies", "devDependencies"].iter().any(|key| {
         package.get(key).and_then(serde_json::Value::as_object).is_some_and(|object| !object.is_empty())
     });
-    let install = if (facts.has)("package-lock.json") { "npm ci --no-audit --no-fund" } else { "npm install --no-audit --no-fund" };
+    let install = if (facts.has)("package-lock.json") {
+        "npm ci --no-audit --no-fund"
+    } else {
+        "npm install --no-audit --no-fund"
+    };
     let mut commands: Vec<&str> = Vec::new();
     commands.extend(needs.then_some(install));
     commands.extend(script("build").then_some("npm run build"));
     let build = (!commands.is_empty()).then(|| commands.join(" && "));
     let main = package.get("main").and_then(serde_json::Value::as_str).filter(|main| (facts.has)(main));
-    let found = main.or_else(|| ["server.js", "index.js", "app.js"].into_iter().find(|name| (facts.has)(name)));
-    let start = if script("start") { Some("npm start --silent".to_owned()) } else { found.map(|file| format!("node {file}")) };
+    let found =
+        main.or_else(|| ["server.js", "index.js", "app.js"].into_iter().find(|name| (facts.has)(name)));
+    let start = if script("start") {
+        Some("npm start --silent".to_owned())
+    } else {
+        found.map(|file| format!("node {file}"))
+    };
     Ok(Plan { build, start, ..plain(Kind::Node, None, None) })
 }
 
 fn python(facts: &Facts<'_>) -> Plan {
     let install = if (facts.has)("requirements.txt") {
-        Some("python3 -m venv .venv && .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt")
+        Some(
+            "python3 -m venv .venv && .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt",
+        )
     } else if (facts.has)("pyproject.toml") {
         Some("python3 -m venv .venv && .venv/bin/pip install --quiet --disable-pip-version-check .")
     } else {
         None
     };
     let python = if install.is_some() { ".venv/bin/python" } else { "python3" };
-    let start = ["app.py", "main.py"].into_iter().find(|name| (facts.has)(name)).map(|file| format!("{python} {file}"));
+    let start = ["app.py", "main.py"]
+        .into_iter()
+        .find(|name| (facts.has)(name))
+        .map(|file| format!("{python} {file}"));
     Plan { start, ..plain(Kind::Python, install, None) }
 }
 
 fn rust(facts: &Facts<'_>) -> Plan {
     let manifest: Option<toml::Table> = facts.cargo_toml.as_deref().and_then(|text| text.parse().ok());
-    let name = manifest.as_ref().and_then(|table| table.get("package")?.get("name")?.as_str().map(str::to_owned));
+    let name =
+        manifest.as_ref().and_then(|table| table.get("package")?.get("name")?.as_str().map(str::to_owned));
     let locked = if (facts.has)("Cargo.lock") { " --locked" } else { "" };
     let build = format!("cargo build --release{locked}");
     let start = name.map(|name| format!("./target/release/{name}"));
@@ -210,7 +237,11 @@ fn rust(facts: &Facts<'_>) -> Plan {
 }
 
 fn web_line(procfile: &str) -> Option<String> {
-    procfile.lines().find_map(|line| line.strip_prefix("web:")).map(|command| command.trim().to_owned()).filter(|command| !command.is_empty())
+    procfile
+        .lines()
+        .find_map(|line| line.strip_prefix("web:"))
+        .map(|command| command.trim().to_owned())
+        .filter(|command| !command.is_empty())
 }
 
 fn amend(plan: &mut Plan, file: ProjectFile) -> Result<(), DetectError> {
@@ -218,7 +249,8 @@ fn amend(plan: &mut Plan, file: ProjectFile) -> Result<(), DetectError> {
     plan.build = file.build.or(plan.build.take());
     plan.start = file.start.or(plan.start.take());
     if let Some(output) = file.output {
-        let inside = output == "." || output.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+        let inside =
+            output == "." || output.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
         if !inside || output.starts_with('/') {
             return Err(bad(format!("output `{output}` is not a folder inside the project")));
         }
@@ -231,9 +263,15 @@ fn amend(plan: &mut Plan, file: ProjectFile) -> Result<(), DetectError> {
         plan.replicas = Some(replicas);
     }
     if let Some(size) = file.size {
-        plan.size = Some(super::size::Size::parse(&size.cpu, &size.memory).map_err(|error| bad(error.to_string()))?);
+        plan.size =
+            Some(super::size::Size::parse(&size.cpu, &size.memory).map_err(|error| bad(error.to_string()))?);
     }
-    plan.domains = file.domains.iter().map(|domain| super::wish::domain(domain)).collect::<Result<_, _>>().map_err(bad)?;
+    plan.domains = file
+        .domains
+        .iter()
+        .map(|domain| super::wish::domain(domain))
+        .collect::<Result<_, _>>()
+        .map_err(bad)?;
     if let Some(path) = file.health.path {
         if !path.starts_with('/') {
             return Err(bad(format!("health.path `{path}` has to begin with /")));
@@ -252,7 +290,8 @@ mod tests {
     use super::*;
 
     fn check(files: &[(&str, &str)]) -> Result<Plan, DetectError> {
-        let read = |name: &str| files.iter().find(|(file, _)| *file == name).map(|(_, text)| (*text).to_owned());
+        let read =
+            |name: &str| files.iter().find(|(file, _)| *file == name).map(|(_, text)| (*text).to_owned());
         detect(&Facts {
             has: &|name| files.iter().any(|(file, _)| *file == name),
             package_json: read("package.json"),
@@ -268,17 +307,44 @@ mod tests {
         let cases: [(&[(&str, &str)], Kind, Option<&str>, Option<&str>, &str); 9] = [
             (&[("index.html", "")], Kind::Static, None, None, "."),
             (&[("public/index.html", "")], Kind::Static, None, None, "public"),
-            (&[("package.json", package), ("x.js", "")], Kind::Node, Some("npm install --no-audit --no-fund && npm run build"), Some("node x.js"), "."),
-            (&[("package.json", r#"{"scripts":{"start":"s"}}"#)], Kind::Node, None, Some("npm start --silent"), "."),
+            (
+                &[("package.json", package), ("x.js", "")],
+                Kind::Node,
+                Some("npm install --no-audit --no-fund && npm run build"),
+                Some("node x.js"),
+                ".",
+            ),
+            (
+                &[("package.json", r#"{"scripts":{"start":"s"}}"#)],
+                Kind::Node,
+                None,
+                Some("npm start --silent"),
+                ".",
+            ),
             (&[("app.py", "")], Kind::Python, None, Some("python3 app.py"), "."),
-            (&[("Cargo.toml", "[package]\nname = \"web\"")], Kind::Rust, Some("cargo build --release"), Some("./target/release/web"), "."),
+            (
+                &[("Cargo.toml", "[package]\nname = \"web\"")],
+                Kind::Rust,
+                Some("cargo build --release"),
+                Some("./target/release/web"),
+                ".",
+            ),
             (&[("go.mod", "")], Kind::Go, Some("go build -o .windlass-app ."), Some("./.windlass-app"), "."),
-            (&[("Procfile", "worker: x\nweb: ./run --port $PORT\n")], Kind::Procfile, None, Some("./run --port $PORT"), "."),
+            (
+                &[("Procfile", "worker: x\nweb: ./run --port $PORT\n")],
+                Kind::Procfile,
+                None,
+                Some("./run --port $PORT"),
+                ".",
+            ),
             (&[("Dockerfile", "FROM x"), ("package.json", "{}")], Kind::Docker, None, None, "."),
         ];
         for (files, kind, build, start, output) in cases {
             let plan = check(files).unwrap();
-            assert_eq!((plan.kind, plan.build.as_deref(), plan.start.as_deref(), plan.output.as_str()), (kind, build, start, output));
+            assert_eq!(
+                (plan.kind, plan.build.as_deref(), plan.start.as_deref(), plan.output.as_str()),
+                (kind, build, start, output)
+            );
         }
     }
 
@@ -288,7 +354,10 @@ mod tests {
             ("index.html", ""),
             ("windlass.toml", "kind = \"static\"\nbuild = \"sh build.sh\"\noutput = \"public\"\nreplicas = 2\n[health]\npath = \"/up\"\n"),
         ]).unwrap();
-        assert_eq!((plan.build.as_deref(), plan.output.as_str(), plan.replicas), (Some("sh build.sh"), "public", Some(2)));
+        assert_eq!(
+            (plan.build.as_deref(), plan.output.as_str(), plan.replicas),
+            (Some("sh build.sh"), "public", Some(2))
+        );
         assert_eq!(plan.probe.path.as_deref(), Some("/up"));
     }
 

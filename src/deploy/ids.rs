@@ -188,7 +188,14 @@ mod tests {
         let text = id.to_string();
         assert_eq!(text.len(), 15);
         assert_eq!(text.parse::<DeploymentId>().unwrap(), id);
-        for bad in ["dep_", "dep_7N3K8L2M5Q9", "dep_7N3K8I2M5Q9", "dep_7n3k8m2m5q9", "run_7N3K8M2M5Q9", "dep_7N3K8M2M5Q99"] {
+        for bad in [
+            "dep_",
+            "dep_7N3K8L2M5Q9",
+            "dep_7N3K8I2M5Q9",
+            "dep_7n3k8m2m5q9",
+            "run_7N3K8M2M5Q9",
+            "dep_7N3K8M2M5Q99",
+        ] {
             assert!(bad.parse::<DeploymentId>().is_err(), "{bad}");
         }
     }

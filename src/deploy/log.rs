@@ -80,7 +80,8 @@ pub trait Logs: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn read(&self, deployment: DeploymentId, from: From, limit: usize) -> Result<Vec<Line>, StoreError>;
+    async fn read(&self, deployment: DeploymentId, from: From, limit: usize)
+    -> Result<Vec<Line>, StoreError>;
 
     /// Returns when lines have been stored after the one with this id, at once when there are some.
     async fn changed(&self, deployment: DeploymentId, after: u64);

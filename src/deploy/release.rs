@@ -76,7 +76,13 @@ pub trait Releases: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn project(&self, org: &Name, id: &Name, title: &str, now: Timestamp) -> Result<Project, StoreError>;
+    async fn project(
+        &self,
+        org: &Name,
+        id: &Name,
+        title: &str,
+        now: Timestamp,
+    ) -> Result<Project, StoreError>;
 
     /// Remembers the newest source of a project.
     ///
@@ -118,5 +124,11 @@ pub trait Releases: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn keep_artifact(&self, org: &Name, inputs: Digest, artifact: &Artifact, now: Timestamp) -> Result<(), StoreError>;
+    async fn keep_artifact(
+        &self,
+        org: &Name,
+        inputs: Digest,
+        artifact: &Artifact,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 }

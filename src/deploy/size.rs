@@ -69,7 +69,11 @@ impl Size {
     #[must_use]
     pub fn cpu(&self) -> String {
         let (whole, rest) = (self.cpu_millis / 1_000, self.cpu_millis % 1_000);
-        if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:03}").trim_end_matches('0').to_owned() }
+        if rest == 0 {
+            whole.to_string()
+        } else {
+            format!("{whole}.{rest:03}").trim_end_matches('0').to_owned()
+        }
     }
 
     /// The memory as Container Apps writes it: `1Gi`, `0.5Gi`.
@@ -157,7 +161,10 @@ mod tests {
 
     #[test]
     fn every_environment_has_the_documented_defaults() {
-        let of = |environment| { let (size, replicas) = defaults(&environment); (size.cpu(), size.memory(), replicas.min, replicas.max) };
+        let of = |environment| {
+            let (size, replicas) = defaults(&environment);
+            (size.cpu(), size.memory(), replicas.min, replicas.max)
+        };
         assert_eq!(of(Environment::Development), ("0.5".into(), "1Gi".into(), 0, 2));
         assert_eq!(of(Environment::Production), ("2".into(), "4Gi".into(), 2, 10));
         assert_eq!(of(Environment::Staging), ("1".into(), "2Gi".into(), 1, 10));

@@ -80,7 +80,11 @@ impl Manifest {
     /// # Errors
     /// [`BadManifest`]: the first problem found.
     pub fn new(files: Vec<FileEntry>, limits: &SourceLimits) -> Result<Self, BadManifest> {
-        let too_large = |what: &str, found: u64, limit: u64| BadManifest::TooLarge { what: what.to_owned(), found, limit };
+        let too_large = |what: &str, found: u64, limit: u64| BadManifest::TooLarge {
+            what: what.to_owned(),
+            found,
+            limit,
+        };
         if files.len() > limits.files {
             return Err(too_large("files", files.len() as u64, limits.files as u64));
         }
@@ -122,7 +126,10 @@ impl Manifest {
     /// One line `mode sha256 size path` per file: what is stored, and what the source's digest is of.
     #[must_use]
     pub fn to_text(&self) -> String {
-        self.0.iter().map(|file| format!("{:o} {} {} {}\n", file.mode, file.sha256, file.size, file.path)).collect()
+        self.0
+            .iter()
+            .map(|file| format!("{:o} {} {} {}\n", file.mode, file.sha256, file.size, file.path))
+            .collect()
     }
 
     /// Reads what [`Manifest::to_text`] wrote; `None` when it is something else.
@@ -154,13 +161,21 @@ impl Manifest {
 fn check_path(path: &str) -> Result<(), BadManifest> {
     let part_fits = |part: &str| !part.is_empty() && part != "." && part != ".." && part.len() <= 255;
     let fits = path.len() <= MOST_PATH_BYTES && path.split('/').all(part_fits);
-    if fits && !path.contains(['\0', '\\', '\n', '\r']) { Ok(()) } else { Err(BadManifest::Path(path.to_owned())) }
+    if fits && !path.contains(['\0', '\\', '\n', '\r']) {
+        Ok(())
+    } else {
+        Err(BadManifest::Path(path.to_owned()))
+    }
 }
 
 fn refuse_file_as_folder(files: &[FileEntry]) -> Result<(), BadManifest> {
     let paths: std::collections::HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
     for file in files {
-        let folders = file.path.char_indices().filter(|(_, char)| *char == '/').filter_map(|(end, _)| file.path.get(..end));
+        let folders = file
+            .path
+            .char_indices()
+            .filter(|(_, char)| *char == '/')
+            .filter_map(|(end, _)| file.path.get(..end));
         for folder in folders {
             if paths.contains(folder) {
                 return Err(BadManifest::FileAndFolder(folder.to_owned()));
@@ -197,9 +212,15 @@ mod tests {
     fn limits_hold() {
         let limits = SourceLimits { files: 1, bytes: 10, file_bytes: 2 };
         let refuse = |files, limits: &SourceLimits| Manifest::new(files, limits).unwrap_err();
-        assert!(matches!(refuse(vec![file("a"), file("b")], &limits), BadManifest::TooLarge { limit: 1, .. }));
+        assert!(matches!(
+            refuse(vec![file("a"), file("b")], &limits),
+            BadManifest::TooLarge { limit: 1, .. }
+        ));
         assert!(matches!(refuse(vec![file("a")], &limits), BadManifest::TooLarge { limit: 2, .. }));
-        assert!(matches!(refuse(vec![FileEntry { mode: 0o120_777, ..file("a") }], &SourceLimits::default()), BadManifest::Mode { .. }));
+        assert!(matches!(
+            refuse(vec![FileEntry { mode: 0o120_777, ..file("a") }], &SourceLimits::default()),
+            BadManifest::Mode { .. }
+        ));
     }
 
     #[test]
@@ -207,7 +228,9 @@ mod tests {
         let one = check(&["a", "b"]).unwrap();
         assert_eq!(Manifest::from_text(&one.to_text()).unwrap(), one);
         assert_ne!(one.digest(), check(&["a", "c"]).unwrap().digest());
-        let other = Manifest::new(vec![file("a"), FileEntry { mode: 0o755, ..file("b") }], &SourceLimits::default()).unwrap();
+        let other =
+            Manifest::new(vec![file("a"), FileEntry { mode: 0o755, ..file("b") }], &SourceLimits::default())
+                .unwrap();
         assert_ne!(one.digest(), other.digest());
     }
 }

@@ -19,8 +19,17 @@ const MOST_COMMAND_BYTES: usize = 8 * 1024;
 const MOST_TITLE_CHARS: usize = 200;
 /// Fields of the documents' request, and `source`, which is ours.
 const FIELDS: [&str; 11] = [
-    "projectId", "userId", "organizationId", "projectName", "environment", "customDomain", "containerSize",
-    "envVariables", "buildCommand", "startCommand", "source",
+    "projectId",
+    "userId",
+    "organizationId",
+    "projectName",
+    "environment",
+    "customDomain",
+    "containerSize",
+    "envVariables",
+    "buildCommand",
+    "startCommand",
+    "source",
 ];
 
 /// Where a release lives.
@@ -52,7 +61,11 @@ impl FromStr for Environment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let plain = |name: &str| !name.is_empty() && name.len() <= 20 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let plain = |name: &str| {
+            !name.is_empty()
+                && name.len() <= 20
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
         match text {
             "development" => Ok(Self::Development),
             "staging" => Ok(Self::Staging),
@@ -60,7 +73,9 @@ impl FromStr for Environment {
             "preview" => Ok(Self::Preview(String::new())),
             _ => match text.strip_prefix("preview-") {
                 Some(name) if plain(name) => Ok(Self::Preview(name.to_owned())),
-                _ => Err(format!("`{text}` is no environment; use development, staging, production, preview or preview-<name>")),
+                _ => Err(format!(
+                    "`{text}` is no environment; use development, staging, production, preview or preview-<name>"
+                )),
             },
         }
     }
@@ -134,7 +149,10 @@ pub struct FieldError {
 /// Every problem of the body at once.
 pub fn parse(body: &Value, seal: &dyn Fn(&str) -> Sealed) -> Result<Wish, Vec<FieldError>> {
     let Some(fields) = body.as_object() else {
-        return Err(vec![FieldError { pointer: String::new(), message: "the body has to be a JSON object".to_owned() }]);
+        return Err(vec![FieldError {
+            pointer: String::new(),
+            message: "the body has to be a JSON object".to_owned(),
+        }]);
     };
     let mut form = Form { fields, errors: Vec::new() };
     form.refuse_unknown();
@@ -168,9 +186,13 @@ impl Form<'_> {
     }
 
     fn refuse_unknown(&mut self) {
-        let unknown: Vec<_> = self.fields.keys().filter(|key| !FIELDS.contains(&key.as_str())).cloned().collect();
+        let unknown: Vec<_> =
+            self.fields.keys().filter(|key| !FIELDS.contains(&key.as_str())).cloned().collect();
         for key in unknown {
-            self.refuse(format!("/{}", key.replace('~', "~0").replace('/', "~1")), format!("unknown field; known are {}", FIELDS.join(", ")));
+            self.refuse(
+                format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+                format!("unknown field; known are {}", FIELDS.join(", ")),
+            );
         }
     }
 
@@ -205,9 +227,15 @@ impl Form<'_> {
         match (part("cpu"), part("memory")) {
             (Some(cpu), Some(memory)) => match Size::parse(cpu, memory) {
                 Ok(size) => Some(size),
-                Err(bad) => { self.refuse("/containerSize", bad.to_string()); None }
+                Err(bad) => {
+                    self.refuse("/containerSize", bad.to_string());
+                    None
+                }
             },
-            _ => { self.refuse("/containerSize", "needs the texts cpu and memory, such as \"1\" and \"2Gi\""); None }
+            _ => {
+                self.refuse("/containerSize", "needs the texts cpu and memory, such as \"1\" and \"2Gi\"");
+                None
+            }
         }
     }
 
@@ -216,20 +244,32 @@ impl Form<'_> {
         let given = match self.fields.get("envVariables") {
             None | Some(Value::Null) => return variables,
             Some(Value::Object(given)) => given,
-            Some(_) => { self.refuse("/envVariables", "has to be an object of texts"); return variables; }
+            Some(_) => {
+                self.refuse("/envVariables", "has to be an object of texts");
+                return variables;
+            }
         };
         if given.len() > MOST_VARIABLES {
             self.refuse("/envVariables", format!("at most {MOST_VARIABLES} variables"));
         }
         for (name, value) in given {
             let pointer = format!("/envVariables/{}", name.replace('~', "~0").replace('/', "~1"));
-            let well_named = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            let well_named = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
             if !well_named {
-                self.refuse(pointer, "a variable's name has letters, digits and _ and does not begin with a digit");
-            } else if let Some(value) = value.as_str().filter(|value| value.len() <= MOST_VARIABLE_BYTES && !value.contains('\0')) {
+                self.refuse(
+                    pointer,
+                    "a variable's name has letters, digits and _ and does not begin with a digit",
+                );
+            } else if let Some(value) =
+                value.as_str().filter(|value| value.len() <= MOST_VARIABLE_BYTES && !value.contains('\0'))
+            {
                 variables.insert(name.clone(), seal(value));
             } else {
-                self.refuse(pointer, format!("has to be text of at most {MOST_VARIABLE_BYTES} bytes without NUL"));
+                self.refuse(
+                    pointer,
+                    format!("has to be text of at most {MOST_VARIABLE_BYTES} bytes without NUL"),
+                );
             }
         }
         variables
@@ -258,7 +298,9 @@ fn command(text: &str) -> Result<String, String> {
 pub fn domain(text: &str) -> Result<String, String> {
     let bad = || format!("`{text}` is not a host name such as myapp.com (no scheme, port or path)");
     let ascii = idna::domain_to_ascii_strict(text.trim_end_matches('.')).map_err(|_| bad())?;
-    let labels_fit = ascii.split('.').all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+    let labels_fit = ascii
+        .split('.')
+        .all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
     let numeric = ascii.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     if !ascii.contains('.') || !labels_fit || numeric || ascii.len() > 253 { Err(bad()) } else { Ok(ascii) }
 }
@@ -291,13 +333,28 @@ mod tests {
     fn every_problem_is_reported_with_its_pointer() {
         let errors = check(json!({ "projectId": 7, "environment": "prod", "customDomain": "https://x.de", "envVariables": { "1": "x", "OK": 2 }, "colour": "red" })).unwrap_err();
         let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
-        assert_eq!(pointers, ["/colour", "/organizationId", "/userId", "/projectId", "/projectName", "/environment", "/customDomain", "/envVariables/1", "/envVariables/OK"]);
+        assert_eq!(
+            pointers,
+            [
+                "/colour",
+                "/organizationId",
+                "/userId",
+                "/projectId",
+                "/projectName",
+                "/environment",
+                "/customDomain",
+                "/envVariables/1",
+                "/envVariables/OK"
+            ]
+        );
     }
 
     #[test]
     fn domains_are_written_as_dns_writes_them() {
         assert_eq!(domain("Bücher.example").unwrap(), "xn--bcher-kva.example");
-        for bad in ["", "localhost", "a/b", "http://a.b", "a.b:80", "a..b", "-a.de", "1.2.3.4", "a_b.de", "a b.de"] {
+        for bad in
+            ["", "localhost", "a/b", "http://a.b", "a.b:80", "a..b", "-a.de", "1.2.3.4", "a_b.de", "a b.de"]
+        {
             assert!(domain(bad).is_err(), "{bad}");
         }
     }

@@ -31,7 +31,8 @@ impl AppLog {
         let mut batch = Vec::new();
         while said.recv_many(&mut batch, BATCH).await > 0 {
             let now = clock.now();
-            let text: String = batch.drain(..).map(|(stream, line)| format!("{now} {stream} {line}\n")).collect();
+            let text: String =
+                batch.drain(..).map(|(stream, line)| format!("{now} {stream} {line}\n")).collect();
             if let Err(error) = self.write(text.as_bytes()) {
                 tracing::warn!(path = %self.path.display(), error = %error, "lines of an app were lost");
             }

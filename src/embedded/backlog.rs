@@ -44,7 +44,11 @@ fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
 impl Backlog for SqliteBacklog {
     async fn depths(&self) -> Result<Vec<Depth>, BacklogError> {
         let rows = self.queues.depths()?;
-        let depth = |(queue, messages, oldest): (String, i64, i64)| Depth { queue, messages: messages.cast_unsigned(), oldest: time(oldest).ok() };
+        let depth = |(queue, messages, oldest): (String, i64, i64)| Depth {
+            queue,
+            messages: messages.cast_unsigned(),
+            oldest: time(oldest).ok(),
+        };
         Ok(rows.into_iter().map(depth).collect())
     }
 
@@ -58,7 +62,8 @@ impl Backlog for SqliteBacklog {
     }
 
     async fn dead_letter_count(&self) -> Result<u64, BacklogError> {
-        let count: i64 = self.db.read(|c| c.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0)))?;
+        let count: i64 =
+            self.db.read(|c| c.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0)))?;
         Ok(count.cast_unsigned())
     }
 
@@ -67,7 +72,9 @@ impl Backlog for SqliteBacklog {
         let posted = self.db.write_then(
             move |c| {
                 let dead: Option<(String, String)> = c
-                    .query_row("SELECT queue, body FROM dead_letters WHERE id = ?1", [id], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .query_row("SELECT queue, body FROM dead_letters WHERE id = ?1", [id], |row| {
+                        Ok((row.get(0)?, row.get(1)?))
+                    })
                     .optional()?;
                 let Some((queue, body)) = dead else { return Ok(None) };
                 c.execute("DELETE FROM dead_letters WHERE id = ?1", [id])?;
@@ -83,7 +90,9 @@ impl Backlog for SqliteBacklog {
     }
 
     async fn purge(&self, id: Option<i64>) -> Result<u64, BacklogError> {
-        let deleted = self.db.write(move |c| c.execute("DELETE FROM dead_letters WHERE ?1 IS NULL OR id = ?1", params![id]));
+        let deleted = self
+            .db
+            .write(move |c| c.execute("DELETE FROM dead_letters WHERE ?1 IS NULL OR id = ?1", params![id]));
         Ok(deleted.await? as u64)
     }
 }

@@ -141,7 +141,10 @@ impl Builder for ProcessBuilder {
         let workspace = self.workspace(run);
         let copied = self.parts.blobs.materialise(org, source, &workspace.join("src")).await;
         copied.map_err(|error| match error {
-            BlobError::Missing(_) | BlobError::Damaged(_) | BlobError::Mismatch { .. } | BlobError::TooLarge(_) => {
+            BlobError::Missing(_)
+            | BlobError::Damaged(_)
+            | BlobError::Mismatch { .. }
+            | BlobError::TooLarge(_) => {
                 BuilderError::Rejected { code: "SOURCE_INCOMPLETE", message: error.to_string() }
             }
             BlobError::Full | BlobError::Unavailable { .. } => BuilderError::Unavailable(error.to_string()),
@@ -162,7 +165,10 @@ impl Builder for ProcessBuilder {
             if std::fs::remove_file(workspace.join(FRESH)).is_err() {
                 return Ok(Started::NotFresh);
             }
-            builds.insert(run, Building { status: BuildStatus::Running, stop: stop.clone(), ended: ended.clone() });
+            builds.insert(
+                run,
+                Building { status: BuildStatus::Running, stop: stop.clone(), ended: ended.clone() },
+            );
         }
         let (parts, builds) = (Arc::clone(&self.parts), Arc::clone(&self.builds));
         self.parts.background.spawn(async move {
@@ -196,7 +202,12 @@ impl Builder for ProcessBuilder {
     }
 }
 
-async fn build(parts: &Arc<BuilderParts>, workspace: &Path, job: &BuildJob, stop: &CancellationToken) -> Result<Packed, BuildFailure> {
+async fn build(
+    parts: &Arc<BuilderParts>,
+    workspace: &Path,
+    job: &BuildJob,
+    stop: &CancellationToken,
+) -> Result<Packed, BuildFailure> {
     if let Some(command) = &job.command {
         say(parts, job, "build.started", command, json!({ "command": command })).await;
         let begun = parts.clock.now();
@@ -205,11 +216,14 @@ async fn build(parts: &Arc<BuilderParts>, workspace: &Path, job: &BuildJob, stop
         say(parts, job, "build.finished", "", json!({ "elapsedMs": ms })).await;
     }
     say(parts, job, "push.started", &job.output, json!({})).await;
-    let (folder, bundle, output) = (workspace.join("src").join(&job.output), workspace.join("bundle"), job.output.clone());
+    let (folder, bundle, output) =
+        (workspace.join("src").join(&job.output), workspace.join("bundle"), job.output.clone());
     let (blobs, org) = (parts.blobs.clone(), job.org.clone());
     let packed = tokio::task::spawn_blocking(move || {
         let packed = pack(&folder, &output, &bundle).map_err(|error| pack_failure(&error))?;
-        blobs.adopt(&org, &bundle, packed.digest).map_err(|error| failure("ARTIFACT_STORE_FAILED", error.to_string()))?;
+        blobs
+            .adopt(&org, &bundle, packed.digest)
+            .map_err(|error| failure("ARTIFACT_STORE_FAILED", error.to_string()))?;
         Ok(packed)
     });
     let packed = packed.await.unwrap_or_else(|error| Err(failure("INTERNAL", error.to_string())))?;
@@ -239,10 +253,21 @@ async fn say(parts: &BuilderParts, job: &BuildJob, kind: &str, text: &str, data:
     }
 }
 
-async fn run_command(parts: &Arc<BuilderParts>, workspace: &Path, job: &BuildJob, command: &str, stop: &CancellationToken) -> Result<(), BuildFailure> {
-    let mut child = spawn(parts, workspace, job, command).map_err(|error| failure("BUILD_NOT_STARTED", format!("the build could not be started: {error}")))?;
+async fn run_command(
+    parts: &Arc<BuilderParts>,
+    workspace: &Path,
+    job: &BuildJob,
+    command: &str,
+    stop: &CancellationToken,
+) -> Result<(), BuildFailure> {
+    let mut child = spawn(parts, workspace, job, command)
+        .map_err(|error| failure("BUILD_NOT_STARTED", format!("the build could not be started: {error}")))?;
     let leader = child.id();
-    let reading = parts.background.spawn(read_pipes(Arc::clone(parts), job.deployment, (child.stdout.take(), child.stderr.take())));
+    let reading = parts.background.spawn(read_pipes(
+        Arc::clone(parts),
+        job.deployment,
+        (child.stdout.take(), child.stderr.take()),
+    ));
     let waiting = between(parts.clock.now(), job.deadline);
     let end = tokio::select! {
         status = child.wait() => End::Exited(status),
@@ -251,7 +276,9 @@ async fn run_command(parts: &Arc<BuilderParts>, workspace: &Path, job: &BuildJob
     };
     // Nothing that the command started outlives it; that also closes the pipes.
     signal_group(leader, Signal::KILL);
-    if !matches!(end, End::Exited(_)) && let Err(error) = child.wait().await {
+    if !matches!(end, End::Exited(_))
+        && let Err(error) = child.wait().await
+    {
         tracing::warn!(error = %error, "a killed build could not be waited for");
     }
     let tail = reading.await.unwrap_or_default();
@@ -273,12 +300,26 @@ fn judge(end: End, tail: &VecDeque<String>, waited: std::time::Duration) -> Resu
     match end {
         End::Exited(Ok(status)) if status.success() => Ok(()),
         End::Exited(Ok(status)) => match (status.code(), status.signal()) {
-            (Some(code), _) => failed("BUILD_FAILED", format!("the build command ended with exit code {code}"), json!({ "exitCode": code })),
-            (None, signal) => failed("BUILD_FAILED", format!("the build command was ended by signal {}", signal.unwrap_or_default()), json!({ "signal": signal })),
+            (Some(code), _) => failed(
+                "BUILD_FAILED",
+                format!("the build command ended with exit code {code}"),
+                json!({ "exitCode": code }),
+            ),
+            (None, signal) => failed(
+                "BUILD_FAILED",
+                format!("the build command was ended by signal {}", signal.unwrap_or_default()),
+                json!({ "signal": signal }),
+            ),
         },
-        End::Exited(Err(error)) => failed("BUILD_FAILED", format!("the build command could not be waited for: {error}"), json!({})),
+        End::Exited(Err(error)) => {
+            failed("BUILD_FAILED", format!("the build command could not be waited for: {error}"), json!({}))
+        }
         End::Stopped => failed("CANCELLED", "the build was stopped".to_owned(), json!({})),
-        End::TimedOut => failed("DEPLOYMENT_TIMEOUT", format!("the build did not end within {} s", waited.as_secs()), json!({})),
+        End::TimedOut => failed(
+            "DEPLOYMENT_TIMEOUT",
+            format!("the build did not end within {} s", waited.as_secs()),
+            json!({}),
+        ),
     }
 }
 
@@ -305,7 +346,11 @@ fn spawn(parts: &BuilderParts, workspace: &Path, job: &BuildJob, command: &str) 
 }
 
 /// Stores every line before anybody sees it, and keeps the last ones. Ends when both pipes are closed.
-async fn read_pipes(parts: Arc<BuilderParts>, deployment: DeploymentId, (stdout, stderr): (Option<ChildStdout>, Option<ChildStderr>)) -> VecDeque<String> {
+async fn read_pipes(
+    parts: Arc<BuilderParts>,
+    deployment: DeploymentId,
+    (stdout, stderr): (Option<ChildStdout>, Option<ChildStderr>),
+) -> VecDeque<String> {
     let (send, mut said) = tokio::sync::mpsc::channel(LINES_WAITING);
     if let Some(pipe) = stdout {
         parts.background.spawn(each_line(pipe, "stdout", send.clone()));
@@ -319,7 +364,9 @@ async fn read_pipes(parts: Arc<BuilderParts>, deployment: DeploymentId, (stdout,
         let now = parts.clock.now();
         tail.extend(batch.iter().map(|(_, text)| text.clone()));
         tail.drain(..tail.len().saturating_sub(TAIL));
-        let lines = batch.drain(..).map(|(stream, text)| Line::new(now, "log", Some("build"), text).with("stream", stream));
+        let lines = batch
+            .drain(..)
+            .map(|(stream, text)| Line::new(now, "log", Some("build"), text).with("stream", stream));
         if let Err(error) = parts.logs.append(deployment, lines.collect()).await {
             tracing::warn!(deployment.id = %deployment, error = %error, "lines of the build log were lost");
         }

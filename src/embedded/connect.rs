@@ -92,7 +92,8 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
     let queue: Arc<dyn Queue> = Arc::new(SqliteQueue(Arc::clone(&queues)));
     let blobs = FileBlobs::open(&root.join("blobs"))?;
     let logs = Arc::new(FileLogs::open(&root.join("logs")).map_err(folder(&root))?);
-    let secrets: Arc<dyn Secrets> = Arc::new(KeyFileSecrets::open(&root.join("secret.key")).map_err(folder(&root))?);
+    let secrets: Arc<dyn Secrets> =
+        Arc::new(KeyFileSecrets::open(&root.join("secret.key")).map_err(folder(&root))?);
     let background = tokio::runtime::Handle::current();
     let pool = Pool::new(background.clone());
     let builder = ProcessBuilder::new(BuilderParts {
@@ -126,7 +127,11 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         builder: Arc::new(builder.map_err(folder(&root))?),
         runtime: Arc::clone(&runtime) as Arc<_>,
         secrets,
-        backlog: Arc::new(SqliteBacklog { db: db.clone(), queues: Arc::clone(&queues), clock: Arc::clone(&clock) }),
+        backlog: Arc::new(SqliteBacklog {
+            db: db.clone(),
+            queues: Arc::clone(&queues),
+            clock: Arc::clone(&clock),
+        }),
         checks: vec![Arc::new(StoreCheck(db.clone())), Arc::new(FolderCheck(root.clone()))],
         limits: settings.limits,
     });
@@ -153,7 +158,13 @@ fn machine(settings: &Settings, root: &Path) -> Result<Machine, ConnectError> {
 /// Takes the folder for this process. The lock ends with the process, however it ends.
 fn lock(root: &Path) -> Result<std::fs::File, ConnectError> {
     let path = root.join("windlass.lock");
-    let mut file = std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(folder(root))?;
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(folder(root))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         file.read_to_string(&mut pid).map_err(folder(root))?;
@@ -178,7 +189,11 @@ impl Check for StoreCheck {
 
     async fn check(&self) -> Result<(), String> {
         // An update without effect still takes the write lock and commits.
-        self.0.write(|c| c.execute("UPDATE timers SET last = last WHERE name = ''", [])).await.map(|_| ()).map_err(|error| error.to_string())
+        self.0
+            .write(|c| c.execute("UPDATE timers SET last = last WHERE name = ''", []))
+            .await
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     }
 
     fn last_use_was_fine(&self) -> bool {

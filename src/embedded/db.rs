@@ -27,7 +27,9 @@ const CHECKPOINT_PAGES: u32 = 4_000;
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
     /// Not ours, or broken. It is left as it is.
-    #[error("{path} is not a readable Windlass database ({reason}); it was left untouched. Move it away to start afresh, or restore a copy")]
+    #[error(
+        "{path} is not a readable Windlass database ({reason}); it was left untouched. Move it away to start afresh, or restore a copy"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -35,7 +37,9 @@ pub enum DbError {
         reason: String,
     },
     /// Written by a newer Windlass. It is left as it is.
-    #[error("{path} was written by a newer Windlass (database version {found}, this one knows {known}); it was left untouched. Use the newer version")]
+    #[error(
+        "{path} was written by a newer Windlass (database version {found}, this one knows {known}); it was left untouched. Use the newer version"
+    )]
     Newer {
         /// The file.
         path: PathBuf,
@@ -174,14 +178,16 @@ impl Db {
     pub fn verify(&self) -> Result<Vec<String>, DbError> {
         self.read(|connection| {
             let mut statement = connection.prepare("PRAGMA integrity_check")?;
-            let rows: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+            let rows: Vec<String> =
+                statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
             Ok(rows.into_iter().filter(|row| row != "ok").collect())
         })
     }
 }
 
 fn connect(path: &Path) -> Result<Connection, DbError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -204,7 +210,11 @@ fn check_header(path: &Path) -> Result<(), DbError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(DbError::ReadOnly(format!("{}: {error}", path.display()))),
     };
-    if head.is_empty() || head == MAGIC { Ok(()) } else { Err(damaged("the file does not begin like a database")) }
+    if head.is_empty() || head == MAGIC {
+        Ok(())
+    } else {
+        Err(damaged("the file does not begin like a database"))
+    }
 }
 
 fn migrate(path: &Path, connection: &mut Connection) -> Result<(), DbError> {

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::db::{Db, DbError};
 use super::queue::{Posted, SqliteQueues};
 use crate::deploy::deployment::{
-    Caps, Deployment, Deployments, Ending, Filter, NewDeployment, RunMaker, Stats, Status, StoreError, Submitted,
+    Caps, Deployment, Deployments, Ending, Filter, NewDeployment, RunMaker, Stats, Status, StoreError,
+    Submitted,
 };
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::wish::Wish;
@@ -54,16 +55,24 @@ impl SqliteDeployments {
         work: impl FnOnce(&Connection, &SqliteQueues) -> rusqlite::Result<(T, Option<Posted>)> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (queues, announcer) = (Arc::clone(&self.queues), Arc::clone(&self.queues));
-        let written = self.db.write_then(move |c| work(c, &queues), move |(_, posted)| {
-            if let Some(posted) = posted {
-                announcer.announce(posted);
-            }
-        });
+        let written = self.db.write_then(
+            move |c| work(c, &queues),
+            move |(_, posted)| {
+                if let Some(posted) = posted {
+                    announcer.announce(posted);
+                }
+            },
+        );
         Ok(written.await?.0)
     }
 }
 
-fn wake(c: &Connection, queues: &SqliteQueues, id: DeploymentId, now: Timestamp) -> rusqlite::Result<Option<Posted>> {
+fn wake(
+    c: &Connection,
+    queues: &SqliteQueues,
+    id: DeploymentId,
+    now: Timestamp,
+) -> rusqlite::Result<Option<Posted>> {
     queues.post(c, DEPLOYMENT_QUEUE, &format!("{{\"w1\":{{\"admit\":\"{id}\"}}}}"), now).map(Some)
 }
 
@@ -157,7 +166,9 @@ impl Deployments for SqliteDeployments {
             conditions.join(" AND "),
             values.len()
         );
-        Ok(self.db.read(|c| c.prepare_cached(&sql)?.query_map(rusqlite::params_from_iter(values), read)?.collect())?)
+        Ok(self.db.read(|c| {
+            c.prepare_cached(&sql)?.query_map(rusqlite::params_from_iter(values), read)?.collect()
+        })?)
     }
 
     async fn admit(&self, caps: Caps, now: Timestamp, run: RunMaker) -> Result<Vec<Deployment>, StoreError> {
@@ -186,7 +197,13 @@ impl Deployments for SqliteDeployments {
         Ok(admitted.await?)
     }
 
-    async fn settle(&self, id: DeploymentId, status: Status, result: &Ending, now: Timestamp) -> Result<(), StoreError> {
+    async fn settle(
+        &self,
+        id: DeploymentId,
+        status: Status,
+        result: &Ending,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let result = to_json(result)?;
         self.write_and_wake(move |c, queues| {
             let changed = c
@@ -258,7 +275,14 @@ fn insert(c: &Connection, new: &NewDeployment, body: &[u8]) -> rusqlite::Result<
         "INSERT INTO deployments (id, org, project, environment, status, created, updated, body)
          VALUES (?1, ?2, ?3, ?4, 'queued', ?5, ?5, ?6)",
     )?
-    .execute(params![new.id.to_string(), wish.org.as_str(), wish.project.as_str(), wish.environment.to_string(), at, body])?;
+    .execute(params![
+        new.id.to_string(),
+        wish.org.as_str(),
+        wish.project.as_str(),
+        wish.environment.to_string(),
+        at,
+        body
+    ])?;
     Ok(())
 }
 

@@ -115,22 +115,33 @@ impl BlobWriter for FileWriter {
 impl Drop for FileWriter {
     fn drop(&mut self) {
         // Settled content has been renamed away; what is left of a failed write is garbage.
-        if let Err(error) = std::fs::remove_file(&self.temporary) && error.kind() != std::io::ErrorKind::NotFound {
+        if let Err(error) = std::fs::remove_file(&self.temporary)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %self.temporary.display(), error = %error, "a temporary file could not be removed");
         }
     }
 }
 
 /// Runs work that waits for the disk where it holds up nobody.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, BlobError> + Send + 'static) -> Result<T, BlobError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
+) -> Result<T, BlobError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(BlobError::Unavailable { path: String::new(), source: std::io::Error::other(error) }),
+        Err(error) => {
+            Err(BlobError::Unavailable { path: String::new(), source: std::io::Error::other(error) })
+        }
     }
 }
 
 /// Copies `path` to `to` while verifying it; damaged content is set aside.
-fn copy_verified(path: &Path, digest: Digest, to: &mut dyn std::io::Write, limit: u64) -> Result<u64, BlobError> {
+fn copy_verified(
+    path: &Path,
+    digest: Digest,
+    to: &mut dyn std::io::Write,
+    limit: u64,
+) -> Result<u64, BlobError> {
     let mut from = std::fs::File::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => BlobError::Missing(digest),
         _ => failed(path, error),
@@ -161,8 +172,12 @@ fn copy_verified(path: &Path, digest: Digest, to: &mut dyn std::io::Write, limit
 #[async_trait]
 impl Blobs for FileBlobs {
     async fn missing(&self, org: &Name, digests: &[Digest]) -> Result<Vec<Digest>, BlobError> {
-        let paths: Vec<(Digest, PathBuf)> = digests.iter().map(|digest| (*digest, self.path(org, *digest))).collect();
-        blocking(move || Ok(paths.into_iter().filter(|(_, path)| !path.exists()).map(|(digest, _)| digest).collect())).await
+        let paths: Vec<(Digest, PathBuf)> =
+            digests.iter().map(|digest| (*digest, self.path(org, *digest))).collect();
+        blocking(move || {
+            Ok(paths.into_iter().filter(|(_, path)| !path.exists()).map(|(digest, _)| digest).collect())
+        })
+        .await
     }
 
     async fn writer(&self, org: &Name, digest: Digest, limit: u64) -> Result<Box<dyn BlobWriter>, BlobError> {
@@ -188,7 +203,8 @@ impl Blobs for FileBlobs {
     }
 
     async fn materialise(&self, org: &Name, manifest: &Manifest, root: &Path) -> Result<(), BlobError> {
-        let files: Vec<_> = manifest.files().iter().map(|file| (self.path(org, file.sha256), file.clone())).collect();
+        let files: Vec<_> =
+            manifest.files().iter().map(|file| (self.path(org, file.sha256), file.clone())).collect();
         let root = root.to_owned();
         blocking(move || {
             let mut made = std::collections::HashSet::new();
@@ -200,7 +216,8 @@ impl Blobs for FileBlobs {
                 }
                 let mut out = std::fs::File::create(&to).map_err(|error| failed(&to, error))?;
                 copy_verified(&from, file.sha256, &mut out, file.size)?;
-                out.set_permissions(std::fs::Permissions::from_mode(file.mode)).map_err(|error| failed(&to, error))?;
+                out.set_permissions(std::fs::Permissions::from_mode(file.mode))
+                    .map_err(|error| failed(&to, error))?;
             }
             Ok(())
         })

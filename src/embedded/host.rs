@@ -63,8 +63,22 @@ pub struct Host {
 impl Host {
     /// A host for `windlass` that reads `queues`.
     #[must_use]
-    pub fn new(windlass: Windlass, (db, queues): (Db, Arc<SqliteQueues>), calls: Calls, settings: HostSettings) -> Arc<Self> {
-        Arc::new(Self { windlass, queues, db, calls, settings, stop: CancellationToken::new(), tasks: TaskTracker::new(), running: AtomicU64::new(0) })
+    pub fn new(
+        windlass: Windlass,
+        (db, queues): (Db, Arc<SqliteQueues>),
+        calls: Calls,
+        settings: HostSettings,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            windlass,
+            queues,
+            db,
+            calls,
+            settings,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            running: AtomicU64::new(0),
+        })
     }
 
     /// Starts reading every queue and ticking every timer.
@@ -75,8 +89,12 @@ impl Host {
             let host = Arc::clone(self);
             match function.trigger {
                 Trigger::Http { .. } => {}
-                Trigger::ServiceBus { .. } | Trigger::StorageQueue { .. } => self.until_stopped(async move { host.read_queue(function).await }),
-                Trigger::Timer { schedule } => self.until_stopped(async move { host.keep_time(function, schedule).await }),
+                Trigger::ServiceBus { .. } | Trigger::StorageQueue { .. } => {
+                    self.until_stopped(async move { host.read_queue(function).await })
+                }
+                Trigger::Timer { schedule } => {
+                    self.until_stopped(async move { host.keep_time(function, schedule).await })
+                }
             }
         }
     }
@@ -123,7 +141,12 @@ impl Host {
         }
     }
 
-    async fn deliver(self: &Arc<Self>, function: &'static Function, queue: &'static str, batch: Vec<Delivery>) {
+    async fn deliver(
+        self: &Arc<Self>,
+        function: &'static Function,
+        queue: &'static str,
+        batch: Vec<Delivery>,
+    ) {
         let chance = self.windlass.engine.ids.random() % 1_000;
         if self.settings.doubled_per_mille > 0 && chance < u128::from(self.settings.doubled_per_mille) {
             let (host, twin) = (Arc::clone(self), batch.clone());
@@ -132,11 +155,20 @@ impl Host {
         match self.invoke(function, Call::Messages(&batch)).await {
             Ok(()) => batch.iter().for_each(|delivery| self.queues.complete(delivery)),
             Err(error) => {
-                tracing::warn!(function.name = function.name, error, "an invocation of {} failed; its messages come again", function.name);
+                tracing::warn!(
+                    function.name = function.name,
+                    error,
+                    "an invocation of {} failed; its messages come again",
+                    function.name
+                );
                 // A failed batch is taken apart, so that one bad message does not use up its neighbours' deliveries.
                 let alone = batch.len() == 1;
                 for delivery in batch {
-                    let result = if alone { Err(error.clone()) } else { self.invoke(function, Call::Messages(std::slice::from_ref(&delivery))).await };
+                    let result = if alone {
+                        Err(error.clone())
+                    } else {
+                        self.invoke(function, Call::Messages(std::slice::from_ref(&delivery))).await
+                    };
                     match result {
                         Ok(()) => self.queues.complete(&delivery),
                         Err(error) => self.abandon(queue, delivery, error).await,
@@ -165,7 +197,9 @@ impl Host {
 
     async fn call(&self, function: &'static Function, call: Call<'_>) -> Result<(), String> {
         let (pool, address) = match &self.calls {
-            Calls::InProcess => return dispatch(&self.windlass, function, call.event()).await.map_err(|error| chain(&error)),
+            Calls::InProcess => {
+                return dispatch(&self.windlass, function, call.event()).await.map_err(|error| chain(&error));
+            }
             Calls::Http(pool, address) => (pool, *address),
         };
         let now = self.windlass.engine.clock.now();
@@ -173,17 +207,33 @@ impl Host {
         let request = hyper::Request::post(format!("/{}", function.name))
             .header("host", "127.0.0.1")
             .header("content-type", "application/json; charset=utf-8")
-            .header("x-azure-functions-invocationid", format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", id >> 96, (id >> 80) & 0xffff, (id >> 64) & 0xffff, (id >> 48) & 0xffff, id & 0xffff_ffff_ffff))
+            .header(
+                "x-azure-functions-invocationid",
+                format!(
+                    "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+                    id >> 96,
+                    (id >> 80) & 0xffff,
+                    (id >> 64) & 0xffff,
+                    (id >> 48) & 0xffff,
+                    id & 0xffff_ffff_ffff
+                ),
+            )
             .body(full(call.payload(function, now).to_string()))
             .map_err(|error| error.to_string())?;
         let answer = pool.fetch(address, request).await.map_err(|error| chain(&error))?;
-        if answer.status().is_success() { Ok(()) } else { Err(format!("{}: {}", answer.status(), String::from_utf8_lossy(answer.body()))) }
+        if answer.status().is_success() {
+            Ok(())
+        } else {
+            Err(format!("{}: {}", answer.status(), String::from_utf8_lossy(answer.body())))
+        }
     }
 
     async fn keep_time(self: Arc<Self>, function: &'static Function, text: &'static str) {
         let schedule = match Schedule::parse(text) {
             Ok(schedule) => schedule,
-            Err(error) => return tracing::error!(function.name = function.name, error = %error, "a timer cannot be kept"),
+            Err(error) => {
+                return tracing::error!(function.name = function.name, error = %error, "a timer cannot be kept");
+            }
         };
         let clock = Arc::clone(&self.windlass.engine.clock);
         let mut next = match self.stored_next(function.name, text) {
@@ -213,7 +263,12 @@ impl Host {
 
     fn stored_next(&self, name: &str, schedule: &str) -> Result<Option<jiff::Timestamp>, DbError> {
         let stored: Option<i64> = self.db.read(|c| {
-            c.query_row("SELECT next FROM timers WHERE name = ?1 AND schedule = ?2", [name, schedule], |row| row.get(0)).optional()
+            c.query_row(
+                "SELECT next FROM timers WHERE name = ?1 AND schedule = ?2",
+                [name, schedule],
+                |row| row.get(0),
+            )
+            .optional()
         })?;
         Ok(stored.and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok()))
     }
@@ -251,7 +306,9 @@ enum Call<'a> {
 impl Call<'_> {
     fn event(&self) -> Event {
         match self {
-            Self::Messages(batch) => Event::Messages(batch.iter().map(|delivery| delivery.body.to_string()).collect()),
+            Self::Messages(batch) => {
+                Event::Messages(batch.iter().map(|delivery| delivery.body.to_string()).collect())
+            }
             Self::Tick { .. } => Event::Tick,
         }
     }
@@ -264,10 +321,12 @@ impl Call<'_> {
                 "Data": { "timer": { "Schedule": { "AdjustForDST": true }, "ScheduleStatus": { "Next": due }, "IsPastDue": between(*due, now) > Duration::from_secs(1) } },
                 "Metadata": { "sys": sys },
             }),
-            Self::Messages([only]) if !matches!(function.trigger, Trigger::ServiceBus { many: true, .. }) => json!({
-                "Data": { "msg": layered(&only.body) },
-                "Metadata": { "DeliveryCount": only.count.to_string(), "MessageId": layered(&only.id.to_string()), "sys": sys },
-            }),
+            Self::Messages([only]) if !matches!(function.trigger, Trigger::ServiceBus { many: true, .. }) => {
+                json!({
+                    "Data": { "msg": layered(&only.body) },
+                    "Metadata": { "DeliveryCount": only.count.to_string(), "MessageId": layered(&only.id.to_string()), "sys": sys },
+                })
+            }
             Self::Messages(batch) => {
                 let texts: Vec<&str> = batch.iter().map(|delivery| &*delivery.body).collect();
                 json!({ "Data": { "msgs": json!(texts).to_string() }, "Metadata": { "sys": sys } })

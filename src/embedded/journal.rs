@@ -81,14 +81,24 @@ fn to_json(run: RunId, value: &impl serde::Serialize) -> Result<Vec<u8>, Journal
 }
 
 fn insert_event(c: &Connection, run: RunId, seq: u64, at: i64, body: &[u8]) -> rusqlite::Result<()> {
-    c.prepare_cached("INSERT INTO events (run, seq, at, body) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![run.as_bytes(), seq.cast_signed(), at, body])?;
+    c.prepare_cached("INSERT INTO events (run, seq, at, body) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+        run.as_bytes(),
+        seq.cast_signed(),
+        at,
+        body
+    ])?;
     Ok(())
 }
 
 #[async_trait]
 impl Journal for SqliteJournal {
-    async fn create(&self, run: RunId, first: &Event, state: &RunState, hint: Hint) -> Result<(), JournalError> {
+    async fn create(
+        &self,
+        run: RunId,
+        first: &Event,
+        state: &RunState,
+        hint: Hint,
+    ) -> Result<(), JournalError> {
         let (event, body) = (to_json(run, first)?, to_json(run, state)?);
         let at = state.started;
         let (queues, announcer) = (Arc::clone(&self.queues), Arc::clone(&self.queues));
@@ -96,7 +106,9 @@ impl Journal for SqliteJournal {
             .write_then(
                 move |c| {
                     let added = c
-                        .prepare_cached("INSERT OR IGNORE INTO runs (id, version, open, state) VALUES (?1, 1, 1, ?2)")?
+                        .prepare_cached(
+                            "INSERT OR IGNORE INTO runs (id, version, open, state) VALUES (?1, 1, 1, ?2)",
+                        )?
                         .execute(params![run.as_bytes(), body])?;
                     if added == 0 {
                         return Ok(None);
@@ -155,7 +167,8 @@ impl Journal for SqliteJournal {
     async fn append(&self, append: Append<'_>) -> Result<(), JournalError> {
         let run = append.run;
         let body = to_json(run, append.state)?;
-        let events: Vec<Vec<u8>> = append.events.iter().map(|event| to_json(run, event)).collect::<Result<_, _>>()?;
+        let events: Vec<Vec<u8>> =
+            append.events.iter().map(|event| to_json(run, event)).collect::<Result<_, _>>()?;
         let (expected, version, open) = (append.expected, append.state.version, !append.state.is_over());
         let (lease, hints, at) = (append.lease.cloned(), append.hints, self.clock.now().as_microsecond());
         let (queues, announcer) = (Arc::clone(&self.queues), Arc::clone(&self.queues));
@@ -167,15 +180,27 @@ impl Journal for SqliteJournal {
                     return Ok(Written::Fenced);
                 }
                 let updated = c
-                    .prepare_cached("UPDATE runs SET version = ?3, open = ?4, state = ?5 WHERE id = ?1 AND version = ?2")?
-                    .execute(params![run.as_bytes(), expected.cast_signed(), version.cast_signed(), open, body])?;
+                    .prepare_cached(
+                        "UPDATE runs SET version = ?3, open = ?4, state = ?5 WHERE id = ?1 AND version = ?2",
+                    )?
+                    .execute(params![
+                        run.as_bytes(),
+                        expected.cast_signed(),
+                        version.cast_signed(),
+                        open,
+                        body
+                    ])?;
                 if updated == 0 {
                     return Ok(Written::Conflict);
                 }
                 for (seq, event) in (expected + 1..).zip(&events) {
                     insert_event(c, run, seq, at, event)?;
                 }
-                hints.iter().map(|(hint, due)| queues.post(c, hint.function, &hint_text(hint), *due)).collect::<Result<_, _>>().map(Written::Done)
+                hints
+                    .iter()
+                    .map(|(hint, due)| queues.post(c, hint.function, &hint_text(hint), *due))
+                    .collect::<Result<_, _>>()
+                    .map(Written::Done)
             },
             move |written| {
                 if let Written::Done(posted) = written {
@@ -202,7 +227,8 @@ impl Journal for SqliteJournal {
                 .prepare_cached("SELECT state FROM runs WHERE id = ?1")?
                 .query_row([run.as_bytes()], |row| row.get(0))
                 .optional()?;
-            let mut select = snapshot.prepare_cached("SELECT seq, at, body FROM events WHERE run = ?1 ORDER BY seq")?;
+            let mut select =
+                snapshot.prepare_cached("SELECT seq, at, body FROM events WHERE run = ?1 ORDER BY seq")?;
             let rows = select.query_map([run.as_bytes()], |row| {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Vec<u8>>(2)?))
             })?;
@@ -211,7 +237,8 @@ impl Journal for SqliteJournal {
         })?;
         let Some((state, rows)) = stored else { return Ok(None) };
         let entry = |(seq, at, body): (i64, i64, Vec<u8>)| {
-            let at = Timestamp::from_microsecond(at).map_err(|error| JournalError::Damaged { run, source: error.into() })?;
+            let at = Timestamp::from_microsecond(at)
+                .map_err(|error| JournalError::Damaged { run, source: error.into() })?;
             Ok(Entry { seq: seq.cast_unsigned(), at, event: parse(run, &body)? })
         };
         let entries = rows.into_iter().map(entry).collect::<Result<_, JournalError>>()?;
@@ -238,7 +265,8 @@ impl Journal for SqliteJournal {
                 .query_map([], |row| Ok((RunId::from_bytes(row.get(0)?), row.get::<_, Vec<u8>>(1)?)))?
                 .collect::<rusqlite::Result<Vec<_>>>()
         })?;
-        let busy: Vec<RunId> = self.leases().held.iter().filter(|(_, held)| held.until > now).map(|(run, _)| *run).collect();
+        let busy: Vec<RunId> =
+            self.leases().held.iter().filter(|(_, held)| held.until > now).map(|(run, _)| *run).collect();
         rows.into_iter()
             .filter(|(run, _)| !busy.contains(run))
             .map(|(run, state)| Ok((run, parse(run, &state)?)))

@@ -8,7 +8,11 @@ const MOST_LINE_BYTES: usize = 64 * 1024;
 
 /// Sends each line of `pipe` with the pipe's name, without its end and with invalid UTF-8 replaced, until the pipe
 /// closes or nobody listens.
-pub(super) async fn each_line(pipe: impl AsyncRead + Unpin, name: &'static str, lines: Sender<(&'static str, String)>) {
+pub(super) async fn each_line(
+    pipe: impl AsyncRead + Unpin,
+    name: &'static str,
+    lines: Sender<(&'static str, String)>,
+) {
     let mut reader = BufReader::with_capacity(MOST_LINE_BYTES, pipe);
     let mut line = Vec::new();
     loop {
@@ -49,7 +53,9 @@ mod tests {
         let (send, mut lines) = tokio::sync::mpsc::channel(10);
         each_line(input.as_slice(), "stdout", send).await;
         let mut said = Vec::new();
-        while let Some((_, line)) = lines.recv().await { said.push(line); }
+        while let Some((_, line)) = lines.recv().await {
+            said.push(line);
+        }
         let lengths: Vec<usize> = said.iter().map(String::len).collect();
         assert_eq!(&said[..3], ["one", "two", "\u{fffd}"]);
         assert!(lengths[3] >= MOST_LINE_BYTES && lengths[3] < 2 * MOST_LINE_BYTES);

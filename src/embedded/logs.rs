@@ -50,9 +50,12 @@ impl FileLogs {
         }
         if open.len() >= MOST_OPEN {
             // A log that somebody follows or writes stays open.
-            open.retain(|_, handle| Arc::strong_count(handle) > 1 || handle.lock().is_ok_and(|log| log.end.receiver_count() > 0));
+            open.retain(|_, handle| {
+                Arc::strong_count(handle) > 1 || handle.lock().is_ok_and(|log| log.end.receiver_count() > 0)
+            });
         }
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).read(true).open(self.path(deployment))?;
+        let mut file =
+            std::fs::OpenOptions::new().create(true).append(true).read(true).open(self.path(deployment))?;
         let end = mend(&mut file)?;
         let handle = Arc::new(Mutex::new(Open { file, end: watch::Sender::new(end) }));
         open.insert(deployment, Arc::clone(&handle));
@@ -145,14 +148,19 @@ impl Logs for FileLogs {
         self.write(deployment, lines).map_err(|error| StoreError(error.into()))
     }
 
-    async fn read(&self, deployment: DeploymentId, from: From, limit: usize) -> Result<Vec<Line>, StoreError> {
+    async fn read(
+        &self,
+        deployment: DeploymentId,
+        from: From,
+        limit: usize,
+    ) -> Result<Vec<Line>, StoreError> {
         self.read_from(deployment, from, limit).map_err(|error| StoreError(error.into()))
     }
 
     async fn changed(&self, deployment: DeploymentId, after: u64) {
-        let watching = self.handle(deployment).map(|handle| {
-            handle.lock().unwrap_or_else(PoisonError::into_inner).end.subscribe()
-        });
+        let watching = self
+            .handle(deployment)
+            .map(|handle| handle.lock().unwrap_or_else(PoisonError::into_inner).end.subscribe());
         if let Ok(mut end) = watching {
             // An error means that the log was closed: the caller reads again and subscribes anew.
             drop(end.wait_for(|end| *end > after).await);

@@ -76,7 +76,9 @@ pub fn pack(folder: &Path, name: &str, bundle: &Path) -> Result<Packed, PackErro
     let file = std::fs::File::create(bundle).map_err(io(bundle))?;
     let out = Hashing { inner: std::io::BufWriter::new(file), hasher: Sha256::new(), bytes: 0 };
     let mut encoder = zstd::Encoder::new(out, LEVEL).map_err(io(bundle))?;
-    encoder.multithread(std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))).map_err(io(bundle))?;
+    encoder
+        .multithread(std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)))
+        .map_err(io(bundle))?;
     let mut archive = tar::Builder::new(encoder);
     for path in &paths {
         append(&mut archive, folder, path).map_err(io(&folder.join(path)))?;
@@ -91,14 +93,16 @@ pub fn pack(folder: &Path, name: &str, bundle: &Path) -> Result<Packed, PackErro
 /// Every file and link below `folder`, sorted.
 fn collect(folder: &Path, below: &Path, paths: &mut Vec<PathBuf>) -> Result<(), PackError> {
     let here = folder.join(below);
-    let mut entries: Vec<_> = std::fs::read_dir(&here).and_then(Iterator::collect::<std::io::Result<_>>).map_err(io(&here))?;
+    let mut entries: Vec<_> =
+        std::fs::read_dir(&here).and_then(Iterator::collect::<std::io::Result<_>>).map_err(io(&here))?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let (name, path) = (entry.file_name(), below.join(entry.file_name()));
         let kind = entry.file_type().map_err(io(&entry.path()))?;
         let text = name.to_string_lossy();
         if kind.is_dir() {
-            let cargo = below.components().any(|part| part.as_os_str() == "target") && CARGO.contains(&&*text);
+            let cargo =
+                below.components().any(|part| part.as_os_str() == "target") && CARGO.contains(&&*text);
             if !NEVER.contains(&&*text) && !cargo {
                 collect(folder, &path, paths)?;
             }
@@ -165,11 +169,13 @@ mod tests {
     #[test]
     fn the_same_files_give_the_same_bundle_and_come_back() {
         let home = tempfile::tempdir().unwrap();
-        let packed: Vec<Packed> = ["one", "two"].map(|name| {
-            let folder = home.path().join(name);
-            tree(&folder);
-            pack(&folder, ".", &home.path().join(format!("{name}.bundle"))).unwrap()
-        }).to_vec();
+        let packed: Vec<Packed> = ["one", "two"]
+            .map(|name| {
+                let folder = home.path().join(name);
+                tree(&folder);
+                pack(&folder, ".", &home.path().join(format!("{name}.bundle"))).unwrap()
+            })
+            .to_vec();
         assert_eq!(packed[0], packed[1]);
         assert_eq!(packed[0].files, 3);
         let bundle = std::fs::read(home.path().join("one.bundle")).unwrap();

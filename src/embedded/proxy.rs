@@ -19,7 +19,16 @@ use super::upstream::{Body, Kept, Pool, SendError, empty};
 use crate::ambient::Clock;
 
 /// Headers that belong to one connection (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [&str; 8] = ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"];
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 /// A replica that just went away is replaced by another within these tries.
 const TRIES: u32 = 20;
 const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(25);
@@ -41,7 +50,9 @@ pub struct FrontDoor {
 /// Mounts the front door.
 pub fn mount(config: &mut ServiceConfig, door: &Arc<FrontDoor>) {
     let routes = Arc::clone(&door.routes);
-    let is_site = move |head: &RequestHead| routes.get(&host(head.headers())).is_some_and(|target| matches!(target.backend, Backend::Files(_)));
+    let is_site = move |head: &RequestHead| {
+        routes.get(&host(head.headers())).is_some_and(|target| matches!(target.backend, Backend::Files(_)))
+    };
     config
         .app_data(Data::from(Arc::clone(door)))
         .service(
@@ -56,7 +67,11 @@ pub fn mount(config: &mut ServiceConfig, door: &Arc<FrontDoor>) {
 /// The host name that a request is for, without its port.
 fn host(headers: &HeaderMap) -> String {
     let value = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit())).map_or(value, |(name, _)| name).to_ascii_lowercase()
+    value
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+        .map_or(value, |(name, _)| name)
+        .to_ascii_lowercase()
 }
 
 /// A page that explains itself.
@@ -76,7 +91,11 @@ fn page(status: StatusCode, title: &str, text: &str) -> HttpResponse {
 }
 
 fn unknown(host: &str) -> HttpResponse {
-    page(StatusCode::NOT_FOUND, "No app here", &format!("No project answers on {host}. `windlass list` shows the addresses of every project."))
+    page(
+        StatusCode::NOT_FOUND,
+        "No app here",
+        &format!("No project answers on {host}. `windlass list` shows the addresses of every project."),
+    )
 }
 
 async fn site(request: HttpRequest, door: Data<FrontDoor>) -> HttpResponse {
@@ -85,13 +104,18 @@ async fn site(request: HttpRequest, door: Data<FrontDoor>) -> HttpResponse {
     let _busy = target.enter();
     match &target.backend {
         Backend::Files(root) => static_site::serve(&request, root),
-        Backend::Replicas(_) => page(StatusCode::SERVICE_UNAVAILABLE, "One moment", "This app is being switched to a new release."),
+        Backend::Replicas(_) => page(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "One moment",
+            "This app is being switched to a new release.",
+        ),
     }
 }
 
 async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) -> HttpResponse {
     let name = host(request.headers());
-    let has_body = request.headers().contains_key(header::TRANSFER_ENCODING) || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+    let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
+        || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
     let upgrade = request.headers().contains_key(header::UPGRADE);
     let mut payload = Some(payload);
     for _ in 0..TRIES {
@@ -105,14 +129,19 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
         };
         let body = match payload.take() {
             Some(taken) if has_body && !upgrade => pump(taken),
-            untouched => { payload = untouched; empty() }
+            untouched => {
+                payload = untouched;
+                empty()
+            }
         };
         let upstream = match upstream_request(&request, address, body) {
             Ok(upstream) => upstream,
             Err(reason) => return page(StatusCode::BAD_REQUEST, "Bad request", &reason),
         };
         match door.pool.send(address, upstream).await {
-            Ok((response, kept)) if upgrade && response.status() == hyper::StatusCode::SWITCHING_PROTOCOLS => {
+            Ok((response, kept))
+                if upgrade && response.status() == hyper::StatusCode::SWITCHING_PROTOCOLS =>
+            {
                 return tunnel(response, kept, payload.take(), busy);
             }
             Ok((response, kept)) => return answer(response, kept, busy),
@@ -121,15 +150,29 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
             Err(error) => return broken(&target, &error),
         }
     }
-    page(StatusCode::SERVICE_UNAVAILABLE, "Not ready", &format!("{name} has no healthy replica right now. It is restarted by itself; `windlass status` shows how it is."))
+    page(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Not ready",
+        &format!(
+            "{name} has no healthy replica right now. It is restarted by itself; `windlass status` shows how it is."
+        ),
+    )
 }
 
 fn broken(target: &Target, error: &SendError) -> HttpResponse {
     tracing::warn!(app = target.app, error = %error, "a request to {} got no answer", target.app);
-    page(StatusCode::BAD_GATEWAY, "The app did not answer", "It closed the connection before it answered. Its own log says more: `windlass logs --app`.")
+    page(
+        StatusCode::BAD_GATEWAY,
+        "The app did not answer",
+        "It closed the connection before it answered. Its own log says more: `windlass logs --app`.",
+    )
 }
 
-fn upstream_request(request: &HttpRequest, address: SocketAddr, body: Body) -> Result<hyper::Request<Body>, String> {
+fn upstream_request(
+    request: &HttpRequest,
+    address: SocketAddr,
+    body: Body,
+) -> Result<hyper::Request<Body>, String> {
     let uri = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let mut upstream = hyper::Request::builder().method(request.method().as_str()).uri(uri);
     let upgrade = request.headers().get(header::UPGRADE).cloned();
@@ -148,7 +191,10 @@ fn upstream_request(request: &HttpRequest, address: SocketAddr, body: Body) -> R
     upstream
         .header("x-forwarded-for", peer)
         .header("x-forwarded-proto", "http")
-        .header("x-forwarded-host", request.headers().get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default())
+        .header(
+            "x-forwarded-host",
+            request.headers().get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default(),
+        )
         .body(body)
         .map_err(|error| error.to_string())
 }
@@ -173,7 +219,9 @@ fn answer(response: hyper::Response<Incoming>, kept: Kept, busy: Busy) -> HttpRe
         if HOP_BY_HOP.contains(&name.as_str()) || name == "content-length" {
             continue;
         }
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_str().as_bytes()), HeaderValue::from_bytes(value.as_bytes())) {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_str().as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
+        {
             answer.append_header((name, value));
         }
     }
@@ -200,14 +248,26 @@ fn answer(response: hyper::Response<Incoming>, kept: Kept, busy: Busy) -> HttpRe
 }
 
 /// Both directions of an upgraded connection (WebSockets), until either side ends it.
-fn tunnel(response: hyper::Response<Incoming>, kept: Kept, payload: Option<Payload>, busy: Busy) -> HttpResponse {
+fn tunnel(
+    response: hyper::Response<Incoming>,
+    kept: Kept,
+    payload: Option<Payload>,
+    busy: Busy,
+) -> HttpResponse {
     let mut answer = HttpResponse::build(StatusCode::SWITCHING_PROTOCOLS);
-    let protocol = response.headers().get("upgrade").and_then(|value| value.to_str().ok()).unwrap_or("websocket").to_owned();
+    let protocol = response
+        .headers()
+        .get("upgrade")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("websocket")
+        .to_owned();
     for (name, value) in response.headers() {
         if HOP_BY_HOP.contains(&name.as_str()) {
             continue;
         }
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_str().as_bytes()), HeaderValue::from_bytes(value.as_bytes())) {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_str().as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
+        {
             answer.append_header((name, value));
         }
     }

@@ -66,12 +66,14 @@ impl SqliteQueues {
     pub fn open(db: Db, clock: Arc<dyn Clock>, names: &[&'static str]) -> Result<Arc<Self>, DbError> {
         let now = clock.now().as_microsecond();
         let lanes = names.iter().map(|name| (*name, Lane::default())).collect();
-        let highest: i64 = db.read(|c| c.query_row("SELECT ifnull(max(id), 0) FROM messages", [], |row| row.get(0)))?;
+        let highest: i64 =
+            db.read(|c| c.query_row("SELECT ifnull(max(id), 0) FROM messages", [], |row| row.get(0)))?;
         // Ids are never used twice, so that completing a doubled delivery cannot hit a newer message.
         let next_id = AtomicI64::new(now.max(highest + 1));
         let queues = Self { db, clock, lanes, next_id, alarm: Notify::new() };
         let ready = queues.db.read(|c| {
-            let mut select = c.prepare("SELECT id, queue, body, deliveries FROM messages WHERE due <= ?1 ORDER BY id")?;
+            let mut select =
+                c.prepare("SELECT id, queue, body, deliveries FROM messages WHERE due <= ?1 ORDER BY id")?;
             select.query_map([now], posted)?.collect::<rusqlite::Result<Vec<_>>>()
         })?;
         for message in ready {
@@ -84,12 +86,20 @@ impl SqliteQueues {
     ///
     /// # Errors
     /// As SQLite reports it.
-    pub fn post(&self, c: &Connection, queue: &str, body: &str, not_before: Timestamp) -> rusqlite::Result<Posted> {
+    pub fn post(
+        &self,
+        c: &Connection,
+        queue: &str,
+        body: &str,
+        not_before: Timestamp,
+    ) -> rusqlite::Result<Posted> {
         let now = self.clock.now();
         let due = if not_before > now { not_before.as_microsecond() } else { 0 };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        c.prepare_cached("INSERT INTO messages (id, queue, body, due, enqueued) VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![id, queue, body, due, now.as_microsecond()])?;
+        c.prepare_cached(
+            "INSERT INTO messages (id, queue, body, due, enqueued) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![id, queue, body, due, now.as_microsecond()])?;
         Ok(Posted { queue: queue.to_owned(), due, delivery: Delivery { id, body: body.into(), count: 1 } })
     }
 
@@ -110,10 +120,18 @@ impl SqliteQueues {
     ///
     /// # Errors
     /// [`DbError`] when it is not stored.
-    pub async fn enqueue(self: &Arc<Self>, queue: &str, body: String, not_before: Timestamp) -> Result<(), DbError> {
+    pub async fn enqueue(
+        self: &Arc<Self>,
+        queue: &str,
+        body: String,
+        not_before: Timestamp,
+    ) -> Result<(), DbError> {
         let (poster, announcer, queue) = (Arc::clone(self), Arc::clone(self), queue.to_owned());
         self.db
-            .write_then(move |c| poster.post(c, &queue, &body, not_before), move |message| announcer.announce(message))
+            .write_then(
+                move |c| poster.post(c, &queue, &body, not_before),
+                move |message| announcer.announce(message),
+            )
             .await
             .map(|_| ())
     }
@@ -146,7 +164,13 @@ impl SqliteQueues {
     ///
     /// # Errors
     /// [`DbError`]; the message is then ready again after the next start.
-    pub async fn abandon(self: &Arc<Self>, queue: &str, delivery: Delivery, error: String, most: u32) -> Result<(), DbError> {
+    pub async fn abandon(
+        self: &Arc<Self>,
+        queue: &str,
+        delivery: Delivery,
+        error: String,
+        most: u32,
+    ) -> Result<(), DbError> {
         let (queues, name) = (Arc::clone(self), queue.to_owned());
         let again = Posted {
             queue: queue.to_owned(),
@@ -157,7 +181,13 @@ impl SqliteQueues {
         let announcer = Arc::clone(self);
         self.db
             .write_then(
-                move |c| if bury { queues.bury(c, &name, &delivery, &error).map(Some) } else { count_failure(c, &delivery, &error) },
+                move |c| {
+                    if bury {
+                        queues.bury(c, &name, &delivery, &error).map(Some)
+                    } else {
+                        count_failure(c, &delivery, &error)
+                    }
+                },
                 move |buried| announcer.announce(buried.as_ref().unwrap_or(&again)),
             )
             .await
@@ -165,7 +195,13 @@ impl SqliteQueues {
     }
 
     /// Moves a message to the dead letters and tells the dead-letter function.
-    fn bury(&self, c: &Connection, queue: &str, delivery: &Delivery, error: &str) -> rusqlite::Result<Posted> {
+    fn bury(
+        &self,
+        c: &Connection,
+        queue: &str,
+        delivery: &Delivery,
+        error: &str,
+    ) -> rusqlite::Result<Posted> {
         let now = self.clock.now();
         c.execute(
             "INSERT OR REPLACE INTO dead_letters (id, queue, body, reason, error, deliveries, first_at, last_at)
@@ -215,7 +251,9 @@ impl SqliteQueues {
                     "SELECT id, queue, body, deliveries, due FROM messages
                      WHERE due > 0 AND due <= ?1 AND (due, id) > (?2, ?3) ORDER BY due, id LIMIT ?4",
                 )?;
-                let rows = select.query_map(params![now, due, id, MOST_DUE], |row| Ok((posted(row)?, row.get::<_, i64>(4)?)))?;
+                let rows = select.query_map(params![now, due, id, MOST_DUE], |row| {
+                    Ok((posted(row)?, row.get::<_, i64>(4)?))
+                })?;
                 rows.collect::<rusqlite::Result<Vec<_>>>()
             })?;
             let Some((last, last_due)) = ready.last() else { break };
@@ -225,7 +263,8 @@ impl SqliteQueues {
             }
         }
         self.db.read(|c| {
-            c.prepare_cached("SELECT min(due) FROM messages WHERE due > ?1")?.query_row([now], |row| row.get(0))
+            c.prepare_cached("SELECT min(due) FROM messages WHERE due > ?1")?
+                .query_row([now], |row| row.get(0))
         })
     }
 
@@ -235,7 +274,9 @@ impl SqliteQueues {
     /// [`DbError`] when they cannot be read.
     pub fn depths(&self) -> Result<Vec<(String, i64, i64)>, DbError> {
         self.db.read(|c| {
-            let mut select = c.prepare_cached("SELECT queue, count(*), min(enqueued) FROM messages GROUP BY queue ORDER BY queue")?;
+            let mut select = c.prepare_cached(
+                "SELECT queue, count(*), min(enqueued) FROM messages GROUP BY queue ORDER BY queue",
+            )?;
             select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
         })
     }

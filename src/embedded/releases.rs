@@ -54,7 +54,13 @@ fn release(row: &Row<'_>) -> rusqlite::Result<Release> {
 
 #[async_trait]
 impl Releases for SqliteReleases {
-    async fn project(&self, org: &Name, id: &Name, title: &str, now: Timestamp) -> Result<Project, StoreError> {
+    async fn project(
+        &self,
+        org: &Name,
+        id: &Name,
+        title: &str,
+        now: Timestamp,
+    ) -> Result<Project, StoreError> {
         let found = self.0.read(|c| find_project(c, org, id))?;
         if let Some(project) = found.filter(|project| project.title == title) {
             return Ok(project);
@@ -80,10 +86,11 @@ impl Releases for SqliteReleases {
             return Ok(());
         }
         let (org, id) = (project.org.clone(), project.id.clone());
-        let written = self.0.write(move |c| {
-            c.prepare_cached("UPDATE projects SET source = ?3 WHERE org = ?1 AND id = ?2")?
-                .execute(params![org.as_str(), id.as_str(), source.to_string()])
-        });
+        let written =
+            self.0.write(move |c| {
+                c.prepare_cached("UPDATE projects SET source = ?3 WHERE org = ?1 AND id = ?2")?
+                    .execute(params![org.as_str(), id.as_str(), source.to_string()])
+            });
         written.await?;
         Ok(())
     }
@@ -97,7 +104,8 @@ impl Releases for SqliteReleases {
             if let Some(mut found) = found {
                 // A retried deployment is a new run of the same release.
                 if found.run != run {
-                    c.prepare_cached("UPDATE releases SET body = ?2 WHERE deployment = ?1")?.execute(params![deployment, body])?;
+                    c.prepare_cached("UPDATE releases SET body = ?2 WHERE deployment = ?1")?
+                        .execute(params![deployment, body])?;
                     found = c.prepare_cached(find)?.query_row([&deployment], release)?;
                 }
                 return Ok(found);
@@ -131,7 +139,9 @@ impl Releases for SqliteReleases {
 
     async fn live(&self) -> Result<Vec<Release>, StoreError> {
         Ok(self.0.read(|c| {
-            c.prepare_cached("SELECT number, body FROM releases WHERE live = 1 ORDER BY app")?.query_map([], release)?.collect()
+            c.prepare_cached("SELECT number, body FROM releases WHERE live = 1 ORDER BY app")?
+                .query_map([], release)?
+                .collect()
         })?)
     }
 
@@ -146,16 +156,26 @@ impl Releases for SqliteReleases {
     async fn artifact(&self, org: &Name, inputs: Digest) -> Result<Option<Artifact>, StoreError> {
         Ok(self.0.read(|c| {
             c.prepare_cached("SELECT body FROM artifacts WHERE org = ?1 AND inputs = ?2")?
-                .query_row(params![org.as_str(), inputs.to_string()], |row| from_json(&row.get::<_, Vec<u8>>(0)?))
+                .query_row(params![org.as_str(), inputs.to_string()], |row| {
+                    from_json(&row.get::<_, Vec<u8>>(0)?)
+                })
                 .optional()
         })?)
     }
 
-    async fn keep_artifact(&self, org: &Name, inputs: Digest, artifact: &Artifact, now: Timestamp) -> Result<(), StoreError> {
+    async fn keep_artifact(
+        &self,
+        org: &Name,
+        inputs: Digest,
+        artifact: &Artifact,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let (org, body) = (org.clone(), to_json(artifact)?);
         let written = self.0.write(move |c| {
-            c.prepare_cached("INSERT OR REPLACE INTO artifacts (org, inputs, body, created) VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![org.as_str(), inputs.to_string(), body, now.as_microsecond()])
+            c.prepare_cached(
+                "INSERT OR REPLACE INTO artifacts (org, inputs, body, created) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![org.as_str(), inputs.to_string(), body, now.as_microsecond()])
         });
         written.await?;
         Ok(())

@@ -71,11 +71,16 @@ impl Revision {
     async fn run(self: Arc<Self>, wake: Option<Hint>) {
         let parts = &self.parts;
         let prepared = async {
-            std::fs::create_dir_all(parts.folder.join("home")).map_err(|error| format!("{}: {error}", parts.folder.display()))?;
+            std::fs::create_dir_all(parts.folder.join("home"))
+                .map_err(|error| format!("{}: {error}", parts.folder.display()))?;
             materialise(&parts.runtime, &parts.release, parts.app.clone()).await
         };
         if let Err(message) = prepared.await {
-            self.health.send_replace(Health::Failed { code: "RELEASE_NOT_UNPACKED", message, tail: Vec::new() });
+            self.health.send_replace(Health::Failed {
+                code: "RELEASE_NOT_UNPACKED",
+                message,
+                tail: Vec::new(),
+            });
             self.announce(wake);
             return;
         }
@@ -86,7 +91,8 @@ impl Revision {
             return;
         };
         let (changed, mut changes) = watch::channel(());
-        let tasks: Vec<JoinHandle<()>> = (0..self.wanted()).map(|_| self.replica(&command, wake.is_some(), &changed)).collect();
+        let tasks: Vec<JoinHandle<()>> =
+            (0..self.wanted()).map(|_| self.replica(&command, wake.is_some(), &changed)).collect();
         let mut wake = wake;
         loop {
             self.collect();
@@ -147,8 +153,17 @@ impl Revision {
 
     /// Draws the revision's health and its ready replicas from its replicas' states.
     fn collect(&self) {
-        let states: Vec<State> = self.replicas.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|replica| replica.state.borrow().clone()).collect();
-        let ready: Vec<SocketAddr> = states.iter().filter_map(|state| if let State::Ready(address) = state { Some(*address) } else { None }).collect();
+        let states: Vec<State> = self
+            .replicas
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|replica| replica.state.borrow().clone())
+            .collect();
+        let ready: Vec<SocketAddr> = states
+            .iter()
+            .filter_map(|state| if let State::Ready(address) = state { Some(*address) } else { None })
+            .collect();
         let all_ready = ready.len() == states.len();
         if let Backend::Replicas(addresses) = &self.target.backend {
             addresses.store(Arc::new(ready));
@@ -159,11 +174,22 @@ impl Revision {
             State::Starting | State::Ready(_) | State::Down(_) | State::Stopped => None,
         });
         let health = match failed {
-            Some((code, reason)) => Health::Failed { code, message: format!("the app does not become healthy: {reason}"), tail: self.tail(TAIL) },
+            Some((code, reason)) => Health::Failed {
+                code,
+                message: format!("the app does not become healthy: {reason}"),
+                tail: self.tail(TAIL),
+            },
             None if all_ready => Health::Healthy,
             None => Health::Starting,
         };
-        self.health.send_if_modified(|known| if *known == health { false } else { *known = health; true });
+        self.health.send_if_modified(|known| {
+            if *known == health {
+                false
+            } else {
+                *known = health;
+                true
+            }
+        });
     }
 
     /// Sends `wake` if the health is known already.
@@ -201,10 +227,14 @@ impl Revision {
     pub(super) async fn stop(&self) {
         self.parts.stop.cancel();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task && let Err(error) = task.await {
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
             tracing::error!(error = %error, "a revision's task panicked");
         }
-        if let Err(error) = super::builder::remove_tree(&self.parts.folder) && error.kind() != std::io::ErrorKind::NotFound {
+        if let Err(error) = super::builder::remove_tree(&self.parts.folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %self.parts.folder.display(), error = %error, "a stopped revision could not be removed");
         }
     }
@@ -217,7 +247,8 @@ impl Revision {
             Health::Starting | Health::Unknown => "starting",
             Health::Failed { .. } => "unhealthy",
         };
-        let ready = replicas.iter().filter(|replica| matches!(*replica.state.borrow(), State::Ready(_))).count();
+        let ready =
+            replicas.iter().filter(|replica| matches!(*replica.state.borrow(), State::Ready(_))).count();
         let files = matches!(self.target.backend, Backend::Files(_));
         RevisionView {
             app: self.target.app.clone(),

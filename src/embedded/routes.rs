@@ -110,7 +110,8 @@ impl Routes {
         let mut hosts = (*before).clone();
         hosts.retain(|_, target| target.app != app);
         hosts.extend(added);
-        let mut lost: Vec<Arc<Target>> = before.values().filter(|old| !hosts.values().any(|new| Arc::ptr_eq(old, new))).cloned().collect();
+        let mut lost: Vec<Arc<Target>> =
+            before.values().filter(|old| !hosts.values().any(|new| Arc::ptr_eq(old, new))).cloned().collect();
         lost.sort_by_key(|target| target.revision);
         lost.dedup_by_key(|target| target.revision);
         self.hosts.store(Arc::new(hosts));
@@ -146,7 +147,10 @@ mod tests {
         let target = target(1, "a");
         assert_eq!(target.replica(), None);
         let Backend::Replicas(ready) = &target.backend else { unreachable!() };
-        ready.store(Arc::new(vec![SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 1], 2))]));
+        ready.store(Arc::new(vec![
+            SocketAddr::from(([127, 0, 0, 1], 1)),
+            SocketAddr::from(([127, 0, 0, 1], 2)),
+        ]));
         let ports: Vec<u16> = (0..4).filter_map(|_| target.replica()).map(|address| address.port()).collect();
         assert_eq!(ports.iter().filter(|port| **port == 1).count(), 2);
     }

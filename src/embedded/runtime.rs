@@ -81,7 +81,9 @@ impl Addresses for LocalAddresses {
     fn host(&self, label: &str, environment: &Environment) -> String {
         match environment {
             Environment::Development => format!("{label}.localhost"),
-            Environment::Staging | Environment::Production | Environment::Preview(_) => format!("{label}--{environment}.localhost"),
+            Environment::Staging | Environment::Production | Environment::Preview(_) => {
+                format!("{label}--{environment}.localhost")
+            }
         }
     }
 
@@ -97,7 +99,12 @@ impl LocalRuntime {
     /// When the folder cannot be made.
     pub fn new(parts: RuntimeParts) -> std::io::Result<Self> {
         std::fs::create_dir_all(&parts.root)?;
-        Ok(Self { parts: Arc::new(parts), routes: Arc::default(), addresses: LocalAddresses::default(), revisions: Mutex::default() })
+        Ok(Self {
+            parts: Arc::new(parts),
+            routes: Arc::default(),
+            addresses: LocalAddresses::default(),
+            revisions: Mutex::default(),
+        })
     }
 
     /// Brings every live release back after a start; folders of revisions that are not live are removed.
@@ -106,7 +113,8 @@ impl LocalRuntime {
     /// [`RuntimeError`] for a release that cannot even be begun; the others are begun.
     pub async fn restore(&self, live: &[Release]) -> Result<(), RuntimeError> {
         for entry in std::fs::read_dir(&self.parts.root).into_iter().flatten().flatten() {
-            let keep = live.iter().any(|release| entry.file_name().to_str() == Some(&release.run.to_string()));
+            let keep =
+                live.iter().any(|release| entry.file_name().to_str() == Some(&release.run.to_string()));
             if !keep && let Err(error) = super::builder::remove_tree(&entry.path()) {
                 tracing::warn!(path = %entry.path().display(), error = %error, "an old revision could not be removed");
             }
@@ -130,7 +138,8 @@ impl LocalRuntime {
     }
 
     fn route(&self, release: &Release) -> Vec<Arc<Target>> {
-        self.revision(release.run).map_or_else(Vec::new, |revision| self.routes.switch(&release.hosts, &revision.target))
+        self.revision(release.run)
+            .map_or_else(Vec::new, |revision| self.routes.switch(&release.hosts, &revision.target))
     }
 
     fn environment(&self, release: &Release) -> Result<BTreeMap<String, String>, RuntimeError> {
@@ -139,7 +148,10 @@ impl LocalRuntime {
             ("WINDLASS_RELEASE".to_owned(), release.number.to_string()),
         ]);
         for (name, sealed) in &release.env {
-            let value = self.parts.secrets.open(sealed).map_err(|error| RuntimeError::Rejected { code: "SECRET_UNREADABLE", message: format!("{name}: {error}") })?;
+            let value = self.parts.secrets.open(sealed).map_err(|error| RuntimeError::Rejected {
+                code: "SECRET_UNREADABLE",
+                message: format!("{name}: {error}"),
+            })?;
             variables.insert(name.clone(), value.expose_secret().to_owned());
         }
         Ok(variables)
@@ -176,10 +188,19 @@ impl Runtime for LocalRuntime {
         let app = folder.join("app");
         let backend = match release.plan.kind {
             Kind::Static => Backend::Files(app.clone()),
-            Kind::Node | Kind::Python | Kind::Rust | Kind::Go | Kind::Procfile | Kind::Docker => Backend::Replicas(ArcSwap::from_pointee(Vec::new())),
+            Kind::Node | Kind::Python | Kind::Rust | Kind::Go | Kind::Procfile | Kind::Docker => {
+                Backend::Replicas(ArcSwap::from_pointee(Vec::new()))
+            }
         };
         let target = Target::new(release.run, release.app.clone(), backend);
-        let parts = Parts { runtime: Arc::clone(&self.parts), release: release.clone(), folder, app, variables, stop: CancellationToken::new() };
+        let parts = Parts {
+            runtime: Arc::clone(&self.parts),
+            release: release.clone(),
+            folder,
+            app,
+            variables,
+            stop: CancellationToken::new(),
+        };
         let revision = Revision::start(parts, target, wake);
         self.revisions().insert(release.run, revision);
         Ok(())
@@ -206,7 +227,9 @@ impl Runtime for LocalRuntime {
         }
         let folder = self.parts.root.join(revision.to_string());
         match super::builder::remove_tree(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(RuntimeError::Unavailable(format!("{}: {error}", folder.display()))),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(RuntimeError::Unavailable(format!("{}: {error}", folder.display())))
+            }
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -222,7 +245,8 @@ impl Runtime for LocalRuntime {
 
     async fn revisions(&self) -> Vec<RevisionView> {
         let hosts = self.routes.hosts();
-        let live: Vec<RunId> = hosts.iter().filter_map(|host| self.routes.get(host)).map(|target| target.revision).collect();
+        let live: Vec<RunId> =
+            hosts.iter().filter_map(|host| self.routes.get(host)).map(|target| target.revision).collect();
         let mut views: Vec<RevisionView> = self
             .revisions()
             .iter()
@@ -234,7 +258,12 @@ impl Runtime for LocalRuntime {
     }
 
     async fn output(&self, app: &str, most: usize) -> Result<Vec<String>, RuntimeError> {
-        let newest = self.revisions().values().filter(|revision| revision.target.app == app && !revision.is_stopped()).max_by_key(|revision| revision.number()).cloned();
+        let newest = self
+            .revisions()
+            .values()
+            .filter(|revision| revision.target.app == app && !revision.is_stopped())
+            .max_by_key(|revision| revision.number())
+            .cloned();
         Ok(newest.map_or_else(Vec::new, |revision| revision.tail(most)))
     }
 
@@ -248,7 +277,13 @@ pub(super) async fn materialise(parts: &RuntimeParts, release: &Release, app: Pa
     if app.exists() {
         return Ok(());
     }
-    let bundle = parts.blobs.read(&release.org, release.artifact, MOST_BUNDLE_BYTES).await.map_err(|error: BlobError| error.to_string())?;
-    let unpacked = tokio::task::spawn_blocking(move || unpack(bundle.as_slice(), &app).map_err(|error| format!("{}: {error}", app.display())));
+    let bundle = parts
+        .blobs
+        .read(&release.org, release.artifact, MOST_BUNDLE_BYTES)
+        .await
+        .map_err(|error: BlobError| error.to_string())?;
+    let unpacked = tokio::task::spawn_blocking(move || {
+        unpack(bundle.as_slice(), &app).map_err(|error| format!("{}: {error}", app.display()))
+    });
     unpacked.await.unwrap_or_else(|error| Err(error.to_string()))
 }

@@ -8,8 +8,13 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use landlock::{ABI, Access as _, AccessFs, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, path_beneath_rules};
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, set_parent_process_death_signal, setrlimit};
+use landlock::{
+    ABI, Access as _, AccessFs, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus,
+    path_beneath_rules,
+};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, kill_process_group, set_parent_process_death_signal, setrlimit,
+};
 use serde::{Deserialize, Serialize};
 
 /// Marks every process that we start, so that a later start finds what a crash left behind.
@@ -39,7 +44,22 @@ pub struct Cage {
 /// PATH. Nothing of the user's home besides, and nothing of ours.
 #[must_use]
 pub fn readable(path: &str, home: Option<&Path>) -> Vec<PathBuf> {
-    let system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix", "/proc", "/sys/fs/cgroup", "/sys/devices/system/cpu", "/dev", "/run/systemd/resolve"];
+    let system = [
+        "/usr",
+        "/bin",
+        "/sbin",
+        "/lib",
+        "/lib32",
+        "/lib64",
+        "/etc",
+        "/opt",
+        "/nix",
+        "/proc",
+        "/sys/fs/cgroup",
+        "/sys/devices/system/cpu",
+        "/dev",
+        "/run/systemd/resolve",
+    ];
     let mut folders: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
     for entry in path.split(':').map(Path::new).filter(|entry| entry.is_absolute()) {
         folders.push(entry.to_owned());
@@ -77,11 +97,17 @@ impl Machine {
     ///
     /// # Errors
     /// When the cage cannot be written as JSON.
-    pub fn command(&self, cage: &Cage, variables: &BTreeMap<String, String>) -> std::io::Result<tokio::process::Command> {
+    pub fn command(
+        &self,
+        cage: &Cage,
+        variables: &BTreeMap<String, String>,
+    ) -> std::io::Result<tokio::process::Command> {
         let mut command = tokio::process::Command::new(&self.program);
         command.arg("__exec").arg(serde_json::to_string(cage)?);
         command.env_clear().env("PATH", &self.path).env("LANG", "C.UTF-8").env(OWNER, &self.owner);
-        if let Some(rustup) = self.home.as_ref().map(|home| home.join(".rustup")).filter(|rustup| rustup.exists()) {
+        if let Some(rustup) =
+            self.home.as_ref().map(|home| home.join(".rustup")).filter(|rustup| rustup.exists())
+        {
             command.env("RUSTUP_HOME", rustup);
         }
         command.envs(variables).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -94,8 +120,15 @@ impl Machine {
     pub fn kill_orphans(&self) -> usize {
         let mark = format!("{OWNER}={}", self.owner);
         let mut killed = 0;
-        for pid in std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-            let ours = std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()));
+        for pid in std::fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        {
+            let ours = std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+                environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
+            });
             if let Some(pid) = Pid::from_raw(pid).filter(|_| ours) {
                 // It may have ended by itself meanwhile.
                 killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
@@ -108,7 +141,10 @@ impl Machine {
 /// Signals a whole process group; one that is gone is no error.
 pub fn signal_group(leader: Option<u32>, signal: Signal) {
     let pid = leader.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    if let Some(pid) = pid && let Err(error) = kill_process_group(pid, signal) && error != rustix::io::Errno::SRCH {
+    if let Some(pid) = pid
+        && let Err(error) = kill_process_group(pid, signal)
+        && error != rustix::io::Errno::SRCH
+    {
         tracing::warn!(pid = pid.as_raw_nonzero().get(), error = %error, "a process group could not be signalled");
     }
 }
@@ -122,7 +158,8 @@ pub fn become_command(cage: &str) -> anyhow::Result<std::convert::Infallible> {
     // Dies with the service. A grandchild does not; the next start kills it by its mark.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    let files = rustix::process::getrlimit(Resource::Nofile).maximum.map_or(MOST_FILES, |most| most.min(MOST_FILES));
+    let files =
+        rustix::process::getrlimit(Resource::Nofile).maximum.map_or(MOST_FILES, |most| most.min(MOST_FILES));
     setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) })?;
     if let Some(bytes) = cage.memory_bytes {
         setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
@@ -139,6 +176,7 @@ pub fn become_command(cage: &str) -> anyhow::Result<std::convert::Infallible> {
         status.ruleset != RulesetStatus::NotEnforced,
         "this kernel cannot confine a command to its folders (Landlock, Linux 5.13 or newer, is needed)"
     );
-    let error = std::process::Command::new("/bin/sh").arg("-c").arg(&cage.command).current_dir(&cage.dir).exec();
+    let error =
+        std::process::Command::new("/bin/sh").arg("-c").arg(&cage.command).current_dir(&cage.dir).exec();
     Err(error.into())
 }

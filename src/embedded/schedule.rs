@@ -11,7 +11,20 @@ use crate::ambient::after;
 
 /// Years that are searched for the next tick: a 29 February on a given weekday comes within 40.
 const MOST_DAYS: i64 = 366 * 41;
-const MONTHS: [&str; 12] = ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"];
+const MONTHS: [&str; 12] = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+];
 const DAYS: [&str; 7] = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
 
 /// A parsed schedule; each field is the sorted list of its values.
@@ -68,7 +81,11 @@ impl Schedule {
             if self.on(date) {
                 let from = if day == 0 { (begin.hour(), begin.minute(), begin.second()) } else { (0, 0, 0) };
                 if let Some((hour, minute, second)) = self.within_day(from) {
-                    return date.at(hour, minute, second, 0).to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+                    return date
+                        .at(hour, minute, second, 0)
+                        .to_zoned(TimeZone::UTC)
+                        .ok()
+                        .map(|zoned| zoned.timestamp());
                 }
             }
             date = date.tomorrow().ok()?;
@@ -83,14 +100,21 @@ impl Schedule {
     }
 
     fn on(&self, date: Date) -> bool {
-        self.months.contains(&date.month()) && self.days.contains(&date.day()) && self.weekdays.contains(&date.weekday().to_sunday_zero_offset())
+        self.months.contains(&date.month())
+            && self.days.contains(&date.day())
+            && self.weekdays.contains(&date.weekday().to_sunday_zero_offset())
     }
 
     fn within_day(&self, from: (i8, i8, i8)) -> Option<(i8, i8, i8)> {
         let times = self.hours.iter().filter(|hour| **hour >= from.0).flat_map(|hour| {
-            self.minutes.iter().filter(move |minute| (*hour, **minute) >= (from.0, from.1)).map(move |minute| (*hour, *minute))
+            self.minutes
+                .iter()
+                .filter(move |minute| (*hour, **minute) >= (from.0, from.1))
+                .map(move |minute| (*hour, *minute))
         });
-        times.flat_map(|(hour, minute)| self.seconds.iter().map(move |second| (hour, minute, *second))).find(|time| *time >= from)
+        times
+            .flat_map(|(hour, minute)| self.seconds.iter().map(move |second| (hour, minute, *second)))
+            .find(|time| *time >= from)
     }
 }
 
@@ -98,7 +122,9 @@ fn values(field: &str, (low, high): (i8, i8), names: &[&str]) -> Result<Vec<i8>,
     let mut found = Vec::new();
     for part in field.split(',') {
         let (range, step) = match part.split_once('/') {
-            Some((range, step)) => (range, Some(step.parse::<i8>().map_err(|_| format!("step `{step}`"))?.max(1))),
+            Some((range, step)) => {
+                (range, Some(step.parse::<i8>().map_err(|_| format!("step `{step}`"))?.max(1)))
+            }
             None => (part, None),
         };
         let (from, to) = match range.split_once('-') {
@@ -126,7 +152,10 @@ fn value(text: &str, names: &[&str]) -> Result<i8, String> {
         return Ok(number);
     }
     let lower = text.to_ascii_lowercase();
-    let index = names.iter().position(|name| !lower.is_empty() && name.starts_with(&lower)).ok_or_else(|| format!("`{text}`"))?;
+    let index = names
+        .iter()
+        .position(|name| !lower.is_empty() && name.starts_with(&lower))
+        .ok_or_else(|| format!("`{text}`"))?;
     let base = i8::from(names.len() == MONTHS.len());
     i8::try_from(index).map(|index| index + base).map_err(|_| format!("`{text}`"))
 }
@@ -138,7 +167,11 @@ mod tests {
     fn check(schedule: &str, base: &str, next: &str) {
         let schedule = Schedule::parse(schedule).unwrap();
         let base: Timestamp = base.parse().unwrap();
-        assert_eq!(schedule.next(base).map(|at| at.to_string()), (!next.is_empty()).then(|| next.to_owned()), "{schedule:?}");
+        assert_eq!(
+            schedule.next(base).map(|at| at.to_string()),
+            (!next.is_empty()).then(|| next.to_owned()),
+            "{schedule:?}"
+        );
     }
 
     #[test]
@@ -165,7 +198,17 @@ mod tests {
         assert_eq!(Schedule::parse("0 0 0 * J *").unwrap(), Schedule::parse("0 0 0 * 1 *").unwrap());
         assert_eq!(Schedule::parse("0 0 0 * * T").unwrap(), Schedule::parse("0 0 0 * * 2").unwrap());
         assert_eq!(Schedule::parse("*/5 * * * *").unwrap(), Schedule::parse("0 */5 * * * *").unwrap());
-        for bad in ["* * * *", "0 0 0 * * 7", "0 0 0 ? * *", "0 0 0 L * *", "@daily", "0 60 * * * *", "0 0 0 0 * *", "x * * * * *", "0 */x * * * *"] {
+        for bad in [
+            "* * * *",
+            "0 0 0 * * 7",
+            "0 0 0 ? * *",
+            "0 0 0 L * *",
+            "@daily",
+            "0 60 * * * *",
+            "0 0 0 0 * *",
+            "x * * * * *",
+            "0 */x * * * *",
+        ] {
             assert!(Schedule::parse(bad).is_err(), "{bad}");
         }
     }

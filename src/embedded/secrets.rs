@@ -35,9 +35,14 @@ impl KeyFileSecrets {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 let mut file = std::fs::File::open(path)?;
                 if file.metadata()?.permissions().mode() & 0o077 != 0 {
-                    return Err(std::io::Error::other(format!("{} can be read by others; run: chmod 600 {0}", path.display())));
+                    return Err(std::io::Error::other(format!(
+                        "{} can be read by others; run: chmod 600 {0}",
+                        path.display()
+                    )));
                 }
-                file.read_exact(&mut key).map_err(|_| std::io::Error::other(format!("{} is not a key of {KEY} bytes", path.display())))?;
+                file.read_exact(&mut key).map_err(|_| {
+                    std::io::Error::other(format!("{} is not a key of {KEY} bytes", path.display()))
+                })?;
             }
             Err(error) => return Err(error),
         }
@@ -67,7 +72,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }
 
 #[cfg(test)]

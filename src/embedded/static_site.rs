@@ -18,12 +18,19 @@ pub(super) fn serve(request: &HttpRequest, root: &Path) -> HttpResponse {
         Found::File(path) => path,
         Found::Folder => {
             let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-            return HttpResponse::MovedPermanently().insert_header((header::LOCATION, format!("{}/{query}", request.path()))).finish();
+            return HttpResponse::MovedPermanently()
+                .insert_header((header::LOCATION, format!("{}/{query}", request.path())))
+                .finish();
         }
         Found::Nothing => return missing(request, root),
     };
     match NamedFile::open(&path) {
-        Ok(file) => file.use_etag(true).use_last_modified(false).prefer_utf8(true).disable_content_disposition().into_response(request),
+        Ok(file) => file
+            .use_etag(true)
+            .use_last_modified(false)
+            .prefer_utf8(true)
+            .disable_content_disposition()
+            .into_response(request),
         Err(_) => missing(request, root),
     }
 }
@@ -31,11 +38,17 @@ pub(super) fn serve(request: &HttpRequest, root: &Path) -> HttpResponse {
 fn missing(request: &HttpRequest, root: &Path) -> HttpResponse {
     match NamedFile::open(root.join("404.html")) {
         Ok(page) => {
-            let mut response = page.use_etag(false).use_last_modified(false).disable_content_disposition().into_response(request);
+            let mut response = page
+                .use_etag(false)
+                .use_last_modified(false)
+                .disable_content_disposition()
+                .into_response(request);
             *response.status_mut() = StatusCode::NOT_FOUND;
             response
         }
-        Err(_) => HttpResponse::NotFound().content_type("text/plain; charset=utf-8").body("404: there is no such page\n"),
+        Err(_) => HttpResponse::NotFound()
+            .content_type("text/plain; charset=utf-8")
+            .body("404: there is no such page\n"),
     }
 }
 
@@ -80,7 +93,11 @@ fn find(root: &Path, url: &str) -> Found {
 fn as_page(root: &Path, relative: &Path) -> Found {
     let page = root.join(relative).with_extension("html");
     match (page.canonicalize(), root.canonicalize()) {
-        (Ok(page), Ok(root)) if relative.extension().is_none() && page.starts_with(&root) && page.is_file() => Found::File(page),
+        (Ok(page), Ok(root))
+            if relative.extension().is_none() && page.starts_with(&root) && page.is_file() =>
+        {
+            Found::File(page)
+        }
         _ => Found::Nothing,
     }
 }
@@ -129,7 +146,19 @@ mod tests {
             assert_eq!(check(url), "file", "{url}");
         }
         assert_eq!(check("/docs"), "folder");
-        for url in ["/nope", "/../secret", "/%2e%2e/secret", "/docs/../../secret", "/leak", "/.env", "/windlass.toml", "/%00", "/%zz", "//etc/passwd", "/..%5csecret"] {
+        for url in [
+            "/nope",
+            "/../secret",
+            "/%2e%2e/secret",
+            "/docs/../../secret",
+            "/leak",
+            "/.env",
+            "/windlass.toml",
+            "/%00",
+            "/%zz",
+            "//etc/passwd",
+            "/..%5csecret",
+        ] {
             assert_eq!(check(url), "nothing", "{url}");
         }
     }

@@ -81,14 +81,20 @@ impl Pool {
     ///
     /// # Errors
     /// [`SendError`], which tells whether anything was sent.
-    pub async fn send(&self, address: SocketAddr, mut request: Request<Body>) -> Result<(Response<Incoming>, Kept), SendError> {
+    pub async fn send(
+        &self,
+        address: SocketAddr,
+        mut request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Kept), SendError> {
         loop {
             let (mut sender, reused) = match self.take(address) {
                 Some(sender) => (sender, true),
                 None => (self.connect(address).await?, false),
             };
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Kept { pool: self.clone(), address, sender: Some(sender) })),
+                Ok(response) => {
+                    return Ok((response, Kept { pool: self.clone(), address, sender: Some(sender) }));
+                }
                 // The server closed an idle connection before it saw the request: hyper gives the request back.
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if reused => request = unsent,
@@ -102,7 +108,11 @@ impl Pool {
     ///
     /// # Errors
     /// [`SendError`].
-    pub async fn fetch(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Bytes>, SendError> {
+    pub async fn fetch(
+        &self,
+        address: SocketAddr,
+        request: Request<Body>,
+    ) -> Result<Response<Bytes>, SendError> {
         let (response, kept) = self.send(address, request).await?;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.map_err(|error| SendError::Broken(address, error))?.to_bytes();
@@ -136,7 +146,8 @@ impl Pool {
     async fn connect(&self, address: SocketAddr) -> Result<SendRequest<Body>, SendError> {
         let stream = TcpStream::connect(address).await.map_err(|error| SendError::NotSent(address, error))?;
         stream.set_nodelay(true).map_err(|error| SendError::NotSent(address, error))?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| SendError::Broken(address, error))?;
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| SendError::Broken(address, error))?;
         self.background.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::trace!(error = %error, "a loopback connection ended");

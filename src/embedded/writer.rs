@@ -99,7 +99,9 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.jobs = None;
-        if let Some(thread) = self.thread.take() && thread.join().is_err() {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
             tracing::error!("the database's writer thread panicked");
         }
     }
@@ -107,7 +109,9 @@ impl Drop for Writer {
 
 fn copy(error: &rusqlite::Error) -> DbError {
     match error {
-        rusqlite::Error::SqliteFailure(code, text) => rusqlite::Error::SqliteFailure(*code, text.clone()).into(),
+        rusqlite::Error::SqliteFailure(code, text) => {
+            rusqlite::Error::SqliteFailure(*code, text.clone()).into()
+        }
         other => rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR),
             Some(other.to_string()),
@@ -128,8 +132,14 @@ fn write_until_closed(connection: &Connection, waiting: &Receiver<Job>, stats: &
                 waiting.recv_timeout(LAZY)
             };
             match next {
-                Ok(Job::Now(work)) => { batch.push(work); urgent = true; }
-                Ok(Job::Lazy(work)) => { batch.push(work); urgent = batch.len() >= MOST_JOBS; }
+                Ok(Job::Now(work)) => {
+                    batch.push(work);
+                    urgent = true;
+                }
+                Ok(Job::Lazy(work)) => {
+                    batch.push(work);
+                    urgent = batch.len() >= MOST_JOBS;
+                }
                 Err(RecvTimeoutError::Timeout) => urgent = true,
                 Err(RecvTimeoutError::Disconnected) => {
                     commit(connection, &mut batch, stats);
@@ -156,7 +166,9 @@ fn commit(connection: &Connection, batch: &mut Vec<Work>, stats: &WriterStats) {
     batch.clear();
     if let Err(error) = &result {
         tracing::error!(error = %error, jobs = finishes.len(), "a commit failed and was taken back");
-        if !connection.is_autocommit() && let Err(error) = connection.execute_batch("ROLLBACK") {
+        if !connection.is_autocommit()
+            && let Err(error) = connection.execute_batch("ROLLBACK")
+        {
             tracing::error!(error = %error, "the rollback failed too");
         }
     }

@@ -40,11 +40,22 @@ pub(super) async fn create_v2(api: Data<Api>, request: HttpRequest, body: Bytes)
     accept(&api, &request, &body, &id).await.unwrap_or_else(|problem| problem.answer_v2(&id))
 }
 
-async fn accept(api: &Api, request: &HttpRequest, body: &[u8], correlation: &str) -> Result<HttpResponse, Problem> {
+async fn accept(
+    api: &Api,
+    request: &HttpRequest,
+    body: &[u8],
+    correlation: &str,
+) -> Result<HttpResponse, Problem> {
     let body = json(request, body)?;
     let key = request.headers().get("idempotency-key").map(|key| key.to_str().unwrap_or_default().to_owned());
-    if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MOST_KEY_CHARS || key.starts_with("queue:")) {
-        return Err(Problem::new("BAD_REQUEST", format!("an Idempotency-Key has 1 to {MOST_KEY_CHARS} visible characters")));
+    if key
+        .as_ref()
+        .is_some_and(|key| key.is_empty() || key.len() > MOST_KEY_CHARS || key.starts_with("queue:"))
+    {
+        return Err(Problem::new(
+            "BAD_REQUEST",
+            format!("an Idempotency-Key has 1 to {MOST_KEY_CHARS} visible characters"),
+        ));
     }
     let accepted = api.windlass.submit(&body, key, correlation).await?;
     let answer = api::Accepted {
@@ -55,16 +66,28 @@ async fn accept(api: &Api, request: &HttpRequest, body: &[u8], correlation: &str
         estimated_duration: accepted.estimate,
     };
     let location = format!("/deploy/{}/status", accepted.id);
-    Ok(HttpResponse::Accepted().insert_header((header::LOCATION, location)).insert_header((header::RETRY_AFTER, "2")).json(answer))
+    Ok(HttpResponse::Accepted()
+        .insert_header((header::LOCATION, location))
+        .insert_header((header::RETRY_AFTER, "2"))
+        .json(answer))
 }
 
 /// A JSON body, whatever its media type claims beyond JSON: curl without a header sends form data.
 pub(super) fn json(request: &HttpRequest, body: &[u8]) -> Result<Value, Problem> {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+    let kind = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     if !kind.starts_with("application/json") {
-        return Err(Problem::new("BAD_REQUEST", format!("the Content-Type is `{kind}`; send application/json")));
+        return Err(Problem::new(
+            "BAD_REQUEST",
+            format!("the Content-Type is `{kind}`; send application/json"),
+        ));
     }
-    serde_json::from_slice(body).map_err(|error| Problem::new("BAD_REQUEST", format!("the body is not JSON: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::new("BAD_REQUEST", format!("the body is not JSON: {error}")))
 }
 
 fn deployment_id(text: &str) -> Result<DeploymentId, Problem> {
@@ -73,7 +96,10 @@ fn deployment_id(text: &str) -> Result<DeploymentId, Problem> {
 
 async fn view(api: &Api, text: &str) -> Result<View, Problem> {
     let id = deployment_id(text)?;
-    api.windlass.view(id).await?.ok_or_else(|| Problem::new("DEPLOYMENT_NOT_FOUND", format!("there is no deployment {text}")))
+    api.windlass
+        .view(id)
+        .await?
+        .ok_or_else(|| Problem::new("DEPLOYMENT_NOT_FOUND", format!("there is no deployment {text}")))
 }
 
 /// `GET /deploy/{id}/status`.
@@ -127,7 +153,13 @@ fn step(view: StepView) -> api::Step {
 }
 
 fn fault(fault: Fault) -> api::Fault {
-    api::Fault { code: fault.code, message: fault.message, step: fault.step, retryable: fault.retryable, detail: fault.detail }
+    api::Fault {
+        code: fault.code,
+        message: fault.message,
+        step: fault.step,
+        retryable: fault.retryable,
+        detail: fault.detail,
+    }
 }
 
 /// Query of `GET /deploy/{id}/logs`.
@@ -142,7 +174,12 @@ pub(super) struct LogQuery {
 }
 
 /// `GET /deploy/{id}/logs`: lines, or with `?follow=1` or `Accept: text/event-stream` a stream of them.
-pub(super) async fn logs(api: Data<Api>, request: HttpRequest, path: Path<String>, query: Result<Query<LogQuery>, actix_web::Error>) -> HttpResponse {
+pub(super) async fn logs(
+    api: Data<Api>,
+    request: HttpRequest,
+    path: Path<String>,
+    query: Result<Query<LogQuery>, actix_web::Error>,
+) -> HttpResponse {
     let id = id(&api, &request);
     match read_logs(&api, &request, &path, query).await {
         Ok(response) => response,
@@ -150,13 +187,21 @@ pub(super) async fn logs(api: Data<Api>, request: HttpRequest, path: Path<String
     }
 }
 
-async fn read_logs(api: &Data<Api>, request: &HttpRequest, path: &str, query: Result<Query<LogQuery>, actix_web::Error>) -> Result<HttpResponse, Problem> {
-    let query = query.map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?.into_inner();
+async fn read_logs(
+    api: &Data<Api>,
+    request: &HttpRequest,
+    path: &str,
+    query: Result<Query<LogQuery>, actix_web::Error>,
+) -> Result<HttpResponse, Problem> {
+    let query = query
+        .map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?
+        .into_inner();
     let deployment = deployment_id(path)?;
     if api.windlass.tools.deployments.get(deployment).await?.is_none() {
         return Err(Problem::new("DEPLOYMENT_NOT_FOUND", format!("there is no deployment {path}")));
     }
-    let header = |name| request.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+    let header =
+        |name| request.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
     let resume = header("last-event-id").and_then(|id| id.parse().ok());
     let from = match (resume.or(query.after), query.tail) {
         (Some(after), _) => From::After(after),
@@ -170,8 +215,10 @@ async fn read_logs(api: &Data<Api>, request: &HttpRequest, path: &str, query: Re
     let limit = query.limit.unwrap_or(1_000).clamp(1, MOST_LINES);
     let lines = api.windlass.tools.logs.read(deployment, from, limit).await?;
     let next = lines.last().map_or(query.after.unwrap_or_default(), |line| line.id);
-    let wanted: Vec<&Line> = lines.iter().filter(|line| query.step.is_none() || line.step == query.step).collect();
-    Ok(HttpResponse::Ok().json(serde_json::json!({ "deploymentId": deployment, "logs": wanted, "next": next })))
+    let wanted: Vec<&Line> =
+        lines.iter().filter(|line| query.step.is_none() || line.step == query.step).collect();
+    Ok(HttpResponse::Ok()
+        .json(serde_json::json!({ "deploymentId": deployment, "logs": wanted, "next": next })))
 }
 
 /// `POST /deploy/{id}/cancel`.
@@ -182,8 +229,13 @@ pub(super) async fn cancel(api: Data<Api>, request: HttpRequest, path: Path<Stri
         match api.windlass.cancel(deployment, "the API").await? {
             Cancelled::AtOnce => Ok(done(&path, "cancelled", "Deployment cancelled")),
             Cancelled::Stopping => Ok(done(&path, "cancelling", "Deployment is being stopped and undone")),
-            Cancelled::TooLate(status) => Err(Problem::new("STATE_CONFLICT", format!("{deployment} is {} and cannot be cancelled any more", status.as_str()))),
-            Cancelled::Missing => Err(Problem::new("DEPLOYMENT_NOT_FOUND", format!("there is no deployment {deployment}"))),
+            Cancelled::TooLate(status) => Err(Problem::new(
+                "STATE_CONFLICT",
+                format!("{deployment} is {} and cannot be cancelled any more", status.as_str()),
+            )),
+            Cancelled::Missing => {
+                Err(Problem::new("DEPLOYMENT_NOT_FOUND", format!("there is no deployment {deployment}")))
+            }
         }
     };
     cancelled.await.unwrap_or_else(|problem: Problem| problem.answer(&id))
@@ -197,8 +249,16 @@ pub(super) async fn retry(api: Data<Api>, request: HttpRequest, path: Path<Strin
         match api.windlass.retry(deployment, "the API").await? {
             Retried::Queued => Ok(done(&path, "queued", "Deployment queued again")),
             Retried::Resumed => Ok(done(&path, "running", "Deployment resumed")),
-            Retried::Refused(status) => Err(Problem::new("STATE_CONFLICT", format!("{deployment} is {}; only failed, cancelled and stuck deployments can be retried", status.as_str()))),
-            Retried::Missing => Err(Problem::new("DEPLOYMENT_NOT_FOUND", format!("there is no deployment {deployment}"))),
+            Retried::Refused(status) => Err(Problem::new(
+                "STATE_CONFLICT",
+                format!(
+                    "{deployment} is {}; only failed, cancelled and stuck deployments can be retried",
+                    status.as_str()
+                ),
+            )),
+            Retried::Missing => {
+                Err(Problem::new("DEPLOYMENT_NOT_FOUND", format!("there is no deployment {deployment}")))
+            }
         }
     };
     retried.await.unwrap_or_else(|problem: Problem| problem.answer(&id))
@@ -221,26 +281,57 @@ pub(super) struct ListQuery {
 }
 
 /// `GET /deploy/project/{project}`.
-pub(super) async fn of_project(api: Data<Api>, request: HttpRequest, path: Path<String>, query: Result<Query<ListQuery>, actix_web::Error>) -> HttpResponse {
+pub(super) async fn of_project(
+    api: Data<Api>,
+    request: HttpRequest,
+    path: Path<String>,
+    query: Result<Query<ListQuery>, actix_web::Error>,
+) -> HttpResponse {
     let id = id(&api, &request);
     let listed = async {
-        let project: Name = path.parse().map_err(|bad: crate::deploy::ids::BadId| Problem::field("/projectId", bad.to_string()))?;
+        let project: Name = path
+            .parse()
+            .map_err(|bad: crate::deploy::ids::BadId| Problem::field("/projectId", bad.to_string()))?;
         list(&api, Some(project), query).await
     };
     listed.await.unwrap_or_else(|problem: Problem| problem.answer(&id))
 }
 
 /// A page of deployments.
-pub(super) async fn list(api: &Api, project: Option<Name>, query: Result<Query<ListQuery>, actix_web::Error>) -> Result<HttpResponse, Problem> {
-    let query = query.map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?.into_inner();
-    let status = query.status.map(|word| Status::from_word(&word).ok_or_else(|| Problem::field("/status", format!("`{word}` is no status; use one of {}", Status::ALL.map(Status::as_str).join(", ")))));
-    let environment = query.environment.map(|word| word.parse::<Environment>().map_err(|error| Problem::field("/environment", error)));
-    let before = query.cursor.map(|cursor| cursor.parse::<i64>().map_err(|_| Problem::field("/cursor", "use nextCursor of the page before")));
+pub(super) async fn list(
+    api: &Api,
+    project: Option<Name>,
+    query: Result<Query<ListQuery>, actix_web::Error>,
+) -> Result<HttpResponse, Problem> {
+    let query = query
+        .map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?
+        .into_inner();
+    let status = query.status.map(|word| {
+        Status::from_word(&word).ok_or_else(|| {
+            Problem::field(
+                "/status",
+                format!("`{word}` is no status; use one of {}", Status::ALL.map(Status::as_str).join(", ")),
+            )
+        })
+    });
+    let environment = query
+        .environment
+        .map(|word| word.parse::<Environment>().map_err(|error| Problem::field("/environment", error)));
+    let before = query.cursor.map(|cursor| {
+        cursor.parse::<i64>().map_err(|_| Problem::field("/cursor", "use nextCursor of the page before"))
+    });
     let limit = query.limit.unwrap_or(ROWS).clamp(1, MOST_ROWS);
-    let filter = Filter { project, status: status.transpose()?, environment: environment.transpose()?, before: before.transpose()?, limit };
+    let filter = Filter {
+        project,
+        status: status.transpose()?,
+        environment: environment.transpose()?,
+        before: before.transpose()?,
+        limit,
+    };
     let deployments = api.windlass.tools.deployments.list(&filter).await?;
     let next_cursor = deployments.get(limit - 1).map(|last| last.no.to_string());
-    Ok(HttpResponse::Ok().json(api::Page { deployments: deployments.into_iter().map(row).collect(), next_cursor }))
+    Ok(HttpResponse::Ok()
+        .json(api::Page { deployments: deployments.into_iter().map(row).collect(), next_cursor }))
 }
 
 fn row(deployment: Deployment) -> api::Row {

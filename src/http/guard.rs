@@ -29,7 +29,10 @@ pub(super) async fn refuse_forged(
 fn judge(request: &HttpRequest, hosts: &[String]) -> Result<(), String> {
     let headers = request.headers();
     let host = text(headers, "host").unwrap_or_default();
-    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit())).map_or(host, |(name, _)| name);
+    let name = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+        .map_or(host, |(name, _)| name);
     if !hosts.iter().any(|known| known.eq_ignore_ascii_case(name)) {
         return Err(format!("the Host header says `{host}`, this service answers on {}", hosts.join(", ")));
     }
@@ -38,7 +41,9 @@ fn judge(request: &HttpRequest, hosts: &[String]) -> Result<(), String> {
         return Err("the request comes from another web site".to_owned());
     }
     match text(headers, "origin") {
-        Some(origin) if origin != format!("http://{host}") => Err(format!("the request comes from the web page `{origin}`")),
+        Some(origin) if origin != format!("http://{host}") => {
+            Err(format!("the request comes from the web page `{origin}`"))
+        }
         _ => Ok(()),
     }
 }
@@ -53,8 +58,14 @@ mod tests {
     use actix_web::test::TestRequest;
 
     fn check(headers: &[(&'static str, &'static str)]) -> bool {
-        let request = headers.iter().fold(TestRequest::post().uri("/deploy"), |request, header| request.insert_header(*header));
-        judge(&request.to_http_request(), &["127.0.0.1".to_owned(), "localhost".to_owned(), "[::1]".to_owned()]).is_ok()
+        let request = headers
+            .iter()
+            .fold(TestRequest::post().uri("/deploy"), |request, header| request.insert_header(*header));
+        judge(
+            &request.to_http_request(),
+            &["127.0.0.1".to_owned(), "localhost".to_owned(), "[::1]".to_owned()],
+        )
+        .is_ok()
     }
 
     #[test]
@@ -62,7 +73,11 @@ mod tests {
         assert!(check(&[("host", "127.0.0.1:3010")]));
         assert!(check(&[("host", "LOCALHOST:3010")]));
         assert!(check(&[("host", "[::1]:3010")]));
-        assert!(check(&[("host", "localhost:3010"), ("origin", "http://localhost:3010"), ("sec-fetch-site", "same-origin")]));
+        assert!(check(&[
+            ("host", "localhost:3010"),
+            ("origin", "http://localhost:3010"),
+            ("sec-fetch-site", "same-origin")
+        ]));
         for bad in [
             &[][..],
             &[("host", "evil.example")],

@@ -38,11 +38,14 @@ pub(super) async fn detailed(api: Data<Api>) -> HttpResponse {
         let result = check.check().await;
         let latency = u64::try_from(between(begun, tools.clock.now()).as_micros()).unwrap_or(u64::MAX);
         failing += usize::from(result.is_err());
-        dependencies.insert(check.name().to_owned(), json!({
-            "state": if result.is_ok() { "ok" } else { "failing" },
-            "latencyUs": latency,
-            "lastError": result.err(),
-        }));
+        dependencies.insert(
+            check.name().to_owned(),
+            json!({
+                "state": if result.is_ok() { "ok" } else { "failing" },
+                "latencyUs": latency,
+                "lastError": result.err(),
+            }),
+        );
     }
     let status = match failing {
         0 => "healthy",
@@ -50,7 +53,8 @@ pub(super) async fn detailed(api: Data<Api>) -> HttpResponse {
         _ => "unhealthy",
     };
     let mut response = if failing == 0 { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    response.json(json!({ "status": status, "dependencies": dependencies, "version": env!("CARGO_PKG_VERSION") }))
+    response
+        .json(json!({ "status": status, "dependencies": dependencies, "version": env!("CARGO_PKG_VERSION") }))
 }
 
 /// `GET /health/ready` and `/ready`: 503 while starting and while stopping.
@@ -58,7 +62,9 @@ pub(super) async fn ready(api: Data<Api>) -> HttpResponse {
     if api.ready.load(Ordering::Relaxed) {
         HttpResponse::Ok().json(json!({ "status": "ready" }))
     } else {
-        HttpResponse::ServiceUnavailable().insert_header(("retry-after", "1")).json(json!({ "status": "not_ready" }))
+        HttpResponse::ServiceUnavailable()
+            .insert_header(("retry-after", "1"))
+            .json(json!({ "status": "not_ready" }))
     }
 }
 

@@ -16,7 +16,13 @@ fn answer(api: &Api, request: &HttpRequest, result: Result<HttpResponse, Problem
 /// `GET /operations/dead-letters`.
 pub(super) async fn dead_letters(api: Data<Api>, request: HttpRequest) -> HttpResponse {
     let listed = api.windlass.tools.backlog.dead_letters(MOST_ROWS).await;
-    answer(&api, &request, listed.map(|letters| HttpResponse::Ok().json(json!({ "deadLetters": letters }))).map_err(Problem::from))
+    answer(
+        &api,
+        &request,
+        listed
+            .map(|letters| HttpResponse::Ok().json(json!({ "deadLetters": letters })))
+            .map_err(Problem::from),
+    )
 }
 
 /// `POST /operations/dead-letters/{id}/redrive`.

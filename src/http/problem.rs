@@ -56,7 +56,8 @@ impl Problem {
     }
 
     fn response(&self, status: u16) -> actix_web::HttpResponseBuilder {
-        let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
+        let mut response =
+            HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
         if status == 503 {
             response.insert_header(("retry-after", "1"));
         }
@@ -69,9 +70,18 @@ impl Problem {
             None => ("Windlass made a mistake", 500, "internal", false),
         };
         if status >= 500 {
-            tracing::error!(code = self.code, detail = self.detail, correlation_id = correlation, "a request failed: {}", self.detail);
+            tracing::error!(
+                code = self.code,
+                detail = self.detail,
+                correlation_id = correlation,
+                "a request failed: {}",
+                self.detail
+            );
         }
-        let field = |error: &FieldError| api::ProblemField { pointer: error.pointer.clone(), message: error.message.clone() };
+        let field = |error: &FieldError| api::ProblemField {
+            pointer: error.pointer.clone(),
+            message: error.message.clone(),
+        };
         api::Problem {
             kind: format!("urn:windlass:error:{}", self.code),
             title: title.to_owned(),
@@ -90,7 +100,9 @@ impl Problem {
 #[must_use]
 pub fn correlation(request: &HttpRequest, fresh: u128) -> String {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let plain = |text: &&str| !text.is_empty() && text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let plain = |text: &&str| {
+        !text.is_empty() && text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_graphic())
+    };
     if let Some(id) = header("x-correlation-id").filter(plain) {
         return id.to_owned();
     }
@@ -132,7 +144,9 @@ impl From<ActionError> for Problem {
 impl From<SourceError> for Problem {
     fn from(error: SourceError) -> Self {
         match error {
-            SourceError::Manifest(crate::deploy::source::BadManifest::TooLarge { .. }) => Self::new("SOURCE_TOO_LARGE", error.to_string()),
+            SourceError::Manifest(crate::deploy::source::BadManifest::TooLarge { .. }) => {
+                Self::new("SOURCE_TOO_LARGE", error.to_string())
+            }
             SourceError::Manifest(_) => Self::new("SOURCE_INVALID", error.to_string()),
             SourceError::Blob(error) => error.into(),
         }

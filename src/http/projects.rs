@@ -27,14 +27,28 @@ pub(super) struct OutputQuery {
 }
 
 /// `GET /projects/{project}/output`: what the app wrote to stdout and stderr.
-pub(super) async fn output(api: Data<Api>, request: HttpRequest, path: Path<String>, query: Result<Query<OutputQuery>, actix_web::Error>) -> HttpResponse {
+pub(super) async fn output(
+    api: Data<Api>,
+    request: HttpRequest,
+    path: Path<String>,
+    query: Result<Query<OutputQuery>, actix_web::Error>,
+) -> HttpResponse {
     let lines = async {
-        let query = query.map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?;
+        let query = query
+            .map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?;
         let environment = query.environment.as_deref().unwrap_or("development");
         let app = format!("{}/{path}/{environment}", query.organization_id);
         let most = query.tail.unwrap_or(LINES).min(MOST_LINES);
-        let lines = api.windlass.tools.runtime.output(&app, most).await.map_err(|error| Problem::new("STORE_UNAVAILABLE", error.to_string()))?;
+        let lines = api
+            .windlass
+            .tools
+            .runtime
+            .output(&app, most)
+            .await
+            .map_err(|error| Problem::new("STORE_UNAVAILABLE", error.to_string()))?;
         Ok(HttpResponse::Ok().json(json!({ "app": app, "lines": lines })))
     };
-    lines.await.unwrap_or_else(|problem: Problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
+    lines.await.unwrap_or_else(|problem: Problem| {
+        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
+    })
 }

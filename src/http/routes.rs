@@ -38,7 +38,11 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
             .service(web::resource("/sources/blobs/{sha256}").put(sources::put_blob))
             .service(web::resource("/projects/revisions").get(projects::revisions))
             .service(web::resource("/projects/{project}/output").get(projects::output))
-            .service(web::resource("/operations/dead-letters").get(operations::dead_letters).delete(operations::purge))
+            .service(
+                web::resource("/operations/dead-letters")
+                    .get(operations::dead_letters)
+                    .delete(operations::purge),
+            )
             .service(web::resource("/operations/dead-letters/{id}").delete(operations::purge_one))
             .service(web::resource("/operations/dead-letters/{id}/redrive").post(operations::redrive))
             .default_service(web::to(nothing_here)),

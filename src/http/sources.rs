@@ -19,10 +19,13 @@ use crate::deploy::source::FileEntry;
 /// `POST /sources`.
 pub(super) async fn create(api: Data<Api>, request: HttpRequest, body: Bytes) -> HttpResponse {
     let accepted = async {
-        let new: api::NewSource = serde_json::from_value(json(&request, &body)?).map_err(|error| Problem::new("BAD_REQUEST", format!("the manifest cannot be read: {error}")))?;
+        let new: api::NewSource = serde_json::from_value(json(&request, &body)?)
+            .map_err(|error| Problem::new("BAD_REQUEST", format!("the manifest cannot be read: {error}")))?;
         let org = owner(&new.organization_id)?;
         let entry = |file: api::File| {
-            let sha256 = file.sha256.parse().map_err(|bad: crate::deploy::ids::BadId| Problem::new("SOURCE_INVALID", format!("{}: {bad}", file.path)))?;
+            let sha256 = file.sha256.parse().map_err(|bad: crate::deploy::ids::BadId| {
+                Problem::new("SOURCE_INVALID", format!("{}: {bad}", file.path))
+            })?;
             Ok(FileEntry { path: file.path, size: file.size, mode: file.mode, sha256 })
         };
         let files = new.files.into_iter().map(entry).collect::<Result<Vec<_>, Problem>>()?;
@@ -30,7 +33,9 @@ pub(super) async fn create(api: Data<Api>, request: HttpRequest, body: Bytes) ->
         let missing = accepted.missing.iter().map(ToString::to_string).collect();
         Ok(HttpResponse::Ok().json(api::Source { source: accepted.digest.to_string(), missing }))
     };
-    accepted.await.unwrap_or_else(|problem: Problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
+    accepted.await.unwrap_or_else(|problem: Problem| {
+        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
+    })
 }
 
 fn owner(text: &str) -> Result<Name, Problem> {
@@ -53,25 +58,43 @@ pub(super) async fn put_blob(
     payload: Payload,
 ) -> HttpResponse {
     let kept = async {
-        let query = query.map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?;
+        let query = query
+            .map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?;
         let org = owner(&query.organization_id)?;
-        let digest: Digest = path.parse().map_err(|bad: crate::deploy::ids::BadId| Problem::new("BAD_REQUEST", bad.to_string()))?;
+        let digest: Digest = path
+            .parse()
+            .map_err(|bad: crate::deploy::ids::BadId| Problem::new("BAD_REQUEST", bad.to_string()))?;
         let blobs = &api.windlass.tools.blobs;
         let mut writer = blobs.writer(&org, digest, api.windlass.tools.limits.source.file_bytes).await?;
         match request.headers().get(header::CONTENT_ENCODING).map(header::HeaderValue::as_bytes) {
             None => plain(payload, writer.as_mut()).await?,
             Some(b"zstd") => zstd(payload, writer.as_mut()).await?,
-            Some(other) => return Err(Problem::new("BAD_REQUEST", format!("Content-Encoding `{}` is not known; use zstd or none", String::from_utf8_lossy(other)))),
+            Some(other) => {
+                return Err(Problem::new(
+                    "BAD_REQUEST",
+                    format!(
+                        "Content-Encoding `{}` is not known; use zstd or none",
+                        String::from_utf8_lossy(other)
+                    ),
+                ));
+            }
         }
         writer.finish().await?;
         Ok(HttpResponse::Created().json(serde_json::json!({ "sha256": digest })))
     };
-    kept.await.unwrap_or_else(|problem: Problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
+    kept.await.unwrap_or_else(|problem: Problem| {
+        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
+    })
 }
 
 async fn plain(mut payload: Payload, writer: &mut dyn BlobWriter) -> Result<(), Problem> {
     while let Some(chunk) = payload.next().await {
-        writer.write(chunk.map_err(|error| Problem::new("BAD_REQUEST", format!("the upload broke off: {error}")))?).await?;
+        writer
+            .write(
+                chunk
+                    .map_err(|error| Problem::new("BAD_REQUEST", format!("the upload broke off: {error}")))?,
+            )
+            .await?;
     }
     Ok(())
 }
@@ -80,7 +103,8 @@ async fn zstd(mut payload: Payload, writer: &mut dyn BlobWriter) -> Result<(), P
     let bad = |error: std::io::Error| Problem::new("BAD_REQUEST", format!("the upload is not zstd: {error}"));
     let mut decoder = ::zstd::stream::write::Decoder::new(Vec::new()).map_err(bad)?;
     while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error| Problem::new("BAD_REQUEST", format!("the upload broke off: {error}")))?;
+        let chunk =
+            chunk.map_err(|error| Problem::new("BAD_REQUEST", format!("the upload broke off: {error}")))?;
         // A small piece at a time, so that a bomb is stopped by the size limit and not by the memory.
         for piece in chunk.chunks(1024) {
             decoder.write_all(piece).map_err(bad)?;

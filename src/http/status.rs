@@ -18,11 +18,16 @@ pub(super) async fn service(api: Data<Api>, request: HttpRequest) -> HttpRespons
         Err(error) => return Problem::from(error).answer(&correlation(&request, tools.ids.random())),
     };
     let count = |status: Status| stats.by_status.get(&status).copied().unwrap_or_default();
-    let by_status: Map<String, serde_json::Value> = Status::ALL.into_iter().map(|status| (status.as_str().to_owned(), json!(count(status)))).collect();
+    let by_status: Map<String, serde_json::Value> =
+        Status::ALL.into_iter().map(|status| (status.as_str().to_owned(), json!(count(status)))).collect();
     let judged = count(Status::Succeeded) + count(Status::Failed) + count(Status::Stuck);
-    let success = (judged > 0).then(|| count(Status::Succeeded) * 1_000 / judged).map(|per_mille| json!(per_mille as f64 / 1_000.0));
+    let success = (judged > 0)
+        .then(|| count(Status::Succeeded) * 1_000 / judged)
+        .map(|per_mille| json!(per_mille as f64 / 1_000.0));
     let durations = &stats.durations_ms;
-    let percentile = |percent: usize| durations.get((durations.len() * percent / 100).min(durations.len().saturating_sub(1))).copied();
+    let percentile = |percent: usize| {
+        durations.get((durations.len() * percent / 100).min(durations.len().saturating_sub(1))).copied()
+    };
     HttpResponse::Ok().json(json!({
         "status": "ok",
         "version": env!("CARGO_PKG_VERSION"),
@@ -43,7 +48,8 @@ pub(super) async fn queue(api: Data<Api>, request: HttpRequest) -> HttpResponse 
         let stats = tools.deployments.stats().await?;
         let now = tools.clock.now();
         let count = |status: Status| stats.by_status.get(&status).copied().unwrap_or_default();
-        let oldest = depths.iter().filter_map(|depth| depth.oldest).min().map(|oldest| between(oldest, now).as_secs());
+        let oldest =
+            depths.iter().filter_map(|depth| depth.oldest).min().map(|oldest| between(oldest, now).as_secs());
         let uptime_minutes = between(api.started, now).as_secs_f64() / 60.0;
         let ended = count(Status::Succeeded) + count(Status::Failed) + count(Status::Cancelled);
         Ok(HttpResponse::Ok().json(json!({
@@ -56,10 +62,18 @@ pub(super) async fn queue(api: Data<Api>, request: HttpRequest) -> HttpResponse 
             "queues": depths,
         })))
     };
-    figures.await.unwrap_or_else(|problem: Problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
+    figures.await.unwrap_or_else(|problem: Problem| {
+        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
+    })
 }
 
 /// `GET /status/deployments`: the newest, 20 unless asked otherwise, at most 100.
-pub(super) async fn deployments(api: Data<Api>, request: HttpRequest, query: Result<Query<ListQuery>, actix_web::Error>) -> HttpResponse {
-    list(&api, None, query).await.unwrap_or_else(|problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
+pub(super) async fn deployments(
+    api: Data<Api>,
+    request: HttpRequest,
+    query: Result<Query<ListQuery>, actix_web::Error>,
+) -> HttpResponse {
+    list(&api, None, query)
+        .await
+        .unwrap_or_else(|problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
 }

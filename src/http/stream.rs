@@ -25,7 +25,12 @@ struct Following {
 }
 
 /// The stream of lines from `from` on.
-pub(super) fn events(api: Data<Api>, deployment: DeploymentId, from: From, step: Option<String>) -> HttpResponse {
+pub(super) fn events(
+    api: Data<Api>,
+    deployment: DeploymentId,
+    from: From,
+    step: Option<String>,
+) -> HttpResponse {
     let following = Following { api, deployment, from, step, waiting: VecDeque::new(), ended: false };
     let events = futures_util::stream::unfold(following, |mut following| async move {
         let text = following.next().await?;

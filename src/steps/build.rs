@@ -48,11 +48,15 @@ impl Step for Build {
             BuildStatus::Unknown => {
                 let job = self.job(cx, &deployment, &validated);
                 if tools.builder.start(job.clone()).await? == Started::NotFresh {
-                    let manifest = super::validate::manifest(tools, &deployment.wish.org, validated.source).await?;
+                    let manifest =
+                        super::validate::manifest(tools, &deployment.wish.org, validated.source).await?;
                     tools.builder.prepare(cx.run).await?;
                     tools.builder.sync(cx.run, &deployment.wish.org, &manifest).await?;
                     if tools.builder.start(job).await? == Started::NotFresh {
-                        return Err(StepError::transient("BUILDER_UNAVAILABLE", "the workspace does not stay clean"));
+                        return Err(StepError::transient(
+                            "BUILDER_UNAVAILABLE",
+                            "the workspace does not stay clean",
+                        ));
                     }
                 }
                 wait(cx)

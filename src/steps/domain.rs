@@ -21,7 +21,10 @@ impl Step for Bind {
         let validated: Validated = cx.require(&names::VALIDATE).await?;
         for host in &validated.hosts {
             if tools.runtime.answers(host).await != Some(cx.run) {
-                return Err(StepError::transient("DOMAIN_NOT_ACTIVE", format!("{host} does not lead to this release yet")));
+                return Err(StepError::transient(
+                    "DOMAIN_NOT_ACTIVE",
+                    format!("{host} does not lead to this release yet"),
+                ));
             }
         }
         match tools.runtime.health(cx.run).await {
@@ -38,7 +41,9 @@ impl Step for Bind {
             return Ok(Next::Done(json!({ "skipped": "no domain asked", "verified": validated.hosts })));
         }
         let deployment = super::deployment(tools, cx).await?;
-        let bound = |domain: &String| Line::new(cx.now, "domain.bound", Some("domain"), format!("{domain} leads to this release"));
+        let bound = |domain: &String| {
+            Line::new(cx.now, "domain.bound", Some("domain"), format!("{domain} leads to this release"))
+        };
         tools.logs.append(deployment.id, domains.iter().map(bound).collect()).await?;
         Ok(Next::Done(json!({ "domains": domains, "verified": validated.hosts })))
     }

@@ -30,7 +30,8 @@ pub use validate::Validated;
 /// The deploy chain: validate, builder, sync, build, release, domain; then cleanup, always.
 #[must_use]
 pub fn deploy_chain(tools: &Arc<Tools>) -> Chain {
-    let place = |name, function, step: Arc<dyn Step>| Place { name, function, retry: RetryPolicy::DEFAULT, step };
+    let place =
+        |name, function, step: Arc<dyn Step>| Place { name, function, retry: RetryPolicy::DEFAULT, step };
     Chain {
         name: names::DEPLOY,
         version: 1,

@@ -42,15 +42,14 @@ impl Observer for DeploymentObserver {
         self.say(cx.subject, vec![line]).await;
     }
 
-    async fn recorded(&self, run: RunId, state: &RunState, events: &[Event]) {
+    async fn recording(&self, state: &RunState, events: &[Event]) {
         let lines: Vec<Line> = events.iter().filter_map(|event| line(state, event)).collect();
         if !lines.is_empty() {
             self.say(&state.subject, lines).await;
         }
-        if state.outcome.is_some() && state.is_over() {
-            tracing::debug!(run.id = %run, "{run} is over");
-        }
     }
+
+    async fn recorded(&self, _run: RunId, _state: &RunState) {}
 
     async fn settle(&self, run: RunId, state: &RunState, outcome: Option<Outcome>) -> Result<(), StepError> {
         let tools = &self.0;
@@ -88,7 +87,12 @@ impl DeploymentObserver {
         }
     }
 
-    async fn ending(&self, run: RunId, state: &RunState, deployment: &Deployment) -> Result<Ending, StepError> {
+    async fn ending(
+        &self,
+        run: RunId,
+        state: &RunState,
+        deployment: &Deployment,
+    ) -> Result<Ending, StepError> {
         let mut ending = deployment.result.clone();
         if state.outcome == Some(Outcome::Succeeded) && state.failure.is_none() {
             let output = self.0.releases.live().await?.into_iter().find(|release| release.run == run);
@@ -118,16 +122,24 @@ fn line(state: &RunState, event: &Event) -> Option<Line> {
         }
         Event::StepFailed { step, error, retry_at } => {
             let failed = Line::new(at, "step.failed", Some(step.as_str()), error.message.clone());
-            failed.with("code", error.code.clone()).with("retryAt", retry_at.map_or(Value::Null, |at| json!(at)))
+            failed
+                .with("code", error.code.clone())
+                .with("retryAt", retry_at.map_or(Value::Null, |at| json!(at)))
         }
         Event::StepUndone { step } => Line::new(at, "step.undone", Some(step.as_str()), ""),
         Event::UndoFailed { step, error, .. } => {
-            Line::new(at, "step.undo_failed", Some(step.as_str()), error.message.clone()).with("code", error.code.clone())
+            Line::new(at, "step.undo_failed", Some(step.as_str()), error.message.clone())
+                .with("code", error.code.clone())
         }
-        Event::CancelRequested { by } => Line::new(at, "deployment.cancelling", None, format!("cancelled by {by}")),
+        Event::CancelRequested { by } => {
+            Line::new(at, "deployment.cancelling", None, format!("cancelled by {by}"))
+        }
         Event::DeadlinePassed => Line::new(at, "deployment.timeout", None, "the deadline passed"),
         Event::Resumed { by } => Line::new(at, "deployment.resumed", None, format!("resumed by {by}")),
-        Event::Started { .. } | Event::StepWaits { .. } | Event::CleanupStarted { .. } | Event::Ended { .. } => return None,
+        Event::Started { .. }
+        | Event::StepWaits { .. }
+        | Event::CleanupStarted { .. }
+        | Event::Ended { .. } => return None,
     })
 }
 
@@ -142,7 +154,11 @@ fn summary(step: &StepName, output: &Value) -> String {
     if *step == names::BUILD {
         let size = bytes(number("/artifact/bytes"));
         let reused = output.get("reused").and_then(Value::as_bool).unwrap_or_default();
-        return if reused { format!("reused the artifact of the same inputs ({size})") } else { format!("{} files packed into {size}", number("/files")) };
+        return if reused {
+            format!("reused the artifact of the same inputs ({size})")
+        } else {
+            format!("{} files packed into {size}", number("/files"))
+        };
     }
     if *step == names::RELEASE {
         return format!("release {} is live", number("/release"));
@@ -172,7 +188,8 @@ fn sentence(status: Status, ending: &Ending) -> String {
 /// The log line that the documents promise, with their field names.
 fn report(deployment: &Deployment, status: Status, ending: &Ending, duration: u64) {
     let wish = &deployment.wish;
-    let size = wish.size.map_or_else(|| "default".to_owned(), |size| format!("{}/{}", size.cpu(), size.memory()));
+    let size =
+        wish.size.map_or_else(|| "default".to_owned(), |size| format!("{}/{}", size.cpu(), size.memory()));
     let message = if status == Status::Succeeded { "Deployment completed" } else { "Deployment ended" };
     tracing::info!(
         deploymentId = %deployment.id,

@@ -74,7 +74,12 @@ impl Step for GoLive {
         };
         if let Some(released) = released {
             let release = self.recorded(cx, released.release).await?;
-            let is_live = tools.releases.live().await?.iter().any(|live| live.app == release.app && live.number == release.number);
+            let is_live = tools
+                .releases
+                .live()
+                .await?
+                .iter()
+                .any(|live| live.app == release.app && live.number == release.number);
             if is_live {
                 self.bring_back(&release.app, released.previous).await?;
             }
@@ -90,12 +95,17 @@ impl GoLive {
         let deployment = super::deployment(tools, cx).await?;
         let validated: Validated = cx.require(&names::VALIDATE).await?;
         let built: Value = cx.require(&names::BUILD).await?;
-        let artifact: Digest = serde_json::from_value(built.pointer("/artifact/digest").cloned().unwrap_or_default())
-            .map_err(|error| StepError::permanent("INTERNAL", format!("the build left no artifact: {error}")))?;
+        let artifact: Digest = serde_json::from_value(
+            built.pointer("/artifact/digest").cloned().unwrap_or_default(),
+        )
+        .map_err(|error| StepError::permanent("INTERNAL", format!("the build left no artifact: {error}")))?;
         let wanted = release(cx, &deployment, &validated, artifact);
         let release = tools.releases.record(&wanted, cx.now).await?;
         let live = tools.releases.live().await?;
-        let previous = live.iter().find(|live| live.app == release.app && live.number != release.number).map(|live| live.number);
+        let previous = live
+            .iter()
+            .find(|live| live.app == release.app && live.number != release.number)
+            .map(|live| live.number);
         tools.runtime.start(&release, Some(Hint::wake(cx.run, "step-release"))).await?;
         let urls = release.hosts.iter().map(|host| tools.runtime.addresses().url(host)).collect();
         let released = Released { release: release.number, previous, urls };
@@ -106,7 +116,9 @@ impl GoLive {
     async fn recorded(&self, cx: &Context<'_>, number: u64) -> Result<Release, StepError> {
         let app = super::deployment(&self.0, cx).await?.wish.app();
         let release = self.0.releases.get(&app, number).await?;
-        release.ok_or_else(|| StepError::permanent("INTERNAL", format!("release {number} of {app} is not recorded")))
+        release.ok_or_else(|| {
+            StepError::permanent("INTERNAL", format!("release {number} of {app} is not recorded"))
+        })
     }
 
     async fn bring_back(&self, app: &str, previous: Option<u64>) -> Result<(), StepError> {

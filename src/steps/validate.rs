@@ -65,7 +65,9 @@ impl Step for Validate {
         let inputs_digest = Digest::of(serde_json::to_string(&inputs).unwrap_or_default().as_bytes());
         let reused = tools.releases.artifact(&wish.org, inputs_digest).await?;
         let reused = match reused {
-            Some(artifact) if tools.blobs.missing(&wish.org, &[artifact.digest]).await?.is_empty() => Some(artifact),
+            Some(artifact) if tools.blobs.missing(&wish.org, &[artifact.digest]).await?.is_empty() => {
+                Some(artifact)
+            }
             _ => None,
         };
         Next::with(&Validated { source, plan, inputs, inputs_digest, reused, hosts })
@@ -92,14 +94,24 @@ async fn refuse_missing(tools: &Tools, org: &Name, manifest: &Manifest) -> Resul
     if missing.is_empty() {
         return Ok(());
     }
-    Err(StepError::permanent("SOURCE_INCOMPLETE", format!("{} files of the source were not uploaded", missing.len())))
+    Err(StepError::permanent(
+        "SOURCE_INCOMPLETE",
+        format!("{} files of the source were not uploaded", missing.len()),
+    ))
 }
 
 async fn refuse_taken(tools: &Tools, app: &str, hosts: &[String]) -> Result<(), StepError> {
     let live = tools.releases.live().await?;
-    let taken = live.iter().filter(|release| release.app != app).flat_map(|release| &release.hosts).find(|host| hosts.contains(host));
+    let taken = live
+        .iter()
+        .filter(|release| release.app != app)
+        .flat_map(|release| &release.hosts)
+        .find(|host| hosts.contains(host));
     match taken {
-        Some(host) => Err(StepError::permanent("DOMAIN_TAKEN", format!("{host} already belongs to another app; remove it there first"))),
+        Some(host) => Err(StepError::permanent(
+            "DOMAIN_TAKEN",
+            format!("{host} already belongs to another app; remove it there first"),
+        )),
         None => Ok(()),
     }
 }

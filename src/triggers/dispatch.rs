@@ -54,9 +54,19 @@ struct Envelope {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OurMessage {
-    Run { run: RunId, seq: u64 },
-    Admit { #[serde(rename = "admit")] _deployment: String },
-    DeadLetter { #[serde(rename = "deadLetter")] id: i64, queue: String },
+    Run {
+        run: RunId,
+        seq: u64,
+    },
+    Admit {
+        #[serde(rename = "admit")]
+        _deployment: String,
+    },
+    DeadLetter {
+        #[serde(rename = "deadLetter")]
+        id: i64,
+        queue: String,
+    },
 }
 
 /// Performs what the event asks of `function`.
@@ -65,8 +75,12 @@ enum OurMessage {
 /// [`DispatchError`]: the invocation failed and nothing that matters is lost.
 pub async fn dispatch(windlass: &Windlass, function: &Function, event: Event) -> Result<(), DispatchError> {
     match (function.trigger, event) {
-        (Trigger::Http { .. }, _) => Err(DispatchError::Malformed("HTTP functions take no events".to_owned())),
-        (Trigger::Timer { .. }, Event::Messages(_)) => Err(DispatchError::Malformed("a timer takes no messages".to_owned())),
+        (Trigger::Http { .. }, _) => {
+            Err(DispatchError::Malformed("HTTP functions take no events".to_owned()))
+        }
+        (Trigger::Timer { .. }, Event::Messages(_)) => {
+            Err(DispatchError::Malformed("a timer takes no messages".to_owned()))
+        }
         (Trigger::Timer { .. }, Event::Tick) => tick(windlass, function.name).await,
         (_, Event::Tick) => Err(DispatchError::Malformed("a queue function takes messages".to_owned())),
         (_, Event::Messages(messages)) => {
@@ -113,7 +127,11 @@ async fn deliver(windlass: &Windlass, function: &Function, text: &str) -> Result
             Ok(())
         }
         Ok(Envelope { w1: OurMessage::DeadLetter { id, queue } }) => {
-            tracing::error!(message.id = id, queue, "message {id} of {queue} could not be worked on and is in the dead letters");
+            tracing::error!(
+                message.id = id,
+                queue,
+                "message {id} of {queue} could not be worked on and is in the dead letters"
+            );
             Ok(())
         }
         Err(error) if function.name == "admit" => job(windlass, text, &error).await,
@@ -123,7 +141,8 @@ async fn deliver(windlass: &Windlass, function: &Function, text: &str) -> Result
 
 /// A job of the documents' request shape, put on the queue by somebody else. Its digest makes redelivery harmless.
 async fn job(windlass: &Windlass, text: &str, not_ours: &serde_json::Error) -> Result<(), DispatchError> {
-    let body: Value = serde_json::from_str(text).map_err(|_| DispatchError::Malformed(not_ours.to_string()))?;
+    let body: Value =
+        serde_json::from_str(text).map_err(|_| DispatchError::Malformed(not_ours.to_string()))?;
     let key = format!("queue:{}", crate::deploy::ids::Digest::of(text.as_bytes()));
     match windlass.submit(&body, Some(key), "queue").await {
         Ok(_) => {
@@ -131,7 +150,8 @@ async fn job(windlass: &Windlass, text: &str, not_ours: &serde_json::Error) -> R
             Ok(())
         }
         Err(SubmitError::Invalid(errors)) => {
-            let problems: Vec<String> = errors.into_iter().map(|error| format!("{} {}", error.pointer, error.message)).collect();
+            let problems: Vec<String> =
+                errors.into_iter().map(|error| format!("{} {}", error.pointer, error.message)).collect();
             Err(DispatchError::Malformed(problems.join("; ")))
         }
         Err(SubmitError::KeyReused) => Ok(()),

@@ -79,7 +79,11 @@ impl Engine {
             observer.started(&cx, &place.name, undo).await;
         }
         let work = async {
-            if undo { place.step.undo(&cx).await.map(|()| Next::Done(Value::Null)) } else { place.step.run(&cx).await }
+            if undo {
+                place.step.undo(&cx).await.map(|()| Next::Done(Value::Null))
+            } else {
+                place.step.run(&cx).await
+            }
         };
         let mut work = std::pin::pin!(work);
         loop {
@@ -101,7 +105,13 @@ impl Engine {
         }
     }
 
-    fn event_of(&self, place: &Place, state: &RunState, undo: bool, result: Result<Next, StepError>) -> Event {
+    fn event_of(
+        &self,
+        place: &Place,
+        state: &RunState,
+        undo: bool,
+        result: Result<Next, StepError>,
+    ) -> Event {
         let step = place.name.clone();
         let error = match result {
             Ok(Next::Done(_)) if undo => return Event::StepUndone { step },
@@ -122,10 +132,22 @@ impl Engine {
     }
 
     /// Appends `event`, whatever follows from it without work, and the next hint.
-    async fn record(&self, lease: &Lease, state: RunState, chain: &Chain, event: Event) -> Result<Advanced, JournalError> {
+    async fn record(
+        &self,
+        lease: &Lease,
+        state: RunState,
+        chain: &Chain,
+        event: Event,
+    ) -> Result<Advanced, JournalError> {
         let now = self.clock.now();
         let (mut after_it, mut events) = fold(lease.run, state.clone(), chain, event, now)?;
-        if after_it.is_over() && let Some(observer) = &chain.observer {
+        if let Some(observer) = &chain.observer {
+            // Told before the next hint leaves, so that nobody hears of the next step before the end of this one.
+            observer.recording(&after_it, &events).await;
+        }
+        if after_it.is_over()
+            && let Some(observer) = &chain.observer
+        {
             let outcome = if after_it.phase == Phase::Ended { after_it.outcome } else { None };
             if let Err(error) = observer.settle(lease.run, &after_it, outcome).await {
                 tracing::warn!(run.id = %lease.run, error = %error, "{} could not be settled yet", lease.run);
@@ -139,7 +161,14 @@ impl Engine {
             }
         }
         let hints = next_hint(lease.run, &after_it, chain, now).into_iter().collect();
-        let append = Append { run: lease.run, expected: state.version, lease: Some(lease), events: &events, state: &after_it, hints };
+        let append = Append {
+            run: lease.run,
+            expected: state.version,
+            lease: Some(lease),
+            events: &events,
+            state: &after_it,
+            hints,
+        };
         match self.journal.append(append).await {
             Ok(()) => {}
             Err(JournalError::Conflict(_)) => {
@@ -151,14 +180,20 @@ impl Engine {
             Err(error) => return Err(error),
         }
         if let Some(observer) = &chain.observer {
-            observer.recorded(lease.run, &after_it, &events).await;
+            observer.recorded(lease.run, &after_it).await;
         }
         Ok(Advanced::Moved)
     }
 }
 
 /// Applies `event` and every event that follows from it without work.
-fn fold(run: RunId, mut state: RunState, chain: &Chain, event: Event, now: jiff::Timestamp) -> Result<(RunState, Vec<Event>), JournalError> {
+fn fold(
+    run: RunId,
+    mut state: RunState,
+    chain: &Chain,
+    event: Event,
+    now: jiff::Timestamp,
+) -> Result<(RunState, Vec<Event>), JournalError> {
     let mut events = vec![event];
     loop {
         if let Some(event) = events.last() {
@@ -166,13 +201,20 @@ fn fold(run: RunId, mut state: RunState, chain: &Chain, event: Event, now: jiff:
         }
         // A deadline is recorded by a move of its own, so that a finished step is never overruled by it.
         match decide(&state, chain, now) {
-            Decision::Record(event @ (Event::CleanupStarted { .. } | Event::Ended { .. })) => events.push(event),
+            Decision::Record(event @ (Event::CleanupStarted { .. } | Event::Ended { .. })) => {
+                events.push(event)
+            }
             _ => return Ok((state, events)),
         }
     }
 }
 
-fn refold(run: RunId, before: &RunState, events: &[Event], now: jiff::Timestamp) -> Result<RunState, JournalError> {
+fn refold(
+    run: RunId,
+    before: &RunState,
+    events: &[Event],
+    now: jiff::Timestamp,
+) -> Result<RunState, JournalError> {
     let mut state = before.clone();
     for event in events {
         state.apply(event, now).map_err(|error| JournalError::Damaged { run, source: error.into() })?;
@@ -181,7 +223,12 @@ fn refold(run: RunId, before: &RunState, events: &[Event], now: jiff::Timestamp)
 }
 
 /// The hint that must follow `state`, and its time.
-pub(super) fn next_hint(run: RunId, state: &RunState, chain: &Chain, now: jiff::Timestamp) -> Option<(Hint, jiff::Timestamp)> {
+pub(super) fn next_hint(
+    run: RunId,
+    state: &RunState,
+    chain: &Chain,
+    now: jiff::Timestamp,
+) -> Option<(Hint, jiff::Timestamp)> {
     let due = look_again(state, chain, now)?;
     let function = function_of(state, chain)?;
     Some((Hint { run, function, seq: state.version }, due))

@@ -110,12 +110,22 @@ pub struct StepError {
 impl StepError {
     /// An error that a retry may cure.
     pub fn transient(code: &str, message: impl Into<String>) -> Self {
-        Self { class: ErrorClass::Transient, code: code.to_owned(), message: message.into(), detail: Value::Null }
+        Self {
+            class: ErrorClass::Transient,
+            code: code.to_owned(),
+            message: message.into(),
+            detail: Value::Null,
+        }
     }
 
     /// An error that a retry cannot cure.
     pub fn permanent(code: &str, message: impl Into<String>) -> Self {
-        Self { class: ErrorClass::Permanent, code: code.to_owned(), message: message.into(), detail: Value::Null }
+        Self {
+            class: ErrorClass::Permanent,
+            code: code.to_owned(),
+            message: message.into(),
+            detail: Value::Null,
+        }
     }
 
     /// The same error with more for the log.
@@ -215,8 +225,10 @@ pub trait Step: Send + Sync {
 pub trait Observer: Send + Sync {
     /// A step is about to run (or to be undone).
     async fn started(&self, cx: &Context<'_>, step: &StepName, undo: bool);
-    /// Events were written.
-    async fn recorded(&self, run: RunId, state: &RunState, events: &[super::state::Event]);
+    /// These events are about to be written. A conflict or crash may still prevent that; then they come again.
+    async fn recording(&self, state: &RunState, events: &[super::state::Event]);
+    /// `state` is on disk.
+    async fn recorded(&self, run: RunId, state: &RunState);
     /// The run is about to end, or to be parked when `outcome` is `None`. An error keeps the run open: it is
     /// asked again.
     async fn settle(&self, run: RunId, state: &RunState, outcome: Option<Outcome>) -> Result<(), StepError>;

@@ -149,7 +149,13 @@ pub trait Journal: Send + Sync {
     ///
     /// # Errors
     /// [`JournalError::Unavailable`]: nothing is stored.
-    async fn create(&self, run: RunId, first: &Event, state: &RunState, hint: Hint) -> Result<(), JournalError>;
+    async fn create(
+        &self,
+        run: RunId,
+        first: &Event,
+        state: &RunState,
+        hint: Hint,
+    ) -> Result<(), JournalError>;
 
     /// Takes the run for `holder` until `until`, unless somebody holds it at `now`.
     ///

@@ -15,8 +15,7 @@ pub struct RetryPolicy {
 
 impl RetryPolicy {
     /// Three retries within at most 1 s, 2 s and 4 s: long enough for a hiccup, short enough for a person who waits.
-    pub const DEFAULT: Self =
-        Self { retries: 3, base: Duration::from_secs(1), cap: Duration::from_secs(30) };
+    pub const DEFAULT: Self = Self { retries: 3, base: Duration::from_secs(1), cap: Duration::from_secs(30) };
     /// For work whose failure says something about the project, not about the weather.
     pub const NEVER: Self = Self { retries: 0, ..Self::DEFAULT };
 

@@ -28,7 +28,13 @@ impl Engine {
     ///
     /// # Errors
     /// [`JournalError::Unavailable`] when nothing is stored; [`JournalError::Damaged`] for a chain without steps.
-    pub async fn begin(&self, run: RunId, chain: &Chain, subject: &str, deadline: Timestamp) -> Result<(), JournalError> {
+    pub async fn begin(
+        &self,
+        run: RunId,
+        chain: &Chain,
+        subject: &str,
+        deadline: Timestamp,
+    ) -> Result<(), JournalError> {
         let now = self.clock.now();
         let first = Event::Started {
             chain: chain.name.to_owned(),
@@ -37,7 +43,8 @@ impl Engine {
             deadline,
         };
         let damaged = |what: &'static str| JournalError::Damaged { run, source: what.into() };
-        let state = RunState::begin(&first, now).map_err(|error| JournalError::Damaged { run, source: error.into() })?;
+        let state = RunState::begin(&first, now)
+            .map_err(|error| JournalError::Damaged { run, source: error.into() })?;
         let function = chain.steps.first().ok_or_else(|| damaged("a chain without steps"))?.function;
         self.journal.create(run, &first, &state, Hint { run, function, seq: state.version }).await
     }
@@ -75,11 +82,14 @@ impl Engine {
             state.apply(event, now).map_err(|error| JournalError::Damaged { run, source: error.into() })?;
             let hints = next_hint(run, &state, chain, now).into_iter().collect();
             let events = std::slice::from_ref(event);
+            if let Some(observer) = &chain.observer {
+                observer.recording(&state, events).await;
+            }
             let append = Append { run, expected: before.version, lease: None, events, state: &state, hints };
             match self.journal.append(append).await {
                 Ok(()) => {
                     if let Some(observer) = &chain.observer {
-                        observer.recorded(run, &state, events).await;
+                        observer.recorded(run, &state).await;
                     }
                     return Ok(Signalled::Accepted);
                 }
