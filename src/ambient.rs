@@ -110,7 +110,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// Numbers that follow from a seed (the SplitMix64 sequence).
+/// Numbers that follow from a seed (the `SplitMix64` sequence).
 #[derive(Debug)]
 pub struct SeededIds(AtomicU64);
 

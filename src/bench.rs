@@ -79,10 +79,9 @@ impl Observer for Ends {
         if state.is_over()
             && let Ok(mut waiting) = self.0.lock()
             && let Some(end) = waiting.remove(&run)
+            && end.send(()).is_err()
         {
-            if end.send(()).is_err() {
-                tracing::trace!("the measuring is over");
-            }
+            tracing::trace!("the measuring is over");
         }
     }
 
@@ -106,19 +105,6 @@ async fn chain(
     let folder = std::env::current_dir()?.join(format!(".windlass-bench-{:x}", SystemIds.random()));
     let canary = canary(&folder)?;
     let waiting = Arc::new(Waiting::default());
-    let place = |index: usize| Place {
-        name: StepName::from(format!("bench-{index}")),
-        function: FUNCTIONS.get(index % FUNCTIONS.len()).copied().unwrap_or("step-build"),
-        retry: RetryPolicy::DEFAULT,
-        step: Arc::new(Nothing),
-    };
-    let bench = Chain {
-        name: "bench",
-        version: 1,
-        steps: (0..steps).map(place).collect(),
-        cleanup: None,
-        observer: Some(Arc::new(Ends(Arc::clone(&waiting)))),
-    };
     let own = Settings {
         port: 0,
         apps_port: 0,
@@ -127,19 +113,17 @@ async fn chain(
         handler_port: None,
         ..settings.clone()
     };
-    let service = Arc::new(start(&own, Extras { chains: vec![bench] }).await?);
-    let load = Load {
-        service: Arc::clone(&service),
-        waiting,
-        until: Instant::now() + WARM_UP + span,
-        from: Instant::now() + WARM_UP,
-    };
+    let service = Arc::new(start(&own, Extras { chains: vec![empty_chain(steps, &waiting)] }).await?);
+    let from = Instant::now() + WARM_UP;
+    let load = Load { service: Arc::clone(&service), waiting, until: from + span, from };
     let before = service.db.commits();
     let workers: Vec<_> =
         (0..concurrency).map(|_| crate::ambient::spawn(load.clone().one_after_another())).collect();
-    let mut latencies: Vec<Duration> = Vec::new();
+    let (mut latencies, mut chains): (Vec<Duration>, usize) = (Vec::new(), 0);
     for worker in workers {
-        latencies.extend(worker.await??);
+        let (measured, all) = worker.await??;
+        latencies.extend(measured);
+        chains += all;
     }
     let commits = service.db.commits() - before;
     drop(load);
@@ -148,22 +132,38 @@ async fn chain(
     }
     std::fs::remove_dir_all(&folder)?;
     latencies.sort_unstable();
-    let ms = |part: usize| {
-        latencies
-            .get((latencies.len() * part / 1_000).min(latencies.len().saturating_sub(1)))
-            .map(|latency| latency.as_secs_f64() * 1_000.0)
-    };
-    let all_steps = (latencies.len() * steps) as f64 * (span + WARM_UP).as_secs_f64() / span.as_secs_f64();
     Ok(json!({
         "per_s": round(latencies.len() as f64 / span.as_secs_f64()),
-        "p50_ms": ms(500).map(round),
-        "p99_ms": ms(990).map(round),
-        "fsyncs_per_step": round(commits as f64 / all_steps.max(1.0)),
+        "p50_ms": at(&latencies, 500),
+        "p99_ms": at(&latencies, 990),
+        "fsyncs_per_step": round(commits as f64 / (chains * steps).max(1) as f64),
         "canary_per_s": round(canary),
         "steps": steps,
         "concurrency": concurrency,
         "dispatch": if http { "http" } else { "in-process" },
     }))
+}
+
+fn empty_chain(steps: usize, waiting: &Arc<Waiting>) -> Chain {
+    let place = |index: usize| Place {
+        name: StepName::from(format!("bench-{index}")),
+        function: FUNCTIONS.get(index % FUNCTIONS.len()).copied().unwrap_or("step-build"),
+        retry: RetryPolicy::DEFAULT,
+        step: Arc::new(Nothing),
+    };
+    Chain {
+        name: "bench",
+        version: 1,
+        steps: (0..steps).map(place).collect(),
+        cleanup: None,
+        observer: Some(Arc::new(Ends(Arc::clone(waiting)))),
+    }
+}
+
+/// The latency that `per_mille` of all stay below, in milliseconds.
+fn at(sorted: &[Duration], per_mille: usize) -> Option<f64> {
+    let index = (sorted.len() * per_mille / 1_000).min(sorted.len().saturating_sub(1));
+    sorted.get(index).map(|latency| round(latency.as_secs_f64() * 1_000.0))
 }
 
 fn round(figure: f64) -> f64 {
@@ -179,12 +179,13 @@ struct Load {
 }
 
 impl Load {
-    /// Starts a chain when the one before has ended; gives the latencies of those that ended in the measured span.
-    async fn one_after_another(self) -> anyhow::Result<Vec<Duration>> {
+    /// Starts a chain when the one before has ended; gives the latencies of those in the measured span, and
+    /// the number of all.
+    async fn one_after_another(self) -> anyhow::Result<(Vec<Duration>, usize)> {
         let engine = &self.service.windlass.engine;
         let chain =
             engine.chains.newest("bench").cloned().ok_or_else(|| anyhow::anyhow!("no bench chain"))?;
-        let mut latencies = Vec::new();
+        let (mut latencies, mut all) = (Vec::new(), 0);
         while Instant::now() < self.until {
             let begun = Instant::now();
             let now = SystemClock.now();
@@ -195,11 +196,12 @@ impl Load {
             }
             engine.begin(run, &chain, "bench", after(now, Duration::from_secs(600))).await?;
             ended.await?;
+            all += 1;
             if begun >= self.from && Instant::now() <= self.until {
                 latencies.push(begun.elapsed());
             }
         }
-        Ok(latencies)
+        Ok((latencies, all))
     }
 }
 

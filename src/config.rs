@@ -175,6 +175,31 @@ impl Reader<'_> {
         Duration::from_millis(self.number(names[0], older, 1..=86_400_000))
     }
 
+    fn limits(&mut self) -> Limits {
+        Limits {
+            caps: Caps {
+                total: self.count("MAX_CONCURRENT_DEPLOYMENTS", 5, 1_000),
+                per_org: self.count("MAX_CONCURRENT_PER_ORGANIZATION", 3, 1_000),
+            },
+            deployment: self.timeout(),
+            source: SourceLimits {
+                files: self.count("WINDLASS_MAX_SOURCE_FILES", 50_000, 10_000_000),
+                bytes: self.number("WINDLASS_MAX_SOURCE_BYTES", 1 << 30, 1..=1 << 44),
+                file_bytes: self.number("WINDLASS_MAX_FILE_BYTES", 100 << 20, 1..=1 << 44),
+            },
+        }
+    }
+
+    fn queue(&mut self) -> QueueSettings {
+        QueueSettings {
+            batch_size: self.count("QUEUE_MAX_BATCH_SIZE", 10, 1_000),
+            batch_timeout: Duration::from_secs(self.number("QUEUE_MAX_BATCH_TIMEOUT", 30, 0..=150)),
+            retries: u32::try_from(self.number("QUEUE_MAX_RETRIES", 3, 0..=100)).unwrap_or(3),
+            doubled_per_mille: u16::try_from(self.number("WINDLASS_DOUBLED_DELIVERIES", 0, 0..=1_000))
+                .unwrap_or(0),
+        }
+    }
+
     fn build_size(&mut self) -> Size {
         let cpu_millis =
             self.parsed("BUILD_CONTAINER_CPU", 2_000, "use a number of cores such as 0.5 or 2", |text| {
@@ -244,26 +269,9 @@ impl Settings {
                 |text| text.parse().ok().filter(IpAddr::is_loopback),
             ),
             log_level: reader.level(),
-            limits: Limits {
-                caps: Caps {
-                    total: reader.count("MAX_CONCURRENT_DEPLOYMENTS", 5, 1_000),
-                    per_org: reader.count("MAX_CONCURRENT_PER_ORGANIZATION", 3, 1_000),
-                },
-                deployment: reader.timeout(),
-                source: SourceLimits {
-                    files: reader.count("WINDLASS_MAX_SOURCE_FILES", 50_000, 10_000_000),
-                    bytes: reader.number("WINDLASS_MAX_SOURCE_BYTES", 1 << 30, 1..=1 << 44),
-                    file_bytes: reader.number("WINDLASS_MAX_FILE_BYTES", 100 << 20, 1..=1 << 44),
-                },
-            },
+            limits: reader.limits(),
             build_size: reader.build_size(),
-            queue: QueueSettings {
-                batch_size: reader.count("QUEUE_MAX_BATCH_SIZE", 10, 1_000),
-                batch_timeout: Duration::from_secs(reader.number("QUEUE_MAX_BATCH_TIMEOUT", 30, 0..=150)),
-                retries: u32::try_from(reader.number("QUEUE_MAX_RETRIES", 3, 0..=100)).unwrap_or(3),
-                doubled_per_mille: u16::try_from(reader.number("WINDLASS_DOUBLED_DELIVERIES", 0, 0..=1_000))
-                    .unwrap_or(0),
-            },
+            queue: reader.queue(),
             http_calls: reader.parsed(
                 "WINDLASS_DISPATCH",
                 false,

@@ -57,13 +57,9 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "every command that is not named here talks to a server")]
 async fn run(cli: Cli) -> anyhow::Result<u8> {
-    let flags = match &cli.command {
-        Command::Up { service, .. } | Command::Serve { service } | Command::Doctor { service } => {
-            service.as_variables()
-        }
-        _ => BTreeMap::new(),
-    };
+    let flags = cli.command.service_variables();
     let settings = Settings::load(&flags)?;
     let mut stdout = std::io::stdout();
     let mut out = Output { to: &mut stdout, json: cli.json };
@@ -80,7 +76,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
                 writeln!(to, "windlass {}", env!("CARGO_PKG_VERSION"))
             })?,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "windlass", &mut out.to)
+            clap_complete::generate(shell, &mut Cli::command(), "windlass", &mut out.to);
         }
         Command::Doctor { .. } => return examine(&settings, &mut out),
         command => return remote(command, &settings, cli.server, cli.json).await,
@@ -104,25 +100,25 @@ async fn remote(
             return deploy_to(&client, settings, deploy, detach, json).await;
         }
         Command::Status { id, watch } => {
-            show::status(&client, id.as_deref(), watch, &SystemClock, &mut out).await?
+            show::status(&client, id.as_deref(), watch, &SystemClock, &mut out).await?;
         }
         Command::Logs { app: Some(project), environment, organization, .. } => {
-            show::app_output(&client, &project, &organization, &environment, &mut out).await?
+            show::app_output(&client, &project, &organization, &environment, &mut out).await?;
         }
         Command::Logs { id, follow, step, .. } => {
-            show::logs(&client, &id.unwrap_or_default(), step.as_deref(), follow, &mut out).await?
+            show::logs(&client, &id.unwrap_or_default(), step.as_deref(), follow, &mut out).await?;
         }
-        Command::Cancel { id } => say(client.post(&format!("/deploy/{id}/cancel"), &()).await?, &mut out)?,
-        Command::Retry { id } => say(client.post(&format!("/deploy/{id}/retry"), &()).await?, &mut out)?,
+        Command::Cancel { id } => say(&client.post(&format!("/deploy/{id}/cancel"), &()).await?, &mut out)?,
+        Command::Retry { id } => say(&client.post(&format!("/deploy/{id}/retry"), &()).await?, &mut out)?,
         Command::List { project } => show::list(&client, project.as_deref(), &mut out).await?,
         Command::Explain { id } => show::explain(&client, &id, &mut out).await?,
         Command::Dlq { command: DlqCommand::List } => show::dead_letters(&client, &mut out).await?,
         Command::Dlq { command: DlqCommand::Redrive { id } } => {
-            say(client.post(&format!("/operations/dead-letters/{id}/redrive"), &()).await?, &mut out)?
+            say(&client.post(&format!("/operations/dead-letters/{id}/redrive"), &()).await?, &mut out)?;
         }
         Command::Dlq { command: DlqCommand::Purge { id } } => {
             let id = id.map(|id| format!("/{id}")).unwrap_or_default();
-            say(client.delete(&format!("/operations/dead-letters{id}")).await?, &mut out)?;
+            say(&client.delete(&format!("/operations/dead-letters{id}")).await?, &mut out)?;
         }
         Command::Up { .. }
         | Command::Serve { .. }
@@ -140,8 +136,8 @@ fn address(settings: &Settings, server: Option<String>) -> String {
     server.or_else(|| settings.server.clone()).unwrap_or_else(|| HERE.to_owned())
 }
 
-fn say(answer: serde_json::Value, out: &mut Output<'_>) -> anyhow::Result<()> {
-    out.put(&answer, |to| match answer.get("message").and_then(serde_json::Value::as_str) {
+fn say(answer: &serde_json::Value, out: &mut Output<'_>) -> anyhow::Result<()> {
+    out.put(answer, |to| match answer.get("message").and_then(serde_json::Value::as_str) {
         Some(message) => writeln!(to, "{message}"),
         None => writeln!(to, "{answer}"),
     })

@@ -120,30 +120,18 @@ fn read(function: &Function, body: &[u8]) -> Result<Event, String> {
 
 /// A message's text. The host wraps it in one extra layer of JSON; its documentation shows it without.
 fn text(value: &Value) -> String {
-    match value {
-        Value::String(layered) => match serde_json::from_str::<Value>(layered) {
-            Ok(Value::String(text)) => text,
-            _ => layered.clone(),
-        },
-        other => other.to_string(),
-    }
+    let Some(layered) = value.as_str() else { return value.to_string() };
+    let inner: Option<Value> = serde_json::from_str(layered).ok();
+    inner.as_ref().and_then(Value::as_str).unwrap_or(layered).to_owned()
 }
 
 /// The messages of a batch: an array, or a string that holds one.
 fn texts(value: &Value) -> Vec<String> {
-    let unwrapped = match value {
-        Value::String(layered) => serde_json::from_str::<Value>(layered).unwrap_or_else(|_| value.clone()),
-        other => other.clone(),
-    };
-    match unwrapped {
-        Value::Array(elements) => elements
-            .iter()
-            .map(|element| match element {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            })
-            .collect(),
-        single => vec![text(&single)],
+    let inner: Option<Value> = value.as_str().and_then(|layered| serde_json::from_str(layered).ok());
+    let plain = |element: &Value| element.as_str().map_or_else(|| element.to_string(), str::to_owned);
+    match inner.as_ref().unwrap_or(value).as_array() {
+        Some(elements) => elements.iter().map(plain).collect(),
+        None => vec![text(value)],
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Server to talk to [default: WINDLASS_URL, or http://127.0.0.1:3010].
+    /// Server to talk to [default: `WINDLASS_URL`, or <http://127.0.0.1:3010>].
     #[arg(long, global = true, value_name = "URL")]
     pub server: Option<String>,
     /// Prints JSON, one object per line.
@@ -110,7 +110,7 @@ pub enum Command {
         #[command(flatten)]
         service: ServiceFlags,
     },
-    /// Runs as an Azure Functions custom handler; chosen by itself when FUNCTIONS_CUSTOMHANDLER_PORT is set.
+    /// Runs as an Azure Functions custom handler; chosen by itself when `FUNCTIONS_CUSTOMHANDLER_PORT` is set.
     #[command(after_help = "Example:\n  FUNCTIONS_CUSTOMHANDLER_PORT=7071 windlass handler")]
     Handler,
     /// Deploys a folder to a running service and shows the progress.
@@ -221,6 +221,18 @@ pub enum Command {
         #[command(subcommand)]
         command: BenchCommand,
     },
+}
+
+impl Command {
+    /// The flags of a command that starts a service, as variables.
+    #[must_use]
+    pub fn service_variables(&self) -> BTreeMap<String, String> {
+        if let Self::Up { service, .. } | Self::Serve { service } | Self::Doctor { service } = self {
+            service.as_variables()
+        } else {
+            BTreeMap::new()
+        }
+    }
 }
 
 /// `windlass dlq …`.

@@ -94,7 +94,7 @@ impl Size {
 pub fn parse_cpu(text: &str) -> Result<u32, BadSize> {
     let bad = || BadSize::Cpu(text.to_owned());
     let (whole, rest) = text.split_once('.').unwrap_or((text, "0"));
-    if whole.is_empty() || rest.is_empty() || rest.len() > 3 || !(whole.len() <= 3) {
+    if whole.is_empty() || rest.is_empty() || rest.len() > 3 || (whole.len() > 3) {
         return Err(bad());
     }
     let whole: u32 = whole.parse().map_err(|_| bad())?;

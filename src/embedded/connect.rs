@@ -82,10 +82,6 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ids: Arc<dyn Ids> = Arc::new(SystemIds);
     let machine = machine(settings, &root)?;
-    let orphans = machine.kill_orphans();
-    if orphans > 0 {
-        tracing::info!(orphans, "killed {orphans} processes that an earlier service left");
-    }
     let db = Db::open(&root.join("windlass.db"))?;
     let names: Vec<&'static str> = FUNCTIONS.iter().filter_map(queue_of).collect();
     let queues = SqliteQueues::open(db.clone(), Arc::clone(&clock), &names)?;
@@ -99,7 +95,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
     let builder = ProcessBuilder::new(BuilderParts {
         root: root.join("workspaces"),
         blobs: blobs.clone(),
-        logs: logs.clone(),
+        logs: Arc::clone(&logs) as Arc<_>,
         queue: Arc::clone(&queue),
         clock: Arc::clone(&clock),
         machine: machine.clone(),
@@ -146,13 +142,19 @@ fn folder(path: &Path) -> impl Fn(std::io::Error) -> ConnectError {
     move |source| ConnectError::Folder { path: path.clone(), source }
 }
 
+/// How commands are started; what an earlier service left running is killed first.
 fn machine(settings: &Settings, root: &Path) -> Result<Machine, ConnectError> {
-    Ok(Machine {
+    let machine = Machine {
         program: std::env::current_exe().map_err(folder(root))?,
         owner: Digest::of(root.as_os_str().as_encoded_bytes()).to_string(),
         path: settings.path.clone(),
         home: settings.home.clone(),
-    })
+    };
+    let orphans = machine.kill_orphans();
+    if orphans > 0 {
+        tracing::info!(orphans, "killed {orphans} processes that an earlier service left");
+    }
+    Ok(machine)
 }
 
 /// Takes the folder for this process. The lock ends with the process, however it ends.

@@ -142,9 +142,12 @@ fn copy_verified(
     to: &mut dyn std::io::Write,
     limit: u64,
 ) -> Result<u64, BlobError> {
-    let mut from = std::fs::File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => BlobError::Missing(digest),
-        _ => failed(path, error),
+    let mut from = std::fs::File::open(path).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            BlobError::Missing(digest)
+        } else {
+            failed(path, error)
+        }
     })?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; CHUNK];

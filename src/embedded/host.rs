@@ -90,10 +90,10 @@ impl Host {
             match function.trigger {
                 Trigger::Http { .. } => {}
                 Trigger::ServiceBus { .. } | Trigger::StorageQueue { .. } => {
-                    self.until_stopped(async move { host.read_queue(function).await })
+                    self.until_stopped(async move { host.read_queue(function).await });
                 }
                 Trigger::Timer { schedule } => {
-                    self.until_stopped(async move { host.keep_time(function, schedule).await })
+                    self.until_stopped(async move { host.keep_time(function, schedule).await });
                 }
             }
         }

@@ -138,7 +138,7 @@ impl Journal for SqliteJournal {
             Lease { run, fence }
         };
         match self.state(run) {
-            Ok(Some(state)) => Ok(Claim::Held(lease, state)),
+            Ok(Some(state)) => Ok(Claim::Held(lease, Box::new(state))),
             Ok(None) => {
                 self.release(&lease).await;
                 Ok(Claim::Missing)

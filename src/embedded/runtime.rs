@@ -122,7 +122,7 @@ impl LocalRuntime {
         let mut result = Ok(());
         for release in live {
             match self.start(release, None).await {
-                Ok(()) => self.route(release).into_iter().for_each(|old| drop(old)),
+                Ok(()) => self.route(release).into_iter().for_each(drop),
                 Err(error) => result = Err(error),
             }
         }

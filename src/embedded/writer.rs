@@ -107,17 +107,13 @@ impl Drop for Writer {
     }
 }
 
+/// The same error for another of those who shared the transaction.
 fn copy(error: &rusqlite::Error) -> DbError {
-    match error {
-        rusqlite::Error::SqliteFailure(code, text) => {
-            rusqlite::Error::SqliteFailure(*code, text.clone()).into()
-        }
-        other => rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR),
-            Some(other.to_string()),
-        )
-        .into(),
-    }
+    let code = error
+        .sqlite_error()
+        .copied()
+        .unwrap_or_else(|| rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR));
+    rusqlite::Error::SqliteFailure(code, Some(error.to_string())).into()
 }
 
 fn write_until_closed(connection: &Connection, waiting: &Receiver<Job>, stats: &WriterStats) {
@@ -175,7 +171,7 @@ fn commit(connection: &Connection, batch: &mut Vec<Work>, stats: &WriterStats) {
     stats.commits.fetch_add(1, Ordering::Relaxed);
     stats.failing.store(result.is_err(), Ordering::Relaxed);
     for finish in finishes {
-        finish(result.as_ref().map(|()| ()));
+        finish(result.as_ref().copied());
     }
 }
 

@@ -42,26 +42,17 @@ impl Problem {
     #[must_use]
     pub fn answer(&self, correlation: &str) -> HttpResponse {
         let body = self.body(correlation);
-        self.response(body.status).content_type("application/problem+json").json(&body)
+        response(body.status).content_type("application/problem+json").json(&body)
     }
 
     /// The answer in the envelope of the documents' older version.
     #[must_use]
     pub fn answer_v2(&self, correlation: &str) -> HttpResponse {
         let body = self.body(correlation);
-        self.response(body.status).json(serde_json::json!({
+        response(body.status).json(serde_json::json!({
             "success": false, "error": body.detail, "code": body.code, "retryable": body.retryable,
             "correlationId": body.correlation_id, "errors": body.errors,
         }))
-    }
-
-    fn response(&self, status: u16) -> actix_web::HttpResponseBuilder {
-        let mut response =
-            HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
-        if status == 503 {
-            response.insert_header(("retry-after", "1"));
-        }
-        response
     }
 
     fn body(&self, correlation: &str) -> api::Problem {
@@ -94,6 +85,15 @@ impl Problem {
             errors: self.errors.iter().map(field).collect(),
         }
     }
+}
+
+fn response(status: u16) -> actix_web::HttpResponseBuilder {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = HttpResponse::build(status);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.insert_header(("retry-after", "1"));
+    }
+    response
 }
 
 /// The caller's own id for the request, or one made from its trace, or a new one.

@@ -46,7 +46,7 @@ impl Step for Build {
                 Err(StepError::permanent(failure.code, failure.message).with_detail(failure.detail))
             }
             BuildStatus::Unknown => {
-                let job = self.job(cx, &deployment, &validated);
+                let job = job(cx, &deployment, &validated);
                 if tools.builder.start(job.clone()).await? == Started::NotFresh {
                     let manifest =
                         super::validate::manifest(tools, &deployment.wish.org, validated.source).await?;
@@ -69,23 +69,21 @@ impl Step for Build {
     }
 }
 
-impl Build {
-    fn job(&self, cx: &Context<'_>, deployment: &Deployment, validated: &Validated) -> BuildJob {
-        let variables = BTreeMap::from([
-            ("WINDLASS_DEPLOYMENT_ID".to_owned(), deployment.id.to_string()),
-            ("WINDLASS_PROJECT_ID".to_owned(), deployment.wish.project.to_string()),
-            ("WINDLASS_ENVIRONMENT".to_owned(), deployment.wish.environment.to_string()),
-        ]);
-        BuildJob {
-            run: cx.run,
-            deployment: deployment.id,
-            org: deployment.wish.org.clone(),
-            command: validated.plan.build.clone(),
-            output: validated.plan.output.clone(),
-            variables,
-            deadline: cx.deadline,
-            wake: Hint::wake(cx.run, "step-build"),
-        }
+fn job(cx: &Context<'_>, deployment: &Deployment, validated: &Validated) -> BuildJob {
+    let variables = BTreeMap::from([
+        ("WINDLASS_DEPLOYMENT_ID".to_owned(), deployment.id.to_string()),
+        ("WINDLASS_PROJECT_ID".to_owned(), deployment.wish.project.to_string()),
+        ("WINDLASS_ENVIRONMENT".to_owned(), deployment.wish.environment.to_string()),
+    ]);
+    BuildJob {
+        run: cx.run,
+        deployment: deployment.id,
+        org: deployment.wish.org.clone(),
+        command: validated.plan.build.clone(),
+        output: validated.plan.output.clone(),
+        variables,
+        deadline: cx.deadline,
+        wake: Hint::wake(cx.run, "step-build"),
     }
 }
 

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::starter::starter;
+use crate::deploy::blobs::BlobError;
 use crate::deploy::deployment::Deployment;
 use crate::deploy::detect::{DetectError, Facts, Kind, Plan, detect};
 use crate::deploy::ids::{Digest, Name};
@@ -76,12 +77,13 @@ impl Step for Validate {
 
 /// The stored manifest of a source.
 pub(super) async fn manifest(tools: &Tools, org: &Name, source: Digest) -> Result<Manifest, StepError> {
-    let text = tools.blobs.read(org, source, MOST_MANIFEST_BYTES).await.map_err(|error| match error {
-        crate::deploy::blobs::BlobError::Missing(_) => {
-            StepError::permanent("SOURCE_NOT_FOUND", format!("source {source} was never uploaded"))
+    let text = match tools.blobs.read(org, source, MOST_MANIFEST_BYTES).await {
+        Err(BlobError::Missing(_)) => {
+            let message = format!("source {source} was never uploaded");
+            return Err(StepError::permanent("SOURCE_NOT_FOUND", message));
         }
-        other => other.into(),
-    })?;
+        read => read?,
+    };
     std::str::from_utf8(&text)
         .ok()
         .and_then(Manifest::from_text)

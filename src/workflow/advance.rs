@@ -32,7 +32,7 @@ impl Engine {
     pub async fn advance(&self, hint: &Hint) -> Result<Advanced, JournalError> {
         let now = self.clock.now();
         let (lease, state) = match self.journal.claim(hint.run, now, after(now, LEASE)).await? {
-            Claim::Held(lease, state) => (lease, state),
+            Claim::Held(lease, state) => (lease, *state),
             Claim::Busy => return Ok(Advanced::Busy),
             Claim::Missing => return Ok(Advanced::Nothing),
         };
@@ -200,12 +200,11 @@ fn fold(
             state.apply(event, now).map_err(|error| JournalError::Damaged { run, source: error.into() })?;
         }
         // A deadline is recorded by a move of its own, so that a finished step is never overruled by it.
-        match decide(&state, chain, now) {
-            Decision::Record(event @ (Event::CleanupStarted { .. } | Event::Ended { .. })) => {
-                events.push(event)
-            }
-            _ => return Ok((state, events)),
+        let Decision::Record(next) = decide(&state, chain, now) else { return Ok((state, events)) };
+        if next == Event::DeadlinePassed {
+            return Ok((state, events));
         }
+        events.push(next);
     }
 }
 

@@ -95,7 +95,7 @@ pub struct Lease {
 #[derive(Debug)]
 pub enum Claim {
     /// Yours.
-    Held(Lease, RunState),
+    Held(Lease, Box<RunState>),
     /// Somebody else works on it.
     Busy,
     /// There is no such run.
