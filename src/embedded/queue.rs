@@ -56,6 +56,8 @@ pub struct SqliteQueues {
     lanes: HashMap<&'static str, Lane>,
     next_id: AtomicI64,
     alarm: Notify,
+    /// Due time and id of the newest message that was handed over because it was due.
+    rung: Mutex<(i64, i64)>,
 }
 
 impl SqliteQueues {
@@ -70,7 +72,8 @@ impl SqliteQueues {
             db.read(|c| c.query_row("SELECT ifnull(max(id), 0) FROM messages", [], |row| row.get(0)))?;
         // Ids are never used twice, so that completing a doubled delivery cannot hit a newer message.
         let next_id = AtomicI64::new(now.max(highest + 1));
-        let queues = Self { db, clock, lanes, next_id, alarm: Notify::new() };
+        let queues =
+            Self { db, clock, lanes, next_id, alarm: Notify::new(), rung: Mutex::new((now, i64::MAX)) };
         let ready = queues.db.read(|c| {
             let mut select =
                 c.prepare("SELECT id, queue, body, deliveries FROM messages WHERE due <= ?1 ORDER BY id")?;
@@ -224,11 +227,9 @@ impl SqliteQueues {
 
     /// Moves messages to their queues when they are due: never early, and woken rather than polled. Runs for ever.
     pub async fn ring_alarms(&self) {
-        let mut rung = (self.clock.now().as_microsecond(), i64::MAX);
         loop {
-            let now = self.clock.now();
-            let span = match self.ring(&mut rung, now.as_microsecond()) {
-                Ok(Some(next)) => Timestamp::from_microsecond(next).map_or(IDLE, |next| between(now, next)),
+            let span = match self.ring() {
+                Ok(Some(next)) => between(self.clock.now(), next),
                 Ok(None) => IDLE,
                 Err(error) => {
                     tracing::error!(error = %error, "alarms could not be read; trying again");
@@ -242,8 +243,13 @@ impl SqliteQueues {
         }
     }
 
-    /// Hands over what is due after `rung`, and gives the time of the next.
-    fn ring(&self, rung: &mut (i64, i64), now: i64) -> Result<Option<i64>, DbError> {
+    /// Hands over what has become due since the last call, and gives the time of the next.
+    ///
+    /// # Errors
+    /// [`DbError`] when the messages cannot be read; the next call hands them over.
+    pub fn ring(&self) -> Result<Option<Timestamp>, DbError> {
+        let now = self.clock.now().as_microsecond();
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let (due, id) = *rung;
             let ready = self.db.read(|c| {
@@ -262,10 +268,11 @@ impl SqliteQueues {
                 self.hand_over(message);
             }
         }
-        self.db.read(|c| {
+        let next: Option<i64> = self.db.read(|c| {
             c.prepare_cached("SELECT min(due) FROM messages WHERE due > ?1")?
                 .query_row([now], |row| row.get(0))
-        })
+        })?;
+        Ok(next.and_then(|micros| Timestamp::from_microsecond(micros).ok()))
     }
 
     /// Messages waiting or being worked on, and the enqueue time of the oldest, per queue.

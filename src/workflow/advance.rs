@@ -177,7 +177,11 @@ impl Engine {
                 return Ok(Advanced::Busy);
             }
             Err(JournalError::Fenced(_)) => return Ok(Advanced::Nothing),
-            Err(error) => return Err(error),
+            Err(error) => {
+                // Whether it was written or not, the version guards the next try.
+                self.journal.release(lease).await;
+                return Err(error);
+            }
         }
         if let Some(observer) = &chain.observer {
             observer.recorded(lease.run, &after_it).await;

@@ -1,0 +1,240 @@
+//! The deploy chain as people experience it.
+
+use std::time::Duration;
+
+use serde_json::json;
+use windlass::actions::{Cancelled, Retried};
+use windlass::deploy::deployment::Status;
+use windlass::deploy::log::From;
+
+use crate::world::{Fault, Faults, Setup, World};
+
+const ALL_DONE: [(&str, &str); 7] = [
+    ("validate", "succeeded"),
+    ("builder", "succeeded"),
+    ("sync", "succeeded"),
+    ("build", "succeeded"),
+    ("release", "succeeded"),
+    ("domain", "skipped"),
+    ("cleanup", "succeeded"),
+];
+
+#[tokio::test]
+async fn a_folder_becomes_a_live_release() {
+    let mut world = World::new();
+    let id = world.deploy("shop", "one").await;
+    assert_eq!(world.status(id).await, Status::Queued);
+    world.run_until_idle().await;
+    assert_eq!(world.statuses(id).await, ALL_DONE);
+    let deployment = world.get(id).await;
+    assert_eq!((deployment.status, deployment.result.release), (Status::Succeeded, Some(1)));
+    assert_eq!(deployment.result.urls, ["http://shop.development.localhost"]);
+    assert_eq!(world.runtime.hosts().values().copied().collect::<Vec<_>>(), [deployment.run.unwrap()]);
+    assert_eq!(world.builder.workspaces(), 0);
+    world.refold(deployment.run.unwrap()).await;
+}
+
+#[tokio::test]
+async fn the_log_tells_the_steps_in_order() {
+    let mut world = World::new();
+    let id = world.deploy("shop", "one").await;
+    world.run_until_idle().await;
+    let lines = world.windlass.tools.logs.read(id, From::After(0), 1_000).await.unwrap();
+    let told: Vec<String> =
+        lines.iter().map(|line| format!("{} {}", line.kind, line.step.clone().unwrap_or_default())).collect();
+    let mut expected: Vec<String> = ALL_DONE
+        .iter()
+        .flat_map(|(step, _)| [format!("step.started {step}"), format!("step.finished {step}")])
+        .collect();
+    expected.push("deployment.ended ".to_owned());
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn without_a_source_the_starter_page_is_deployed() {
+    let mut world = World::new();
+    let id = world.submit(&World::request("empty")).await;
+    world.run_until_idle().await;
+    assert_eq!(world.status(id).await, Status::Succeeded);
+}
+
+#[tokio::test]
+async fn the_newest_source_of_a_project_is_deployed_again() {
+    let mut world = World::new();
+    let first = world.deploy("shop", "one").await;
+    world.run_until_idle().await;
+    let second = world.submit(&World::request("shop")).await;
+    world.run_until_idle().await;
+    let view = world.windlass.view(second).await.unwrap().unwrap();
+    assert_eq!(view.steps[3].output["reused"], true);
+    assert_eq!(world.builder.built(), 1);
+    assert_eq!(world.get(second).await.result.release, Some(2));
+    assert_ne!(first, second);
+}
+
+#[tokio::test]
+async fn a_failed_build_keeps_what_is_live_and_can_be_retried() {
+    let mut world = World::new();
+    let live = world.deploy("shop", "one").await;
+    world.run_until_idle().await;
+    let live = world.get(live).await.run.unwrap();
+    world.builder.fail_with(Some("BUILD_FAILED"));
+    let id = world.deploy("shop", "two").await;
+    world.run_until_idle().await;
+    let failed = world.get(id).await;
+    let fault = failed.result.fault.unwrap();
+    assert_eq!(
+        (failed.status, fault.code.as_str(), fault.step.as_str()),
+        (Status::Failed, "BUILD_FAILED", "build")
+    );
+    assert_eq!(fault.detail["tail"][0], "oops");
+    assert_eq!(world.runtime.hosts().values().copied().collect::<Vec<_>>(), [live]);
+    assert_eq!(world.builder.workspaces(), 0);
+    world.builder.fail_with(None);
+    assert_eq!(world.windlass.retry(id, "test").await.unwrap(), Retried::Queued);
+    world.run_until_idle().await;
+    assert_eq!(world.status(id).await, Status::Succeeded);
+    assert_eq!(world.windlass.retry(id, "test").await.unwrap(), Retried::Refused(Status::Succeeded));
+}
+
+#[tokio::test]
+async fn a_retry_after_a_failed_release_does_not_build_again() {
+    let mut world = World::new();
+    world.runtime.make_sick(true);
+    let id = world.deploy("shop", "one").await;
+    world.run_until_idle().await;
+    assert_eq!(world.get(id).await.result.fault.unwrap().code, "RELEASE_UNHEALTHY");
+    assert!(world.runtime.hosts().is_empty() && world.runtime.revisions_of("o/shop/development").is_empty());
+    world.runtime.make_sick(false);
+    assert_eq!(world.windlass.retry(id, "test").await.unwrap(), Retried::Queued);
+    world.run_until_idle().await;
+    assert_eq!((world.status(id).await, world.builder.built()), (Status::Succeeded, 1));
+}
+
+#[tokio::test]
+async fn rolls_back_the_traffic_when_a_later_step_fails() {
+    let faults = Faults::default();
+    let mut world = World::with(Setup { faults: faults.clone(), ..Setup::default() });
+    let live = world.deploy("shop", "one").await;
+    world.run_until_idle().await;
+    let live = world.get(live).await.run.unwrap();
+    faults.set("domain", Fault::Permanent);
+    let id = world.deploy("shop", "two").await;
+    world.run_until_idle().await;
+    assert_eq!(world.status(id).await, Status::Failed);
+    assert_eq!(world.runtime.hosts().values().copied().collect::<Vec<_>>(), [live]);
+    assert_eq!(world.windlass.tools.releases.live().await.unwrap()[0].number, 1);
+}
+
+#[tokio::test]
+async fn a_cancelled_deployment_is_undone_and_the_next_one_starts() {
+    let mut world = World::new();
+    world.builder.hang();
+    let id = world.deploy("shop", "one").await;
+    while world.windlass.view(id).await.unwrap().unwrap().current != Some("build") {
+        assert!(world.step().await);
+    }
+    let waiting = world.deploy("shop", "two").await;
+    assert_eq!(world.windlass.cancel(id, "test").await.unwrap(), Cancelled::Stopping);
+    for _ in 0..20 {
+        world.step().await;
+    }
+    assert_eq!(world.status(id).await, Status::Cancelled);
+    assert_eq!(world.status(waiting).await, Status::Running);
+    assert_eq!(world.windlass.cancel(id, "test").await.unwrap(), Cancelled::TooLate(Status::Cancelled));
+    world.windlass.cancel(waiting, "test").await.unwrap();
+    world.run_until_idle().await;
+    assert_eq!(world.builder.workspaces(), 0);
+}
+
+#[tokio::test]
+async fn a_deployment_that_waits_is_cancelled_at_once() {
+    let mut world = World::new();
+    let id = world.deploy("shop", "one").await;
+    assert_eq!(world.windlass.cancel(id, "test").await.unwrap(), Cancelled::AtOnce);
+    world.run_until_idle().await;
+    assert_eq!(world.status(id).await, Status::Cancelled);
+}
+
+#[tokio::test]
+async fn the_deadline_ends_a_build_that_hangs() {
+    let mut world = World::new();
+    world.builder.hang();
+    let id = world.deploy("shop", "one").await;
+    let begun = world.now();
+    world.run_until_idle().await;
+    let deployment = world.get(id).await;
+    assert_eq!(deployment.result.fault.unwrap().code, "DEPLOYMENT_TIMEOUT");
+    let took = windlass::ambient::between(begun, deployment.ended.unwrap());
+    assert!(took >= Duration::from_secs(600) && took < Duration::from_secs(631), "{took:?}");
+    assert_eq!(world.builder.workspaces(), 0);
+}
+
+#[tokio::test]
+async fn a_stuck_undo_is_visible_and_can_be_resumed() {
+    let faults = Faults::default();
+    let mut world = World::with(Setup { faults: faults.clone(), ..Setup::default() });
+    faults.set("release", Fault::Permanent);
+    faults.set("builder", Fault::UndoFails);
+    let id = world.deploy("shop", "one").await;
+    world.run_until_idle().await;
+    let stuck = world.get(id).await;
+    assert_eq!((stuck.status, stuck.result.fault.unwrap().code.as_str()), (Status::Stuck, "TEST_UNDO"));
+    faults.clear();
+    assert_eq!(world.windlass.retry(id, "test").await.unwrap(), Retried::Resumed);
+    world.run_until_idle().await;
+    assert_eq!(world.status(id).await, Status::Failed);
+    assert_eq!(world.builder.workspaces(), 0);
+}
+
+#[tokio::test]
+async fn a_domain_belongs_to_one_app() {
+    let mut world = World::new();
+    let mut body = World::request("one");
+    body["customDomain"] = json!("shop.example");
+    let first = world.submit(&body).await;
+    world.run_until_idle().await;
+    assert_eq!(
+        world.get(first).await.result.urls,
+        ["http://one.development.localhost", "http://shop.example"]
+    );
+    body["projectId"] = json!("two");
+    let second = world.submit(&body).await;
+    world.run_until_idle().await;
+    assert_eq!(world.get(second).await.result.fault.unwrap().code, "DOMAIN_TAKEN");
+}
+
+#[tokio::test]
+async fn the_same_key_and_body_give_the_same_deployment() {
+    let world = World::new();
+    let body = World::request("shop");
+    let submit = |body: serde_json::Value| {
+        let windlass = world.windlass.clone();
+        async move { windlass.submit(&body, Some("k".to_owned()), "test").await }
+    };
+    let first = submit(body.clone()).await.unwrap().id;
+    assert_eq!(submit(body.clone()).await.unwrap().id, first);
+    let mut other = body;
+    other["projectName"] = json!("Other");
+    assert!(submit(other).await.is_err());
+}
+
+#[tokio::test]
+async fn secrets_never_reach_state_or_logs() {
+    let mut world = World::new();
+    let mut body = World::request("shop");
+    body["envVariables"] = json!({ "TOKEN": "canary-7f3a" });
+    let id = world.submit(&body).await;
+    world.run_until_idle().await;
+    let deployment = world.get(id).await;
+    let (_, entries) = world.windlass.engine.journal.history(deployment.run.unwrap()).await.unwrap().unwrap();
+    let lines = world.windlass.tools.logs.read(id, From::After(0), 1_000).await.unwrap();
+    let everything = format!(
+        "{deployment:?} {} {}",
+        serde_json::to_string(&entries).unwrap(),
+        serde_json::to_string(&lines).unwrap()
+    );
+    assert!(
+        !everything.contains("canary") && serde_json::to_string(&deployment.wish).unwrap().contains("x1:")
+    );
+}

@@ -1,0 +1,6 @@
+//! Stories: what people experience, and what the engine promises.
+
+mod admission;
+mod chains;
+mod decisions;
+mod deploys;

@@ -1,0 +1,239 @@
+//! Builds and apps without processes: they do what the real ones promise, at once, and can be told to fail.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use windlass::ambient::Clock;
+use windlass::deploy::blobs::Blobs;
+use windlass::deploy::builder::{
+    BuildFailure, BuildJob, BuildStatus, Builder, BuilderError, Packed, Started,
+};
+use windlass::deploy::ids::{Digest, Name};
+use windlass::deploy::release::Release;
+use windlass::deploy::runtime::{Addresses, Health, RevisionView, Runtime, RuntimeError};
+use windlass::deploy::source::Manifest;
+use windlass::deploy::wish::Environment;
+use windlass::embedded::files::FileBlobs;
+use windlass::workflow::journal::RunId;
+use windlass::workflow::queue::{Hint, Queue};
+
+#[derive(Default)]
+struct Builds {
+    workspaces: HashSet<RunId>,
+    fresh: HashSet<RunId>,
+    status: HashMap<RunId, BuildStatus>,
+    built: usize,
+    fail: Option<&'static str>,
+    hang: bool,
+}
+
+pub(crate) struct FakeBuilder {
+    builds: Mutex<Builds>,
+    blobs: FileBlobs,
+    queue: Arc<dyn Queue>,
+    clock: Arc<dyn Clock>,
+}
+
+impl FakeBuilder {
+    pub(crate) fn new(blobs: FileBlobs, queue: Arc<dyn Queue>, clock: Arc<dyn Clock>) -> Self {
+        Self { builds: Mutex::default(), blobs, queue, clock }
+    }
+
+    pub(crate) fn fail_with(&self, code: Option<&'static str>) {
+        self.builds.lock().unwrap().fail = code;
+    }
+
+    pub(crate) fn hang(&self) {
+        self.builds.lock().unwrap().hang = true;
+    }
+
+    pub(crate) fn built(&self) -> usize {
+        self.builds.lock().unwrap().built
+    }
+
+    pub(crate) fn workspaces(&self) -> usize {
+        self.builds.lock().unwrap().workspaces.len()
+    }
+}
+
+#[async_trait]
+impl Builder for FakeBuilder {
+    async fn prepare(&self, run: RunId) -> Result<(), BuilderError> {
+        let mut builds = self.builds.lock().unwrap();
+        builds.workspaces.insert(run);
+        builds.fresh.remove(&run);
+        builds.status.remove(&run);
+        Ok(())
+    }
+
+    async fn sync(&self, run: RunId, _org: &Name, _source: &Manifest) -> Result<(), BuilderError> {
+        self.builds.lock().unwrap().fresh.insert(run);
+        Ok(())
+    }
+
+    async fn start(&self, job: BuildJob) -> Result<Started, BuilderError> {
+        let bundle = format!("bundle of {}", job.run);
+        let packed = Packed { digest: Digest::of(bundle.as_bytes()), bytes: bundle.len() as u64, files: 1 };
+        {
+            let mut builds = self.builds.lock().unwrap();
+            if builds.status.contains_key(&job.run) {
+                return Ok(Started::Running);
+            }
+            if !builds.fresh.remove(&job.run) {
+                return Ok(Started::NotFresh);
+            }
+            if builds.hang {
+                builds.status.insert(job.run, BuildStatus::Running);
+                return Ok(Started::Running);
+            }
+            let status = match builds.fail {
+                Some(code) => BuildStatus::Failed(BuildFailure {
+                    code,
+                    message: "it does not build".to_owned(),
+                    detail: serde_json::json!({ "tail": ["oops"] }),
+                }),
+                None => BuildStatus::Done(packed.clone()),
+            };
+            builds.built += 1;
+            builds.status.insert(job.run, status);
+        }
+        let mut writer = self.blobs.writer(&job.org, packed.digest, packed.bytes).await.unwrap();
+        writer.write(bundle.into()).await.unwrap();
+        writer.finish().await.unwrap();
+        self.queue.send(&job.wake, self.clock.now()).await.unwrap();
+        Ok(Started::Running)
+    }
+
+    async fn status(&self, run: RunId) -> BuildStatus {
+        self.builds.lock().unwrap().status.get(&run).cloned().unwrap_or(BuildStatus::Unknown)
+    }
+
+    async fn discard(&self, run: RunId) -> Result<(), BuilderError> {
+        let mut builds = self.builds.lock().unwrap();
+        builds.workspaces.remove(&run);
+        builds.status.remove(&run);
+        builds.fresh.remove(&run);
+        Ok(())
+    }
+
+    async fn leftovers(&self) -> Result<Vec<RunId>, BuilderError> {
+        Ok(self.builds.lock().unwrap().workspaces.iter().copied().collect())
+    }
+}
+
+#[derive(Default)]
+struct Running {
+    revisions: BTreeMap<RunId, String>,
+    hosts: BTreeMap<String, (String, RunId)>,
+    started: Vec<RunId>,
+    sick: bool,
+}
+
+pub(crate) struct FakeRuntime {
+    running: Mutex<Running>,
+    queue: Arc<dyn Queue>,
+    clock: Arc<dyn Clock>,
+}
+
+impl FakeRuntime {
+    pub(crate) fn new(queue: Arc<dyn Queue>, clock: Arc<dyn Clock>) -> Self {
+        Self { running: Mutex::default(), queue, clock }
+    }
+
+    pub(crate) fn make_sick(&self, sick: bool) {
+        self.running.lock().unwrap().sick = sick;
+    }
+
+    /// Host name → run, for every route.
+    pub(crate) fn hosts(&self) -> BTreeMap<String, RunId> {
+        self.running.lock().unwrap().hosts.iter().map(|(host, (_, run))| (host.clone(), *run)).collect()
+    }
+
+    pub(crate) fn revisions_of(&self, app: &str) -> Vec<RunId> {
+        self.running
+            .lock()
+            .unwrap()
+            .revisions
+            .iter()
+            .filter(|(_, other)| *other == app)
+            .map(|(run, _)| *run)
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Runtime for FakeRuntime {
+    async fn start(&self, release: &Release, wake: Option<Hint>) -> Result<(), RuntimeError> {
+        {
+            let mut running = self.running.lock().unwrap();
+            running.revisions.insert(release.run, release.app.clone());
+            running.started.push(release.run);
+        }
+        if let Some(wake) = wake {
+            self.queue.send(&wake, self.clock.now()).await.unwrap();
+        }
+        Ok(())
+    }
+
+    async fn health(&self, revision: RunId) -> Health {
+        let running = self.running.lock().unwrap();
+        match running.revisions.get(&revision) {
+            None => Health::Unknown,
+            Some(_) if running.sick => Health::Failed {
+                code: "RELEASE_UNHEALTHY",
+                message: "it does not answer".to_owned(),
+                tail: vec!["bye".to_owned()],
+            },
+            Some(_) => Health::Healthy,
+        }
+    }
+
+    async fn switch(&self, release: &Release) -> Result<(), RuntimeError> {
+        let mut running = self.running.lock().unwrap();
+        if !running.revisions.contains_key(&release.run) {
+            return Err(RuntimeError::Unavailable("not running".to_owned()));
+        }
+        running.hosts.retain(|_, (app, _)| *app != release.app);
+        for host in &release.hosts {
+            running.hosts.insert(host.clone(), (release.app.clone(), release.run));
+        }
+        running.revisions.retain(|run, app| *run == release.run || *app != release.app);
+        Ok(())
+    }
+
+    async fn stop(&self, revision: RunId) -> Result<(), RuntimeError> {
+        self.running.lock().unwrap().revisions.remove(&revision);
+        Ok(())
+    }
+
+    async fn withdraw(&self, app: &str) {
+        self.running.lock().unwrap().hosts.retain(|_, (other, _)| other != app);
+    }
+
+    async fn answers(&self, host: &str) -> Option<RunId> {
+        self.running.lock().unwrap().hosts.get(host).map(|(_, run)| *run)
+    }
+
+    async fn revisions(&self) -> Vec<RevisionView> {
+        Vec::new()
+    }
+
+    async fn output(&self, _app: &str, _most: usize) -> Result<Vec<String>, RuntimeError> {
+        Ok(Vec::new())
+    }
+
+    fn addresses(&self) -> &dyn Addresses {
+        self
+    }
+}
+
+impl Addresses for FakeRuntime {
+    fn host(&self, label: &str, environment: &Environment) -> String {
+        format!("{label}.{environment}.localhost")
+    }
+
+    fn url(&self, host: &str) -> String {
+        format!("http://{host}")
+    }
+}
