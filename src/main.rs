@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use windlass::ambient::SystemClock;
+use windlass::bench;
 use windlass::cli::args::{Cli, Command, ConfigCommand, DeployFlags, DlqCommand, ServiceFlags};
 use windlass::cli::client::{Client, ClientError};
 use windlass::cli::deploy::{Order, follow, submit};
@@ -14,7 +15,7 @@ use windlass::cli::screen::{Mode, Screen};
 use windlass::cli::{Ending, Identity, Output, doctor, exit, show};
 use windlass::config::{BadSettings, Level, Settings, explain};
 use windlass::serve::{Extras, Service, start, start_handler};
-use windlass::{bench, telemetry};
+use windlass::telemetry::{self, Format};
 
 /// Where a service listens unless told otherwise.
 const HERE: &str = "http://127.0.0.1:3010";
@@ -91,7 +92,7 @@ async fn remote(
     server: Option<String>,
     json: bool,
 ) -> anyhow::Result<u8> {
-    telemetry::start(Level::WARN, false);
+    telemetry::start(Level::WARN, Format::People);
     let client = Client::new(&address(settings, server))?;
     let mut stdout = std::io::stdout();
     let mut out = Output { to: &mut stdout, json };
@@ -213,6 +214,22 @@ async fn interrupted(client: &Client, id: &str) -> anyhow::Result<u8> {
     Ok(exit::DETACHED)
 }
 
+/// Deploys to the service of this process and tells how it ended.
+async fn deploy_here(
+    client: &Client,
+    settings: &Settings,
+    flags: DeployFlags,
+    json: bool,
+) -> anyhow::Result<u8> {
+    let mut stdout = std::io::stdout();
+    let mut screen = Screen::new(&mut stdout, mode(json));
+    let id = submit(client, &order(flags), &settings.cache_dir, &SystemClock, &mut screen).await?;
+    let ending = follow(client, &id, &SystemClock, &mut screen).await?;
+    screen.close();
+    tell(&ending, json)?;
+    Ok(ending.exit_code())
+}
+
 /// `windlass up`: the main job in one command.
 async fn up(
     settings: &Settings,
@@ -221,7 +238,8 @@ async fn up(
     service: &ServiceFlags,
     json: bool,
 ) -> anyhow::Result<u8> {
-    telemetry::start(if settings.log_level == Level::INFO { Level::WARN } else { settings.log_level }, false);
+    let level = if settings.log_level == Level::INFO { Level::WARN } else { settings.log_level };
+    telemetry::start(level, Format::People);
     let named = server.or_else(|| settings.server.clone());
     let wants_own = service.port.is_some() || service.data_dir.is_some() || service.apps_port.is_some();
     let known = Client::new(&named.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", settings.port)))?;
@@ -230,19 +248,21 @@ async fn up(
     }
     let service = start(settings, Extras::default()).await?;
     let client = Client::new(&format!("http://{}", service.api))?;
+    // Listened to from before the deployment until the end, so that no signal falls in between.
+    let mut stop = std::pin::pin!(told_to_stop());
     let code = tokio::select! {
-        code = deploy_to(&client, settings, flags, false, json) => code,
-        () = told_to_stop() => Ok(exit::DETACHED),
+        code = deploy_here(&client, settings, flags, json) => code,
+        () = &mut stop => Ok(exit::DETACHED),
     };
     if code.as_ref().is_ok_and(|code| *code == exit::OK) {
         if !json {
             writeln!(
                 std::io::stdout(),
-                "Serving; API and dashboard data on http://{}. Press Ctrl-C to stop.",
+                "Serving; the API is on http://{}. Press Ctrl-C to stop.",
                 service.api
             )?;
         }
-        told_to_stop().await;
+        stop.await;
     }
     finish(service).await;
     code
@@ -253,7 +273,8 @@ async fn finish(service: Service) {
 }
 
 async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
-    telemetry::start(settings.log_level, json || !std::io::stderr().is_terminal());
+    let people = std::io::stderr().is_terminal() && !json;
+    telemetry::start(settings.log_level, if people { Format::People } else { Format::Json });
     let service = start(settings, Extras::default()).await?;
     if !json {
         writeln!(
@@ -271,7 +292,7 @@ async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
 
 /// Under the Functions host: there is no way to end well, so every end is an error to it.
 async fn handler(settings: &Settings) -> anyhow::Result<u8> {
-    telemetry::start(settings.log_level, true);
+    telemetry::start(settings.log_level, Format::JsonForHost);
     let service = start_handler(settings).await.context("the custom handler cannot start")?;
     told_to_stop().await;
     finish(service).await;

@@ -1,0 +1,318 @@
+//! The HTTP contract: what the documents promise, and how errors look.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{Server, parsed, request, until};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[tokio::test]
+async fn the_documents_bodies_are_accepted_on_both_paths() {
+    let server = Server::start();
+    let quick_start = r#"{
+    "projectId": "test-project",
+    "userId": "user123",
+    "organizationId": "org456",
+    "projectName": "Test App",
+    "environment": "development"
+  }"#;
+    let example = r#"{
+  "projectId": "my-app", "userId": "user_123", "organizationId": "org_456", "projectName": "My Application",
+  "environment": "production", "customDomain": "myapp.com", "containerSize": { "cpu": "1", "memory": "2Gi" },
+  "envVariables": { "DATABASE_URL": "postgres://...", "API_KEY": "secret123" }, "buildCommand": "npm run build", "startCommand": "npm start"
+}"#;
+    for (path, body) in [("/deploy", quick_start), ("/api/deploy", quick_start), ("/deploy", example)] {
+        let answer = server.call("POST", path, &[JSON], body).await;
+        let text = String::from_utf8(answer.body().to_vec()).unwrap();
+        let (status, value) = parsed(&answer);
+        let id = value["deploymentId"].as_str().unwrap();
+        assert_eq!(status, 202);
+        assert_eq!(
+            text,
+            format!(
+                r#"{{"success":true,"deploymentId":"{id}","status":"queued","message":"Deployment queued successfully","estimatedDuration":"5-10 minutes"}}"#
+            )
+        );
+        assert_eq!(answer.headers()["location"], format!("/deploy/{id}/status"));
+        assert!(id.parse::<windlass::deploy::ids::DeploymentId>().is_ok());
+        server.ended(id).await;
+    }
+    let (code, text) = server.app("test-project.localhost", "/").await;
+    assert!(code == 200 && text.contains("This project is live"));
+}
+
+#[tokio::test]
+async fn errors_are_problems_with_stable_codes() {
+    let server = Server::start();
+    let unknown = "dep_00000000000";
+    let cases: [(&str, &str, &str, u16, &str); 12] = [
+        ("POST", "/deploy", "{}", 400, "VALIDATION_FAILED"),
+        ("POST", "/deploy", "{", 400, "BAD_REQUEST"),
+        ("POST", "/deploy", "\u{fffd}", 400, "BAD_REQUEST"),
+        ("GET", "/nope", "", 404, "NOT_FOUND"),
+        ("GET", "/deploy/nope/status", "", 404, "DEPLOYMENT_NOT_FOUND"),
+        ("GET", &format!("/deploy/{unknown}/status"), "", 404, "DEPLOYMENT_NOT_FOUND"),
+        ("GET", &format!("/deploy/{unknown}/logs"), "", 404, "DEPLOYMENT_NOT_FOUND"),
+        ("POST", &format!("/deploy/{unknown}/cancel"), "{}", 404, "DEPLOYMENT_NOT_FOUND"),
+        ("POST", &format!("/deploy/{unknown}/retry"), "{}", 404, "DEPLOYMENT_NOT_FOUND"),
+        ("GET", "/status/deployments?status=great", "", 400, "VALIDATION_FAILED"),
+        ("GET", "/status/deployments?colour=red", "", 400, "BAD_REQUEST"),
+        (
+            "POST",
+            "/sources",
+            "{\"organizationId\":\"o\",\"files\":[{\"path\":\"../x\",\"size\":1,\"mode\":420,\"sha256\":\"x\"}]}",
+            400,
+            "SOURCE_INVALID",
+        ),
+    ];
+    for (method, path, body, status, code) in cases {
+        let answer =
+            server.call(method, path, &[JSON, ("x-correlation-id", "corr-1")], body.to_owned()).await;
+        let (found, problem) = parsed(&answer);
+        assert_eq!((found, problem["code"].as_str()), (status, Some(code)), "{method} {path}: {problem}");
+        assert_eq!(
+            (problem["correlationId"].as_str(), answer.headers()["content-type"].to_str().unwrap()),
+            (Some("corr-1"), "application/problem+json")
+        );
+        assert!(windlass::api::codes::find(code).is_some());
+    }
+    let (_, problem) = server.post("/deploy", &json!({ "projectId": "x" })).await;
+    let pointers: Vec<&str> =
+        problem["errors"].as_array().unwrap().iter().filter_map(|error| error["pointer"].as_str()).collect();
+    assert_eq!(pointers, ["/organizationId", "/userId", "/projectName", "/environment"]);
+    let (status, envelope) = server.post("/api/deploy", &json!({})).await;
+    assert_eq!(
+        (status, envelope["success"].as_bool(), envelope["code"].as_str()),
+        (400, Some(false), Some("VALIDATION_FAILED"))
+    );
+}
+
+#[tokio::test]
+async fn a_web_page_cannot_use_the_api() {
+    let server = Server::start();
+    for headers in [
+        [("host", "evil.example"), JSON],
+        [("origin", "http://evil.example"), JSON],
+        [("sec-fetch-site", "cross-site"), JSON],
+    ] {
+        for (method, path) in [
+            ("POST", "/deploy"),
+            ("GET", "/status"),
+            ("GET", "/health"),
+            ("DELETE", "/operations/dead-letters"),
+        ] {
+            let (status, problem) = parsed(&server.call(method, path, &headers, Bytes::new()).await);
+            assert_eq!((status, problem["code"].as_str()), (403, Some("FORBIDDEN_ORIGIN")), "{headers:?}");
+        }
+    }
+    // Trigger paths are not part of the API's port.
+    assert_eq!(server.post("/step-build", &json!({ "Data": { "msg": "{}" } })).await.0, 404);
+}
+
+#[tokio::test]
+async fn health_and_status_have_the_documented_shapes() {
+    let server = Server::start();
+    assert_eq!(server.get("/").await.1["name"], "windlass");
+    assert_eq!(
+        server.get("/health").await,
+        (200, json!({ "status": "healthy", "services": { "content": "ok", "store": "ok" } }))
+    );
+    let (code, detailed) = server.get("/health/detailed").await;
+    assert!(
+        code == 200
+            && detailed["dependencies"]["store"]["state"] == "ok"
+            && detailed["dependencies"]["store"]["latencyUs"].is_u64()
+    );
+    for path in ["/health/ready", "/ready", "/health/live"] {
+        assert_eq!(server.get(path).await.0, 200, "{path}");
+    }
+    let (_, accepted) = server.post("/deploy", &request("one")).await;
+    server.ended(accepted["deploymentId"].as_str().unwrap()).await;
+    let (_, status) = server.get("/status").await;
+    assert_eq!(
+        (
+            status["deployments"]["succeeded"].as_u64(),
+            status["successRate"].as_f64(),
+            status["durationMs"]["samples"].as_u64()
+        ),
+        (Some(1), Some(1.0), Some(1))
+    );
+    let (_, queue) = server.get("/status/queue").await;
+    assert_eq!(
+        (queue["depth"].as_u64(), queue["inFlight"].as_u64(), queue["deadLetters"]["count"].as_u64()),
+        (Some(0), Some(0), Some(0))
+    );
+    std::fs::remove_dir_all(server.folder.path().join("data/blobs")).unwrap();
+    let (code, detailed) = server.get("/health/detailed").await;
+    assert_eq!((code, detailed["status"].as_str()), (503, Some("degraded")));
+    assert_eq!(server.get("/health/live").await.0, 200);
+}
+
+#[tokio::test]
+async fn lists_are_newest_first_with_cursors_and_filters() {
+    let server = Server::start();
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        let (_, accepted) = server.post("/deploy", &request("listed")).await;
+        let id = accepted["deploymentId"].as_str().unwrap().to_owned();
+        server.ended(&id).await;
+        ids.insert(0, id);
+    }
+    let names = |page: &Value| {
+        page["deployments"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["deploymentId"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let (_, page) = server.get("/deploy/project/listed?limit=2").await;
+    assert_eq!(names(&page), ids[..2]);
+    let (_, next) = server
+        .get(&format!("/deploy/project/listed?limit=2&cursor={}", page["nextCursor"].as_str().unwrap()))
+        .await;
+    assert_eq!(names(&next), ids[2..4]);
+    assert_eq!(names(&server.get("/status/deployments?status=succeeded").await.1).len(), 5);
+    assert!(names(&server.get("/deploy/project/listed?environment=production").await.1).is_empty());
+}
+
+#[tokio::test]
+async fn an_idempotency_key_makes_a_repeated_post_harmless() {
+    let server = Server::start();
+    let body = request("once").to_string();
+    let mut ids = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let (_, accepted) =
+            parsed(&server.call("POST", "/deploy", &[JSON, ("idempotency-key", "k1")], body.clone()).await);
+        ids.insert(accepted["deploymentId"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(ids.len(), 1);
+    let (status, problem) = parsed(
+        &server
+            .call("POST", "/deploy", &[JSON, ("idempotency-key", "k1")], request("other").to_string())
+            .await,
+    );
+    assert_eq!((status, problem["code"].as_str()), (409, Some("IDEMPOTENCY_KEY_REUSED")));
+}
+
+#[tokio::test]
+async fn cancelling_kills_the_build_and_status_has_an_etag() {
+    let server = Server::start();
+    let root = server.folder.path().join("slow");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("index.html"), "x").unwrap();
+    std::fs::write(root.join("windlass.toml"), "build = \"echo begun; sleep 600\"\n").unwrap();
+    let output = server.cli(&["deploy", root.to_str().unwrap(), "--detach"]);
+    let id = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned();
+    until("the build runs", async || {
+        server.get(&format!("/deploy/{id}/logs?step=build")).await.1.to_string().contains("begun")
+    })
+    .await;
+    let path = format!("/deploy/{id}/status");
+    let answer = server.call("GET", &path, &[], Bytes::new()).await;
+    let tag = answer.headers()["etag"].to_str().unwrap().to_owned();
+    assert_eq!(parsed(&answer).1["currentStep"], "build");
+    assert_eq!(
+        server.call("GET", &path, &[("if-none-match", &tag)], Bytes::new()).await.status().as_u16(),
+        304
+    );
+    let build = super::children_of(server.folder.path());
+    assert!(!build.is_empty());
+    let begun = std::time::Instant::now();
+    assert_eq!(server.post(&format!("/deploy/{id}/cancel"), &json!({})).await.0, 202);
+    assert_eq!(server.ended(&id).await["status"], "cancelled");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5));
+    assert!(super::children_of(server.folder.path()).is_empty());
+    let (status, problem) = server.post(&format!("/deploy/{id}/cancel"), &json!({})).await;
+    assert_eq!((status, problem["code"].as_str()), (409, Some("STATE_CONFLICT")));
+    assert_eq!(server.cli(&["retry", &id]).status.code(), Some(0));
+    until("it runs again", async || server.get(&path).await.1["currentStep"] == "build").await;
+    server.post(&format!("/deploy/{id}/cancel"), &json!({})).await;
+}
+
+#[tokio::test]
+async fn a_deployment_that_takes_too_long_ends() {
+    let server = Server::with(&[("DEPLOYMENT_TIMEOUT_MS", "1000")]);
+    let mut body = request("slow");
+    body["buildCommand"] = json!("sleep 600");
+    let (_, accepted) = server.post("/deploy", &body).await;
+    let status = server.ended(accepted["deploymentId"].as_str().unwrap()).await;
+    assert_eq!(
+        (status["status"].as_str(), status["error"]["code"].as_str()),
+        (Some("failed"), Some("DEPLOYMENT_TIMEOUT"))
+    );
+    assert_eq!(status["steps"][6]["status"], "succeeded");
+    assert!(super::children_of(server.folder.path()).is_empty());
+}
+
+#[tokio::test]
+async fn no_more_than_the_cap_run_at_once_and_posts_return_at_once() {
+    let server = Server::with(&[("MAX_CONCURRENT_DEPLOYMENTS", "2")]);
+    let mut ids = Vec::new();
+    for number in 0..12 {
+        let mut body = request(&format!("p{number}"));
+        body["buildCommand"] = json!("sleep 0.2");
+        let begun = std::time::Instant::now();
+        let (_, accepted) = server.post("/deploy", &body).await;
+        assert!(begun.elapsed() < std::time::Duration::from_secs(1));
+        ids.push(accepted["deploymentId"].as_str().unwrap().to_owned());
+    }
+    let (mut most, mut ended) = (0, 0);
+    while ended < ids.len() as u64 {
+        let (_, status) = server.get("/status").await;
+        most = most.max(status["deployments"]["running"].as_u64().unwrap());
+        ended = status["deployments"]["succeeded"].as_u64().unwrap();
+        assert_eq!(status["deployments"]["failed"], 0);
+    }
+    assert_eq!(most, 2);
+}
+
+#[tokio::test]
+async fn uploads_are_verified_and_resumable() {
+    let server = Server::start();
+    let digest = windlass::deploy::ids::Digest::of(b"content").to_string();
+    let manifest = json!({ "organizationId": "o", "files": [{ "path": "index.html", "size": 7, "mode": 420, "sha256": digest }] });
+    let (_, source) = server.post("/sources", &manifest).await;
+    assert_eq!(source["missing"], json!([digest]));
+    let path = format!("/sources/blobs/{digest}?organizationId=o");
+    let (status, problem) = parsed(&server.call("PUT", &path, &[], "changed").await);
+    assert_eq!((status, problem["code"].as_str()), (422, Some("CONTENT_MISMATCH")));
+    assert_eq!(
+        server.call("PUT", &path, &[("content-encoding", "zstd")], "not zstd").await.status().as_u16(),
+        400
+    );
+    let packed = zstd::encode_all(&b"content"[..], 1).unwrap();
+    assert_eq!(
+        server.call("PUT", &path, &[("content-encoding", "zstd")], packed).await.status().as_u16(),
+        201
+    );
+    assert_eq!(server.post("/sources", &manifest).await.1["missing"], json!([]));
+    // Another organization cannot find out what this one has.
+    let mut other = manifest.clone();
+    other["organizationId"] = json!("other");
+    assert_eq!(server.post("/sources", &other).await.1["missing"], json!([digest]));
+}
+
+#[tokio::test]
+async fn a_followed_log_resumes_after_an_id() {
+    let server = Server::start();
+    let (_, accepted) = server.post("/deploy", &request("logged")).await;
+    let id = accepted["deploymentId"].as_str().unwrap();
+    server.ended(id).await;
+    let stream = async |after: &str| {
+        let headers = [("accept", "text/event-stream"), ("last-event-id", after)];
+        let answer = server.call("GET", &format!("/deploy/{id}/logs"), &headers, Bytes::new()).await;
+        String::from_utf8(answer.body().to_vec()).unwrap()
+    };
+    let all = stream("0").await;
+    let events: Vec<&str> = all.split("\n\n").filter(|event| event.starts_with("id: ")).collect();
+    assert!(events.len() >= 14 && events.last().unwrap().contains("deployment.ended"), "{all}");
+    let fifth = events[4].lines().next().unwrap().trim_start_matches("id: ");
+    assert_eq!(
+        stream(fifth).await,
+        events[5..].iter().map(|event| format!("{event}\n\n")).collect::<String>()
+    );
+    let (_, page) = server.get(&format!("/deploy/{id}/logs?tail=3")).await;
+    assert_eq!(page["logs"].as_array().unwrap().len(), 3);
+}

@@ -1,0 +1,232 @@
+//! Folders become apps.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use super::{Server, children_of, copy_of, example, until, windlass};
+
+#[tokio::test]
+async fn up_deploys_the_hello_example_and_a_second_up_uploads_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = copy_of("hello", folder.path());
+    let mut uploads = Vec::new();
+    for text in ["Hello from Windlass", "Changed"] {
+        let page = project.join("pages/index.html");
+        let before = std::fs::read_to_string(&page).unwrap();
+        std::fs::write(&page, before.replace("Hello from Windlass", text)).unwrap();
+        let mut command = windlass(folder.path());
+        command.args(["up", "hello", "--port", "0", "--apps-port", "0", "--data-dir", "data"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let said: Vec<String> =
+            lines.by_ref().map(Result::unwrap).take_while(|line| !line.starts_with("Live at ")).collect();
+        let url = lines.next().map(|_| ()).and(said.first().cloned());
+        assert!(url.is_some());
+        for step in ["validate", "builder", "sync", "build", "release", "domain", "cleanup"] {
+            assert!(said.iter().any(|line| line.starts_with(&format!("✓ {step}"))), "{step}: {said:?}");
+        }
+        uploads.push(said.iter().find(|line| line.starts_with("Uploading")).unwrap().clone());
+        let stopped =
+            std::process::Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap();
+        assert!(stopped.success() && child.wait().unwrap().success());
+    }
+    assert!(
+        uploads[0].starts_with("Uploading 7 of 7 files") && uploads[1].starts_with("Uploading 1 of 7 files"),
+        "{uploads:?}"
+    );
+    assert!(children_of(folder.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_static_site_has_etags_ranges_compression_and_its_own_404_page() {
+    let server = Server::start();
+    let status = server.deploy(&example("hello"), &[]);
+    assert_eq!(status["urls"][0], format!("http://hello.localhost:{}", server.apps.port()));
+    let fetch = async |path: &str, header: (&'static str, String)| {
+        let request = hyper::Request::get(path).header("host", "hello.localhost").header(header.0, header.1);
+        server
+            .pool
+            .fetch(server.apps, request.body(windlass::embedded::upstream::empty()).unwrap())
+            .await
+            .unwrap()
+    };
+    let page = fetch("/", ("accept", "*/*".into())).await;
+    assert!(String::from_utf8_lossy(page.body()).contains("Hello from Windlass"));
+    let tag = page.headers()["etag"].to_str().unwrap().to_owned();
+    assert_eq!(fetch("/", ("if-none-match", tag)).await.status().as_u16(), 304);
+    let part = fetch("/index.html", ("range", "bytes=0-14".into())).await;
+    assert_eq!((part.status().as_u16(), part.body().as_ref()), (206, b"<!doctype html>".as_ref()));
+    assert_eq!(fetch("/", ("accept-encoding", "gzip".into())).await.headers()["content-encoding"], "gzip");
+    let missing = fetch("/nope", ("accept", "*/*".into())).await;
+    assert!(missing.status().as_u16() == 404 && String::from_utf8_lossy(missing.body()).contains("Not here"));
+    let (code, text) = server.app("other.localhost", "/").await;
+    assert!(code == 404 && text.contains("No project answers on other.localhost"));
+}
+
+#[tokio::test]
+async fn the_node_and_python_examples_answer_with_their_environment() {
+    let server = Server::start();
+    for (name, says) in [("node-api", "\"hello\":\"node\""), ("python-api", "\"hello\": \"python\"")] {
+        let status = server.deploy(&example(name), &["--env", "GREETING=canary-greeting"]);
+        assert_eq!(status["status"], "succeeded", "{status}\n{}", server.log());
+        let (code, text) = server.app(&format!("{name}.localhost"), "/x?y=1").await;
+        assert!(
+            code == 200 && text.contains(says) && text.contains("canary-greeting") && text.contains("/x?y=1"),
+            "{text}"
+        );
+    }
+    let logs = server.cli(&["logs", "--app", "node-api"]);
+    assert!(String::from_utf8_lossy(&logs.stdout).contains("listening on"));
+    let (_, revisions) = server.get("/projects/revisions").await;
+    assert_eq!(revisions["revisions"].as_array().unwrap().len(), 2);
+    // The secret is in the running app and nowhere else.
+    let found = std::process::Command::new("grep")
+        .args(["-rl", "canary-greeting"])
+        .arg(server.folder.path().join("data"))
+        .output()
+        .unwrap();
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert!(found.is_empty() && !server.log().contains("canary-greeting"), "{found}");
+}
+
+#[tokio::test]
+async fn an_app_that_dies_is_started_again_and_comes_back_after_a_restart_of_the_service() {
+    let server = Server::start();
+    server.deploy(&example("python-api"), &[]);
+    let pids = async |server: &Server| {
+        let (_, revisions) = server.get("/projects/revisions").await;
+        revisions["revisions"][0]["pids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(serde_json::Value::as_u64)
+            .collect::<Vec<_>>()
+    };
+    let first = pids(&server).await;
+    assert!(
+        std::process::Command::new("kill").args(["-9", &first[0].to_string()]).status().unwrap().success()
+    );
+    until("the app is back", async || pids(&server).await.first().is_some_and(|pid| *pid != first[0])).await;
+    until("it answers", async || server.app("python-api.localhost", "/").await.0 == 200).await;
+    let (_, revisions) = server.get("/projects/revisions").await;
+    assert_eq!(revisions["revisions"][0]["restarts"], 1);
+    let server = server.kill_and_restart();
+    until("it answers after the restart", async || server.app("python-api.localhost", "/").await.0 == 200)
+        .await;
+    assert_eq!(children_of(server.folder.path()).len(), 1, "an orphan is left");
+}
+
+fn project(folder: &std::path::Path, name: &str, files: &[(&str, &str)]) -> std::path::PathBuf {
+    let root = folder.join(name);
+    for (path, text) in files {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    root
+}
+
+#[tokio::test]
+async fn a_failing_build_shows_its_exit_code_and_last_lines() {
+    let server = Server::start();
+    let root = project(
+        server.folder.path(),
+        "bad",
+        &[
+            ("index.html", "x"),
+            (
+                "windlass.toml",
+                "build = \"for i in $(seq 80); do echo line $i; done; echo oops >&2; exit 7\"\n",
+            ),
+        ],
+    );
+    let status = server.deploy(&root, &[]);
+    assert_eq!(
+        (status["status"].as_str(), status["error"]["code"].as_str()),
+        (Some("failed"), Some("BUILD_FAILED"))
+    );
+    assert_eq!(status["error"]["detail"]["exitCode"], 7);
+    let tail = status["error"]["detail"]["tail"].as_array().unwrap();
+    assert!(tail.len() == 50 && tail.iter().any(|line| line == "oops"), "{tail:?}");
+    let output = server.cli(&["deploy", root.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&output.stdout)
+            .contains("BUILD_FAILED in build: the build command ended with exit code 7")
+    );
+}
+
+#[tokio::test]
+async fn a_build_sees_nothing_of_windlass_and_changes_nothing_outside_its_workspace() {
+    let server = Server::start();
+    let data = server.folder.path().join("data");
+    std::fs::write(server.folder.path().join("victim"), "whole").unwrap();
+    let script = format!(
+        "cat {0}/secret.key && echo READ-KEY; ls {0}/workspaces && echo LISTED; echo broken > {1}/victim && echo WROTE; \
+         touch /tmp/windlass-escape && echo TMP; cat $HOME/.profile && echo HOME; env | sort > environment; mkdir out; cp environment out/index.html; true",
+        data.display(),
+        server.folder.path().display(),
+    );
+    let root = project(
+        server.folder.path(),
+        "spy",
+        &[
+            ("index.html", "x"),
+            ("build.sh", &script),
+            ("windlass.toml", "kind = \"static\"\nbuild = \"sh build.sh\"\noutput = \"out\"\n"),
+        ],
+    );
+    let status = server.deploy(&root, &["--env", "SECRET=canary-build"]);
+    assert_eq!(status["status"], "succeeded", "{status}");
+    let logs =
+        String::from_utf8(server.cli(&["logs", status["deploymentId"].as_str().unwrap()]).stdout).unwrap();
+    for broken in ["READ-KEY", "LISTED", "WROTE", "TMP\n", "canary-build"] {
+        assert!(!logs.contains(&format!(" {broken}")), "{broken}: {logs}");
+    }
+    assert_eq!(std::fs::read_to_string(server.folder.path().join("victim")).unwrap(), "whole");
+    let (_, environment) = server.app("spy.localhost", "/").await;
+    assert!(
+        !environment.contains("canary-build")
+            && environment.contains("CI=true")
+            && !environment.contains("XDG_CACHE_HOME"),
+        "{environment}"
+    );
+}
+
+#[tokio::test]
+async fn nothing_of_a_build_outlives_it() {
+    let server = Server::start();
+    let root = project(
+        server.folder.path(),
+        "forker",
+        &[
+            ("index.html", "x"),
+            ("windlass.toml", "build = \"(sleep 300 &) ; (setsid sleep 300 &) ; echo done\"\n"),
+        ],
+    );
+    let status = server.deploy(&root, &[]);
+    assert_eq!(status["status"], "succeeded");
+    assert!(std::fs::read_dir(server.folder.path().join("data/workspaces")).unwrap().next().is_none());
+    let server = server.kill_and_restart();
+    until("no child is left", async || children_of(server.folder.path()).is_empty()).await;
+}
+
+#[tokio::test]
+async fn an_app_that_never_listens_fails_and_the_old_release_stays() {
+    let server = Server::start();
+    let start = |command: &str| format!("start = \"{command}\"\n[health]\nstart_seconds = 1\n");
+    let good = project(
+        server.folder.path(),
+        "app",
+        &[("app.py", &std::fs::read_to_string(example("python-api").join("app.py")).unwrap())],
+    );
+    assert_eq!(server.deploy(&good, &[])["status"], "succeeded");
+    for (command, code) in
+        [("sleep 300", "RELEASE_UNHEALTHY"), ("echo going down; exit 3", "RELEASE_CRASHED")]
+    {
+        std::fs::write(good.join("windlass.toml"), start(command)).unwrap();
+        let status = server.deploy(&good, &[]);
+        assert_eq!(status["error"]["code"], code, "{status}");
+        assert_eq!(server.app("app.localhost", "/").await.0, 200);
+    }
+}

@@ -1,0 +1,204 @@
+//! The custom handler's side of the Functions host protocol, over HTTP, with the stored payloads.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+
+use bytes::Bytes;
+use hyper::{Request, Response};
+use serde_json::{Value, json};
+use windlass::embedded::upstream::{Pool, full};
+
+use super::{parsed, request, windlass};
+
+struct Handler {
+    child: Child,
+    address: SocketAddr,
+    pool: Pool,
+    log: std::sync::mpsc::Receiver<String>,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Handler {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let mut command = windlass(folder.path());
+        command
+            .env("FUNCTIONS_CUSTOMHANDLER_PORT", port.to_string())
+            .env("WINDLASS_APPS_PORT", "0")
+            .env("WINDLASS_DATA_DIR", "data");
+        // No argument: the port in the environment chooses the handler.
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let (send, log) = std::sync::mpsc::channel();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(send.send(line))));
+        let handler = Self {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            pool: Pool::new(tokio::runtime::Handle::current()),
+            log,
+            _folder: folder,
+        };
+        super::until("the handler answers", async || {
+            let ping = Request::get("/")
+                .header("host", "127.0.0.1")
+                .body(windlass::embedded::upstream::empty())
+                .unwrap();
+            handler.pool.fetch(handler.address, ping).await.is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+        handler
+    }
+
+    async fn invoke(&self, function: &str, kind: &str, body: impl Into<Bytes>) -> Response<Bytes> {
+        let request = Request::post(format!("/{function}"))
+            .header("host", self.address.to_string())
+            .header("content-type", kind)
+            .header("user-agent", "Azure-Functions-Host/4.1037.0.0")
+            .header("x-azure-functions-invocationid", format!("inv-{function}"));
+        self.pool.fetch(self.address, request.body(full(body)).unwrap()).await.unwrap()
+    }
+
+    async fn json(&self, function: &str, body: &Value) -> (u16, Value) {
+        parsed(&self.invoke(function, "application/json; charset=utf-8", body.to_string()).await)
+    }
+
+    /// Every line is one JSON object; gives those that mention `text`.
+    fn logged(&self, text: &str) -> Vec<Value> {
+        let lines: Vec<String> = self.log.try_iter().collect();
+        lines
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}")))
+            .filter(|line: &Value| line.to_string().contains(text))
+            .collect()
+    }
+}
+
+fn payload(name: &str) -> Value {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/payloads").join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn every_stored_payload_gets_an_answer_that_the_host_can_use() {
+    let handler = Handler::start().await;
+    // The messages in these files are somebody else's, so queue functions refuse them, as they must.
+    let cases = [
+        ("servicebus-single.json", "step-build", 400),
+        ("servicebus-deadletter.json", "dead-letter", 400),
+        ("queue.json", "alarm", 400),
+        ("servicebus-batch.json", "admit", 400),
+        ("servicebus-batch-objects.json", "admit", 400),
+        ("timer.json", "timer-sweep", 200),
+        ("timer-past-due.json", "timer-sweep", 200),
+        ("timer-first-run.json", "timer-cleanup", 200),
+        ("http-envelope.json", "step-build", 400),
+        ("blob-binary.json", "step-build", 400),
+        ("eventgrid.json", "step-build", 400),
+        ("servicebus-single.json", "RunStep", 404),
+    ];
+    for (file, function, status) in cases {
+        let (found, answer) = handler.json(function, &payload(file)).await;
+        assert_eq!(found, status, "{file}: {answer}");
+        assert!(answer.is_object(), "{file}: an answer is never empty");
+        if status >= 400 {
+            assert!(!handler.logged(&format!("inv-{function}")).is_empty(), "{file}: nothing was logged");
+        }
+    }
+    assert_eq!(handler.json("timer-sweep", &payload("timer.json")).await, (200, json!({})));
+}
+
+#[tokio::test]
+async fn our_own_messages_work_in_every_form_the_host_may_use() {
+    let handler = Handler::start().await;
+    let run = "run_01a1fd19cddd7aba8cf17ae9898b8c53";
+    let hint = format!("{{\"w1\":{{\"run\":\"{run}\",\"seq\":1}}}}");
+    for msg in [json!(json!(hint).to_string()), json!(hint), serde_json::from_str(&hint).unwrap()] {
+        assert_eq!(handler.json("STEP-Build", &json!({ "Data": { "msg": msg } })).await, (200, json!({})));
+        assert_eq!(
+            handler
+                .json(
+                    "alarm",
+                    &json!({ "Data": { "item": msg }, "Metadata": { "sys": 1, "DeliveryCount": {} } })
+                )
+                .await
+                .0,
+            200
+        );
+    }
+    // A job of the documents' shape, in a batch with a bad element: the good one is taken, the call fails.
+    let job = request("from-the-queue").to_string();
+    let (status, _) =
+        handler.json("admit", &json!({ "Data": { "msgs": json!([job, "bad"]).to_string() } })).await;
+    assert_eq!(status, 400);
+    let page = || async {
+        let list = Request::get("/status/deployments")
+            .header("host", "127.0.0.1")
+            .body(windlass::embedded::upstream::empty())
+            .unwrap();
+        parsed(&handler.pool.fetch(handler.address, list).await.unwrap()).1
+    };
+    assert_eq!(page().await["deployments"][0]["projectId"], "from-the-queue");
+    // Delivered again, it is the same deployment.
+    handler.json("admit", &json!({ "Data": { "msgs": json!([job]).to_string() } })).await;
+    assert_eq!(page().await["deployments"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn bad_calls_are_refused_and_the_process_lives() {
+    let handler = Handler::start().await;
+    let json_kind = "application/json";
+    let large = format!("{{\"Data\":{{\"msg\":\"{}\"}}}}", "x".repeat(10 << 20));
+    let unicode = json!({ "Data": { "msg": "„日本語“ 🦀 \u{0}" } }).to_string();
+    let cases: [(&str, &str, Bytes, u16); 8] = [
+        ("step-nothing", json_kind, "{}".into(), 404),
+        ("http-deploy", json_kind, "{}".into(), 404),
+        ("step-build", "text/plain", "{}".into(), 415),
+        ("step-build", json_kind, "{\"Data\":{\"msg\"".into(), 400),
+        ("step-build", json_kind, Bytes::from_static(b"{\"Data\":{\"msg\":\"\xff\xfe\"}}"), 400),
+        ("step-build", json_kind, "".into(), 400),
+        ("step-build", json_kind, large.into(), 400),
+        ("step-build", json_kind, unicode.into(), 400),
+    ];
+    for (function, kind, body, status) in cases {
+        let answer = handler.invoke(function, kind, body).await;
+        assert_eq!(answer.status().as_u16(), status, "{function}: {:?}", answer.body());
+        assert!(!answer.body().is_empty());
+    }
+    // A caller that hangs up in the middle.
+    let mut stream = std::net::TcpStream::connect(handler.address).unwrap();
+    std::io::Write::write_all(
+        &mut stream,
+        b"POST /step-build HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"Da",
+    )
+    .unwrap();
+    drop(stream);
+    assert_eq!(handler.json("timer-sweep", &payload("timer.json")).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_deployment_runs_through_the_handlers_own_port() {
+    let handler = Handler::start().await;
+    let (status, accepted) = handler.json("deploy", &request("shop")).await;
+    assert_eq!(status, 202, "{accepted}");
+    let path = format!("/deploy/{}/status", accepted["deploymentId"].as_str().unwrap());
+    super::until("it is live", async || {
+        let look = Request::get(&path)
+            .header("host", "127.0.0.1")
+            .body(windlass::embedded::upstream::empty())
+            .unwrap();
+        parsed(&handler.pool.fetch(handler.address, look).await.unwrap()).1["status"] == "succeeded"
+    })
+    .await;
+    assert!(handler.logged("Deployment completed").iter().any(|line| line["projectId"] == "shop"
+        && line["duration"].is_u64()
+        && line["environment"] == "development"));
+}

@@ -1,0 +1,142 @@
+//! Starting, refusing to start, and the command line besides deploying.
+
+use std::process::Stdio;
+
+use super::{Server, windlass};
+
+#[tokio::test]
+async fn a_second_service_on_the_same_folder_is_refused_with_the_holders_pid() {
+    let server = Server::start();
+    let output = windlass(server.folder.path())
+        .args(["serve", "--port", "0", "--apps-port", "0", "--data-dir", "data"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains(&format!("process {}", server.child.id())), "{said}");
+    let other = Server::start();
+    assert_ne!(other.api, server.api);
+}
+
+#[tokio::test]
+async fn wrong_settings_are_all_listed_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = windlass(folder.path())
+        .arg("serve")
+        .env("LOG_LEVEL", "loud")
+        .env("MAX_CONCURRENT_DEPLOYMENTS", "none")
+        .env("WINDLASS_BIND", "0.0.0.0")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        said.contains("3 problem(s)") && said.contains("LOG_LEVEL") && said.contains("need API tokens"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn azure_says_that_it_is_not_there_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = windlass(folder.path()).arg("serve").env("WINDLASS_BACKEND", "azure").output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("WINDLASS_BACKEND=azure is not part of this version yet")
+    );
+    assert!(!output.status.success() && std::fs::read_dir(folder.path()).unwrap().next().is_none());
+}
+
+#[tokio::test]
+async fn a_damaged_or_newer_database_is_refused_and_left_untouched() {
+    for (bytes, says) in
+        [(b"this is not a database, it is a letter".to_vec(), "left untouched"), (newer(), "newer Windlass")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data/windlass.db");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        let output = windlass(folder.path())
+            .args(["serve", "--port", "0", "--apps-port", "0", "--data-dir", "data"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(says), "{said}");
+        assert!(std::fs::read(&path).unwrap() == bytes, "{says}: the file was changed");
+    }
+}
+
+/// A database as a later version would leave it.
+fn newer() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    drop(windlass::embedded::db::Db::open(&path).unwrap());
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch("PRAGMA user_version = 99; PRAGMA wal_checkpoint(TRUNCATE);").unwrap();
+    drop(connection);
+    std::fs::read(&path).unwrap()
+}
+
+#[tokio::test]
+async fn the_command_line_says_what_to_do_when_no_server_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = windlass(folder.path())
+        .args(["list", "--server", "http://127.0.0.1:1"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("start one with `windlass serve`"));
+}
+
+#[tokio::test]
+async fn every_help_page_has_an_example() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = |arguments: &[&str]| {
+        String::from_utf8(windlass(folder.path()).args(arguments).arg("--help").output().unwrap().stdout)
+            .unwrap()
+    };
+    let commands = [
+        "up",
+        "serve",
+        "handler",
+        "deploy",
+        "status",
+        "logs",
+        "cancel",
+        "retry",
+        "list",
+        "explain",
+        "dlq",
+        "doctor",
+        "config",
+        "version",
+        "completions",
+        "bench",
+    ];
+    let overview = help(&[]);
+    for command in commands {
+        assert!(overview.contains(&format!("  {command} ")), "{command}");
+        assert!(help(&[command]).contains("Example"), "{command}");
+    }
+}
+
+#[tokio::test]
+async fn explain_names_the_input_that_changed() {
+    let server = Server::start();
+    let root = server.folder.path().join("site");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("index.html"), "one").unwrap();
+    server.deploy(&root, &[]);
+    let again = server.deploy(&root, &[]);
+    std::fs::write(root.join("index.html"), "two").unwrap();
+    let changed = server.deploy(&root, &[]);
+    let explain = |status: &serde_json::Value| {
+        String::from_utf8(server.cli(&["explain", status["deploymentId"].as_str().unwrap()]).stdout).unwrap()
+    };
+    assert!(explain(&again).contains("The artifact of the same inputs was reused"));
+    assert!(explain(&changed).contains("It was built because its source changed"));
+    let status = server.cli(&["status", changed["deploymentId"].as_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&status.stdout).contains("✓ build"));
+    assert!(String::from_utf8_lossy(&server.cli(&["status"]).stdout).contains("release 3"));
+    assert!(String::from_utf8_lossy(&server.cli(&["list", "site"]).stdout).lines().count() == 3);
+}
