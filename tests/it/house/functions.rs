@@ -1,0 +1,83 @@
+//! The function table, the function folders and host.json say the same, and are valid for the host.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use windlass::triggers::table::{FUNCTIONS, Function, Trigger};
+
+use super::root;
+
+fn read(path: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))).unwrap()
+}
+
+fn expected(function: &Function) -> Vec<Value> {
+    match function.trigger {
+        Trigger::Http { route, methods } => vec![
+            json!({ "type": "httpTrigger", "direction": "in", "name": "req", "authLevel": "anonymous", "methods": methods, "route": route }),
+            json!({ "type": "http", "direction": "out", "name": "res" }),
+        ],
+        Trigger::ServiceBus { queue, many: false } => {
+            vec![json!({ "type": "serviceBusTrigger", "direction": "in", "name": "msg", "queueName": queue, "connection": "ServiceBusConnection" })]
+        }
+        Trigger::ServiceBus { queue, many: true } => vec![json!({
+            "type": "serviceBusTrigger", "direction": "in", "name": "msgs", "queueName": queue, "connection": "ServiceBusConnection",
+            "cardinality": "many", "dataType": "string",
+        })],
+        Trigger::StorageQueue { queue } => {
+            vec![json!({ "type": "queueTrigger", "direction": "in", "name": "msg", "queueName": queue, "connection": "AzureWebJobsStorage" })]
+        }
+        Trigger::Timer { schedule } => vec![json!({ "type": "timerTrigger", "direction": "in", "name": "timer", "schedule": schedule })],
+    }
+}
+
+#[test]
+fn the_table_and_the_folders_are_the_same() {
+    let folders: BTreeSet<String> = std::fs::read_dir(root().join("functions")).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
+    let names: BTreeSet<String> = FUNCTIONS.iter().map(|function| function.name.to_owned()).collect();
+    assert_eq!(folders, names);
+    for function in FUNCTIONS {
+        let file = read(&format!("functions/{}/function.json", function.name));
+        assert_eq!(file["bindings"], Value::Array(expected(function)), "{}", function.name);
+    }
+}
+
+#[test]
+fn every_file_is_valid_for_its_published_schema() {
+    let check = |schema: &str, files: &[String]| {
+        let validator = jsonschema::validator_for(&read(&format!("tests/it/house/schemas/{schema}"))).unwrap();
+        for file in files {
+            let errors: Vec<String> = validator.iter_errors(&read(file)).map(|error| error.to_string()).collect();
+            assert!(errors.is_empty(), "{file}: {errors:?}");
+        }
+    };
+    check("host.schema.json", &["host.json".to_owned()]);
+    check("function.schema.json", &FUNCTIONS.iter().map(|function| format!("functions/{}/function.json", function.name)).collect::<Vec<_>>());
+}
+
+#[test]
+fn host_json_carries_the_documents_values() {
+    let host = read("host.json");
+    assert_eq!(host["functionTimeout"], "00:05:00");
+    assert_eq!(host["healthMonitor"], json!({ "enabled": true, "healthCheckInterval": "00:00:10", "healthCheckWindow": "00:02:00", "healthCheckThreshold": 6 }));
+    assert_eq!(host["singleton"], json!({ "lockPeriod": "00:00:30", "listenerLockPeriod": "00:01:00" }));
+    assert_eq!(host["extensionBundle"]["version"], "[4.*, 5.0.0)");
+    assert_eq!(host["logging"]["applicationInsights"]["samplingSettings"], json!({ "isEnabled": true, "excludedTypes": "Request" }));
+    assert_eq!((host["extensions"]["http"]["routePrefix"].as_str(), host["extensions"]["serviceBus"]["maxMessageBatchSize"].as_u64()), (Some(""), Some(10)));
+    assert_eq!((host["customHandler"]["enableProxyingHttpRequest"].as_bool(), host["customHandler"]["enableForwardingHttpRequest"].as_bool()), (Some(true), Some(true)));
+}
+
+#[test]
+fn no_http_route_leads_to_a_triggers_path() {
+    let routes: Vec<&str> = FUNCTIONS.iter().filter_map(|function| if let Trigger::Http { route, .. } = function.trigger { Some(route) } else { None }).collect();
+    for function in FUNCTIONS.iter().filter(|function| !matches!(function.trigger, Trigger::Http { .. })) {
+        for route in &routes {
+            let first = route.split('/').next().unwrap();
+            assert!(!first.starts_with('{') && !first.eq_ignore_ascii_case(function.name), "{route} reaches {}", function.name);
+        }
+    }
+    for function in FUNCTIONS {
+        let plain = |name: &str| name.starts_with(|c: char| c.is_ascii_lowercase()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        assert!(plain(function.name) && function.name != "host" && !function.name.starts_with("admin"), "{}", function.name);
+    }
+}

@@ -1,0 +1,88 @@
+//! The suite of the `Blobs` port, and what only folders can do wrong.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use windlass::deploy::blobs::{BlobError, Blobs};
+use windlass::deploy::ids::{Digest, Name};
+use windlass::deploy::source::{FileEntry, Manifest, SourceLimits};
+use windlass::embedded::files::FileBlobs;
+
+fn org() -> Name {
+    "o".parse().unwrap()
+}
+
+async fn put(blobs: &FileBlobs, announced: &[u8], content: &[u8], limit: u64) -> Result<(), BlobError> {
+    let mut writer = blobs.writer(&org(), Digest::of(announced), limit).await?;
+    for chunk in content.chunks(3) {
+        writer.write(chunk.to_vec().into()).await?;
+    }
+    writer.finish().await
+}
+
+fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
+        }
+    }
+    files
+}
+
+#[tokio::test]
+async fn content_is_kept_only_when_it_is_what_was_announced() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = FileBlobs::open(folder.path()).unwrap();
+    assert!(matches!(put(&blobs, b"right", b"wrong", 100).await, Err(BlobError::Mismatch { .. })));
+    assert!(matches!(put(&blobs, b"right", b"right", 4).await, Err(BlobError::TooLarge(4))));
+    assert!(files_below(folder.path()).is_empty(), "nothing is left of what was refused");
+    put(&blobs, b"right", b"right", 5).await.unwrap();
+    put(&blobs, b"right", b"right", 5).await.unwrap();
+    let digest = Digest::of(b"right");
+    assert_eq!(blobs.read(&org(), digest, 100).await.unwrap(), b"right");
+    assert_eq!(blobs.missing(&org(), &[digest, Digest::of(b"x")]).await.unwrap(), [Digest::of(b"x")]);
+    assert_eq!(blobs.missing(&"other".parse().unwrap(), &[digest]).await.unwrap(), [digest]);
+    assert!(matches!(blobs.read(&org(), Digest::of(b"x"), 100).await, Err(BlobError::Missing(_))));
+}
+
+#[tokio::test]
+async fn damaged_content_is_noticed_and_can_be_uploaded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = FileBlobs::open(folder.path()).unwrap();
+    put(&blobs, b"right", b"right", 100).await.unwrap();
+    std::fs::write(&files_below(folder.path())[0], b"rigkt").unwrap();
+    assert!(matches!(blobs.read(&org(), Digest::of(b"right"), 100).await, Err(BlobError::Damaged(_))));
+    assert_eq!(blobs.missing(&org(), &[Digest::of(b"right")]).await.unwrap().len(), 1);
+    put(&blobs, b"right", b"right", 100).await.unwrap();
+    assert_eq!(blobs.read(&org(), Digest::of(b"right"), 100).await.unwrap(), b"right");
+}
+
+#[tokio::test]
+async fn a_tree_is_written_with_its_modes() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = FileBlobs::open(&folder.path().join("blobs")).unwrap();
+    put(&blobs, b"run", b"run", 100).await.unwrap();
+    let entry = |path: &str, mode| FileEntry { path: path.to_owned(), size: 3, mode, sha256: Digest::of(b"run") };
+    let manifest = Manifest::new(vec![entry("a/b/run.sh", 0o755), entry("z", 0o644)], &SourceLimits::default()).unwrap();
+    let root = folder.path().join("tree");
+    blobs.materialise(&org(), &manifest, &root).await.unwrap();
+    let mode = |path: &str| std::fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("a/b/run.sh"), mode("z")), (0o755, 0o644));
+}
+
+#[tokio::test]
+async fn a_full_disk_and_a_folder_that_cannot_be_used_are_said_clearly() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let said = FileBlobs::open(&file).err().unwrap().to_string();
+    assert!(said.contains("cannot be used"), "{said}");
+    // /dev/full answers every write with "no space left".
+    let blobs = FileBlobs::open(&folder.path().join("blobs")).unwrap();
+    let mut writer = blobs.writer(&org(), Digest::of(b"x"), 100).await.unwrap();
+    let incoming = files_below(&folder.path().join("blobs")).remove(0);
+    std::fs::remove_file(&incoming).unwrap();
+    writer.write(b"x".to_vec().into()).await.unwrap();
+    assert!(matches!(writer.finish().await, Err(BlobError::Unavailable { .. })));
+}

@@ -1,0 +1,87 @@
+//! The database file: migrations, group commit, and errors that take nothing along.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use windlass::embedded::db::{Db, DbError};
+
+/// Every schema that was ever released, oldest first. A new migration adds one file here.
+const OLDER: [&str; 1] = [""];
+
+#[test]
+fn every_older_version_is_migrated_to_the_same_schema() {
+    let schema = |path: &std::path::Path| -> Vec<String> {
+        drop(Db::open(path).unwrap());
+        let connection = Connection::open(path).unwrap();
+        let mut select = connection.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let fresh = schema(&folder.path().join("fresh"));
+    assert!(fresh.len() > 10);
+    for (version, sql) in OLDER.iter().enumerate() {
+        let path = folder.path().join(format!("v{version}"));
+        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        assert_eq!(schema(&path), fresh);
+    }
+}
+
+#[test]
+fn another_programs_database_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("theirs");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    assert!(matches!(Db::open(&path), Err(DbError::Damaged { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_share_commits_and_each_gets_its_own_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Db::open(&folder.path().join("db")).unwrap();
+    db.write(|c| c.execute_batch("CREATE TABLE t (x INTEGER PRIMARY KEY)")).await.unwrap();
+    let before = db.commits();
+    let writers: Vec<_> = (0..500_i64)
+        .map(|number| {
+            let db = db.clone();
+            windlass::ambient::spawn(async move {
+                db.write(move |c| c.execute("INSERT INTO t VALUES (?1)", [number]).map(|_| number)).await.unwrap()
+            })
+        })
+        .collect();
+    for (number, writer) in (0..).zip(writers) {
+        assert_eq!(writer.await.unwrap(), number);
+    }
+    let commits = db.commits() - before;
+    assert!(commits < 250, "500 writes took {commits} commits");
+    let count: i64 = db.read(|c| c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))).unwrap();
+    assert_eq!(count, 500);
+}
+
+#[tokio::test]
+async fn a_write_that_fails_leaves_nothing_and_the_next_one_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Db::open(&folder.path().join("db")).unwrap();
+    db.write(|c| c.execute_batch("CREATE TABLE t (x INTEGER PRIMARY KEY)")).await.unwrap();
+    let failed = db.write(|c| { c.execute("INSERT INTO t VALUES (1)", [])?; c.execute("INSERT INTO t VALUES (1)", []) }).await;
+    assert!(failed.is_err() && !db.last_commit_was_fine());
+    db.write(|c| c.execute("INSERT INTO t VALUES (2)", [])).await.unwrap();
+    let rows: Vec<i64> = db.read(|c| c.prepare("SELECT x FROM t")?.query_map([], |row| row.get(0))?.collect()).unwrap();
+    assert_eq!(rows, [2]);
+    assert!(db.last_commit_was_fine() && db.verify().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_clearly_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Db::open(&folder.path().join("db")).unwrap();
+    db.write(|c| c.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES ('kept')")).await.unwrap();
+    // SQLite answers SQLITE_FULL beyond this size, as it does on a full disk.
+    db.write(|c| c.pragma_update(None, "max_page_count", 40)).await.unwrap();
+    let error = db.write(|c| c.execute("INSERT INTO t VALUES (zeroblob(1000000))", [])).await.unwrap_err();
+    assert!(matches!(error, DbError::Full), "{error:?}");
+    db.write(|c| c.pragma_update(None, "max_page_count", 1_000_000)).await.unwrap();
+    db.write(|c| c.execute("INSERT INTO t VALUES ('later')", [])).await.unwrap();
+    let db = Arc::new(db);
+    let count: i64 = db.read(|c| c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))).unwrap();
+    assert_eq!(count, 2);
+}
