@@ -139,7 +139,7 @@ fn texts(value: &Value) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn check(name: &str, data: Value) -> Result<Vec<String>, String> {
+    fn check(name: &str, data: &Value) -> Result<Vec<String>, String> {
         let body = json!({ "Data": data, "Metadata": { "sys": { "MethodName": "other" } } }).to_string();
         read(function(name).unwrap(), body.as_bytes()).map(|event| match event {
             Event::Messages(messages) => messages,
@@ -155,9 +155,9 @@ mod tests {
             json!({ "msg": hint }),
             json!({ "msg": { "w1": { "run": "x" } } }),
         ] {
-            assert_eq!(check("step-build", data).unwrap(), [hint]);
+            assert_eq!(check("step-build", &data).unwrap(), [hint]);
         }
-        assert_eq!(check("step-build", json!({ "msg": "\"ping\"" })).unwrap(), ["ping"]);
+        assert_eq!(check("step-build", &json!({ "msg": "\"ping\"" })).unwrap(), ["ping"]);
     }
 
     #[test]
@@ -167,14 +167,14 @@ mod tests {
             json!({ "msgs": "[{},\"x\"]" }),
             json!({ "msgs": [{}, "x"] }),
         ] {
-            assert_eq!(check("ADMIT", data).unwrap(), ["{}", "x"]);
+            assert_eq!(check("ADMIT", &data).unwrap(), ["{}", "x"]);
         }
     }
 
     #[test]
     fn data_has_one_member() {
-        assert!(check("step-build", json!({})).is_err());
-        assert!(check("step-build", json!({ "a": "x", "b": "y" })).is_err());
-        assert!(check("timer-sweep", json!({ "timer": {} })).unwrap().is_empty());
+        assert!(check("step-build", &json!({})).is_err());
+        assert!(check("step-build", &json!({ "a": "x", "b": "y" })).is_err());
+        assert!(check("timer-sweep", &json!({ "timer": {} })).unwrap().is_empty());
     }
 }

@@ -301,10 +301,13 @@ mod tests {
         })
     }
 
+    /// Files; kind, build, start and output that they give.
+    type Case<'a> = (&'a [(&'a str, &'a str)], Kind, Option<&'a str>, Option<&'a str>, &'a str);
+
     #[test]
     fn every_kind_is_found() {
         let package = r#"{"main":"x.js","scripts":{"build":"b"},"dependencies":{"a":"1"}}"#;
-        let cases: [(&[(&str, &str)], Kind, Option<&str>, Option<&str>, &str); 9] = [
+        let cases: [Case<'_>; 9] = [
             (&[("index.html", "")], Kind::Static, None, None, "."),
             (&[("public/index.html", "")], Kind::Static, None, None, "public"),
             (

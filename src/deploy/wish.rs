@@ -310,8 +310,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn check(body: Value) -> Result<Wish, Vec<FieldError>> {
-        parse(&body, &|text| Sealed::for_tests(text))
+    fn check(body: &Value) -> Result<Wish, Vec<FieldError>> {
+        parse(body, &|text| Sealed::for_tests(text))
     }
 
     fn full() -> Value {
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn the_documents_body_is_a_wish() {
-        let wish = check(full()).unwrap();
+        let wish = check(&full()).unwrap();
         assert_eq!(wish.app(), "org_456/my-app/production");
         assert_eq!(wish.domain.as_deref(), Some("myapp.com"));
         assert_eq!(wish.env.len(), 2);
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_with_its_pointer() {
-        let errors = check(json!({ "projectId": 7, "environment": "prod", "customDomain": "https://x.de", "envVariables": { "1": "x", "OK": 2 }, "colour": "red" })).unwrap_err();
+        let errors = check(&json!({ "projectId": 7, "environment": "prod", "customDomain": "https://x.de", "envVariables": { "1": "x", "OK": 2 }, "colour": "red" })).unwrap_err();
         let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
         assert_eq!(
             pointers,
@@ -366,7 +366,7 @@ mod tests {
             for field in FIELDS { body[field] = json!(text); }
             body["envVariables"] = json!({ key.clone(): text });
             body[key] = json!(1);
-            drop(check(body));
+            drop(check(&body));
         }
     }
 }

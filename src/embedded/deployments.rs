@@ -173,24 +173,14 @@ impl Deployments for SqliteDeployments {
 
     async fn admit(&self, caps: Caps, now: Timestamp, run: RunMaker) -> Result<Vec<Deployment>, StoreError> {
         let admitted = self.db.write(move |c| {
-            let all = |c: &Connection, status: Status| -> rusqlite::Result<Vec<Deployment>> {
-                let sql = format!("SELECT {COLUMNS} FROM deployments WHERE status = ?1 ORDER BY no");
-                c.prepare_cached(&sql)?.query_map([status.as_str()], read)?.collect()
-            };
-            let running = all(c, Status::Running)?;
-            if running.len() >= caps.total {
-                return Ok(Vec::new());
-            }
-            let chosen = choose(&running, all(c, Status::Queued)?, caps);
-            let mut admitted = Vec::with_capacity(chosen.len());
-            for mut deployment in chosen {
-                let run = run();
-                c.prepare_cached("UPDATE deployments SET status = 'running', run = ?2, started = ?3, updated = ?3, ended = NULL WHERE no = ?1")?
-                    .execute(params![deployment.no, run.as_bytes(), now.as_microsecond()])?;
-                deployment.status = Status::Running;
-                deployment.run = Some(run);
-                deployment.started = Some(now);
-                admitted.push(deployment);
+            let mut admitted = Vec::new();
+            for no in choose(c, caps)? {
+                c.prepare_cached(
+                    "UPDATE deployments SET status = 'running', run = ?2, started = ?3, updated = ?3, ended = NULL WHERE no = ?1",
+                )?
+                .execute(params![no, run().as_bytes(), now.as_microsecond()])?;
+                let sql = format!("SELECT {COLUMNS} FROM deployments WHERE no = ?1");
+                admitted.push(c.prepare_cached(&sql)?.query_row([no], read)?);
             }
             Ok(admitted)
         });
@@ -286,25 +276,36 @@ fn insert(c: &Connection, new: &NewDeployment, body: &[u8]) -> rusqlite::Result<
     Ok(())
 }
 
-/// Whose turn it is: oldest first, within the caps, one per app.
-fn choose(running: &[Deployment], queued: Vec<Deployment>, caps: Caps) -> Vec<Deployment> {
-    let mut apps: HashSet<String> = running.iter().map(|deployment| deployment.wish.app()).collect();
+/// The numbers of those whose turn it is: oldest first, within the caps, one per app.
+fn choose(c: &Connection, caps: Caps) -> rusqlite::Result<Vec<i64>> {
+    let mut select = c.prepare_cached(
+        "SELECT no, org, project || '/' || environment FROM deployments WHERE status = ?1 ORDER BY no",
+    )?;
+    let owned =
+        |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?));
+    let mut apps: HashSet<(String, String)> = HashSet::new();
     let mut orgs: HashMap<String, usize> = HashMap::new();
-    for deployment in running {
-        *orgs.entry(deployment.wish.org.to_string()).or_default() += 1;
+    for row in select.query_map([Status::Running.as_str()], owned)? {
+        let (_, org, app) = row?;
+        *orgs.entry(org.clone()).or_default() += 1;
+        apps.insert((org, app));
     }
-    let mut free = caps.total.saturating_sub(running.len());
+    let mut free = caps.total.saturating_sub(orgs.values().sum());
     let mut chosen = Vec::new();
-    for deployment in queued {
+    if free == 0 {
+        return Ok(chosen);
+    }
+    for row in select.query_map([Status::Queued.as_str()], owned)? {
+        let (no, org, app) = row?;
+        let of_org = orgs.entry(org.clone()).or_default();
+        if *of_org < caps.per_org && apps.insert((org, app)) {
+            *of_org += 1;
+            free -= 1;
+            chosen.push(no);
+        }
         if free == 0 {
             break;
         }
-        let of_org = orgs.entry(deployment.wish.org.to_string()).or_default();
-        if *of_org < caps.per_org && apps.insert(deployment.wish.app()) {
-            *of_org += 1;
-            free -= 1;
-            chosen.push(deployment);
-        }
     }
-    chosen
+    Ok(chosen)
 }

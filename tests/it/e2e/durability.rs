@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use windlass::ambient::{Ids as _, SeededIds};
+use windlass::workflow::state::{Event, RunState};
 
 use super::{Server, children_of, until};
 
@@ -90,7 +91,7 @@ async fn verify(server: &Server, seed: u64) {
         .unwrap();
     for row in rows {
         let (run, version, state) = row.unwrap();
-        let stored: windlass::workflow::state::RunState = serde_json::from_slice(&state).unwrap();
+        let stored: RunState = serde_json::from_slice(&state).unwrap();
         let mut events =
             connection.prepare("SELECT at, body FROM events WHERE run = ?1 ORDER BY seq").unwrap();
         let events: Vec<(i64, Vec<u8>)> = events
@@ -98,10 +99,10 @@ async fn verify(server: &Server, seed: u64) {
             .unwrap()
             .map(Result::unwrap)
             .collect();
-        let parsed: Vec<windlass::workflow::state::Event> =
+        let parsed: Vec<Event> =
             events.iter().map(|(_, body)| serde_json::from_slice(body).unwrap()).collect();
         let at = |index: usize| jiff::Timestamp::from_microsecond(events[index].0).unwrap();
-        let mut folded = windlass::workflow::state::RunState::begin(&parsed[0], at(0)).unwrap();
+        let mut folded = RunState::begin(&parsed[0], at(0)).unwrap();
         for (index, event) in parsed.iter().enumerate().skip(1) {
             folded.apply(event, at(index)).unwrap();
         }
@@ -111,13 +112,10 @@ async fn verify(server: &Server, seed: u64) {
             "seed {seed}"
         );
         // Each step is done at most once per run.
-        let mut done: Vec<String> = parsed
-            .iter()
-            .filter_map(|event| match event {
-                windlass::workflow::state::Event::StepDone { step, .. } => Some(step.to_string()),
-                _ => None,
-            })
-            .collect();
+        let name = |event: &Event| {
+            if let Event::StepDone { step, .. } = event { Some(step.to_string()) } else { None }
+        };
+        let mut done: Vec<String> = parsed.iter().filter_map(name).collect();
         let all = done.len();
         done.dedup();
         assert_eq!(done.len(), all, "seed {seed}: a step was done twice");

@@ -109,14 +109,14 @@ async fn a_waiting_deployment_says_its_position_and_what_blocks_it() {
 #[tokio::test]
 async fn a_thousand_queued_deployments_drain() {
     let mut world = World::with(Setup { caps: Caps { total: 5, per_org: 5 }, ..Setup::default() });
-    for number in 0..200_u32 {
+    for number in 0..1_000_u32 {
         let mut body = World::request(&format!("p{number}"));
         body["organizationId"] = json!(format!("o{}", number % 7));
         world.submit(&body).await;
     }
     world.run_until_idle().await;
     let stats = world.windlass.tools.deployments.stats().await.unwrap();
-    assert_eq!(stats.by_status.get(&Status::Succeeded), Some(&200));
+    assert_eq!(stats.by_status.get(&Status::Succeeded), Some(&1_000));
     assert!(stats.by_status.len() == 1, "{stats:?}");
 }
 

@@ -112,6 +112,6 @@ async fn hints_may_be_lost_because_the_sweep_sends_them_again() {
     let id = world.deploy("shop", "one").await;
     world.run_until_idle().await;
     let deployment = world.get(id).await;
-    assert!(deployment.status.is_final(), "{:?}", deployment.status);
+    assert!(matches!(deployment.status, Status::Succeeded | Status::Failed), "{:?}", deployment.status);
     assert_eq!(world.builder.workspaces(), 0);
 }

@@ -13,14 +13,19 @@ fn production(path: &Path) -> String {
 #[test]
 fn files_and_folders_stay_small() {
     let sources = files(&root().join("src"), "rs");
-    let mut lengths: Vec<(usize, String)> = sources.iter().map(|path| (production(path).lines().count(), path.display().to_string())).collect();
+    let mut lengths: Vec<(usize, String)> =
+        sources.iter().map(|path| (production(path).lines().count(), path.display().to_string())).collect();
     lengths.sort();
     let (longest, path) = lengths.last().unwrap();
     assert!(*longest <= 400, "{path} has {longest} lines");
     let (ninth, path) = &lengths[lengths.len() * 8 / 10];
     assert!(*ninth <= 290, "{path} has {ninth} lines; eight files of ten have at most 290");
     for path in &sources {
-        assert!(path.strip_prefix(root()).unwrap().components().count() <= 4, "{} is too deep", path.display());
+        assert!(
+            path.strip_prefix(root()).unwrap().components().count() <= 4,
+            "{} is too deep",
+            path.display()
+        );
     }
 }
 
@@ -29,7 +34,10 @@ fn traits_stay_small() {
     for path in files(&root().join("src"), "rs") {
         for declaration in production(&path).split("\npub trait ").skip(1) {
             let body = declaration.split("\n}").next().unwrap();
-            let methods = body.lines().filter(|line| line.starts_with("    fn ") || line.starts_with("    async fn ")).count();
+            let methods = body
+                .lines()
+                .filter(|line| line.starts_with("    fn ") || line.starts_with("    async fn "))
+                .count();
             let name = declaration.split([' ', ':', '{']).next().unwrap();
             assert!(methods <= 11, "{name} in {} has {methods} methods", path.display());
         }
@@ -38,17 +46,47 @@ fn traits_stay_small() {
 
 /// Folder or file below `src` → modules that it may not use.
 const NEVER: [(&str, &[&str]); 12] = [
-    ("ambient.rs", &["actions", "api", "azure", "cli", "config", "deploy", "embedded", "http", "serve", "steps", "triggers", "windlass", "workflow"]),
-    ("workflow", &["actions", "api", "azure", "cli", "config", "deploy", "embedded", "http", "serve", "steps", "triggers", "windlass"]),
-    ("deploy", &["actions", "api", "azure", "cli", "config", "embedded", "http", "serve", "steps", "triggers", "windlass"]),
-    ("api", &["actions", "ambient", "azure", "cli", "config", "deploy", "embedded", "http", "serve", "steps", "triggers", "windlass", "workflow"]),
+    (
+        "ambient.rs",
+        &[
+            "actions", "api", "azure", "cli", "config", "deploy", "embedded", "http", "serve", "steps",
+            "triggers", "windlass", "workflow",
+        ],
+    ),
+    (
+        "workflow",
+        &[
+            "actions", "api", "azure", "cli", "config", "deploy", "embedded", "http", "serve", "steps",
+            "triggers", "windlass",
+        ],
+    ),
+    (
+        "deploy",
+        &[
+            "actions", "api", "azure", "cli", "config", "embedded", "http", "serve", "steps", "triggers",
+            "windlass",
+        ],
+    ),
+    (
+        "api",
+        &[
+            "actions", "ambient", "azure", "cli", "config", "deploy", "embedded", "http", "serve", "steps",
+            "triggers", "windlass", "workflow",
+        ],
+    ),
     ("steps", &["actions", "azure", "cli", "embedded", "http", "serve", "triggers"]),
     ("actions", &["azure", "cli", "embedded", "http", "serve", "triggers"]),
     ("triggers", &["azure", "cli", "embedded", "http", "serve"]),
     ("http", &["azure", "cli", "embedded", "serve", "steps"]),
     ("embedded", &["azure", "cli", "http", "serve"]),
     ("azure", &["cli", "embedded", "http", "serve"]),
-    ("cli", &["actions", "azure", "deploy", "embedded", "http", "serve", "steps", "triggers", "windlass", "workflow"]),
+    (
+        "cli",
+        &[
+            "actions", "azure", "deploy", "embedded", "http", "serve", "steps", "triggers", "windlass",
+            "workflow",
+        ],
+    ),
     ("windlass.rs", &["azure", "cli", "embedded", "http", "serve"]),
 ];
 
@@ -60,7 +98,8 @@ fn modules_depend_only_on_what_they_may() {
         for source in sources {
             for line in production(&source).lines().filter(|line| line.contains("crate::")) {
                 for module in never {
-                    let used = line.contains(&format!("crate::{module}::")) || line.contains(&format!("crate::{module};"));
+                    let used = line.contains(&format!("crate::{module}::"))
+                        || line.contains(&format!("crate::{module};"));
                     assert!(!used, "{} may not use {module}: {line}", source.display());
                 }
             }
@@ -76,14 +115,25 @@ fn the_error_page_follows_from_the_catalogue() {
         std::fs::write(&path, &wanted).unwrap();
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == wanted, "docs/errors.md is out of date; run: WINDLASS_WRITE_DOCS=1 cargo test the_error_page");
+    assert!(
+        found == wanted,
+        "docs/errors.md is out of date; run: WINDLASS_WRITE_DOCS=1 cargo test the_error_page"
+    );
 }
 
 #[test]
 fn every_code_that_is_used_is_in_the_catalogue() {
-    let is_code = |text: &str| text.len() > 4 && text.contains('_') && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
-    for path in files(&root().join("src"), "rs").into_iter().filter(|path| ["steps", "http", "embedded"].iter().any(|part| path.starts_with(root().join("src").join(part)))) {
-        for line in production(&path).lines().filter(|line| ["Problem::new(", "permanent(", "transient(", "failure(\"", "failed(\"", "code: \"", "code ="].iter().any(|call| line.contains(call))) {
+    let is_code = |text: &str| {
+        text.len() > 4 && text.contains('_') && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+    };
+    for path in files(&root().join("src"), "rs").into_iter().filter(|path| {
+        ["steps", "http", "embedded"].iter().any(|part| path.starts_with(root().join("src").join(part)))
+    }) {
+        for line in production(&path).lines().filter(|line| {
+            ["Problem::new(", "permanent(", "transient(", "failure(\"", "failed(\"", "code: \"", "code ="]
+                .iter()
+                .any(|call| line.contains(call))
+        }) {
             for text in line.split('"').skip(1).step_by(2).filter(|text| is_code(text)) {
                 assert!(windlass::api::codes::find(text).is_some(), "{} uses {text}", path.display());
             }

@@ -63,8 +63,10 @@ async fn a_tree_is_written_with_its_modes() {
     let folder = tempfile::tempdir().unwrap();
     let blobs = FileBlobs::open(&folder.path().join("blobs")).unwrap();
     put(&blobs, b"run", b"run", 100).await.unwrap();
-    let entry = |path: &str, mode| FileEntry { path: path.to_owned(), size: 3, mode, sha256: Digest::of(b"run") };
-    let manifest = Manifest::new(vec![entry("a/b/run.sh", 0o755), entry("z", 0o644)], &SourceLimits::default()).unwrap();
+    let entry =
+        |path: &str, mode| FileEntry { path: path.to_owned(), size: 3, mode, sha256: Digest::of(b"run") };
+    let manifest =
+        Manifest::new(vec![entry("a/b/run.sh", 0o755), entry("z", 0o644)], &SourceLimits::default()).unwrap();
     let root = folder.path().join("tree");
     blobs.materialise(&org(), &manifest, &root).await.unwrap();
     let mode = |path: &str| std::fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o777;

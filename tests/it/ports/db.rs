@@ -13,7 +13,8 @@ fn every_older_version_is_migrated_to_the_same_schema() {
     let schema = |path: &std::path::Path| -> Vec<String> {
         drop(Db::open(path).unwrap());
         let connection = Connection::open(path).unwrap();
-        let mut select = connection.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
+        let mut select =
+            connection.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
         select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     };
     let folder = tempfile::tempdir().unwrap();
@@ -44,7 +45,9 @@ async fn many_writers_share_commits_and_each_gets_its_own_answer() {
         .map(|number| {
             let db = db.clone();
             windlass::ambient::spawn(async move {
-                db.write(move |c| c.execute("INSERT INTO t VALUES (?1)", [number]).map(|_| number)).await.unwrap()
+                db.write(move |c| c.execute("INSERT INTO t VALUES (?1)", [number]).map(|_| number))
+                    .await
+                    .unwrap()
             })
         })
         .collect();
@@ -62,10 +65,16 @@ async fn a_write_that_fails_leaves_nothing_and_the_next_one_works() {
     let folder = tempfile::tempdir().unwrap();
     let db = Db::open(&folder.path().join("db")).unwrap();
     db.write(|c| c.execute_batch("CREATE TABLE t (x INTEGER PRIMARY KEY)")).await.unwrap();
-    let failed = db.write(|c| { c.execute("INSERT INTO t VALUES (1)", [])?; c.execute("INSERT INTO t VALUES (1)", []) }).await;
+    let failed = db
+        .write(|c| {
+            c.execute("INSERT INTO t VALUES (1)", [])?;
+            c.execute("INSERT INTO t VALUES (1)", [])
+        })
+        .await;
     assert!(failed.is_err() && !db.last_commit_was_fine());
     db.write(|c| c.execute("INSERT INTO t VALUES (2)", [])).await.unwrap();
-    let rows: Vec<i64> = db.read(|c| c.prepare("SELECT x FROM t")?.query_map([], |row| row.get(0))?.collect()).unwrap();
+    let rows: Vec<i64> =
+        db.read(|c| c.prepare("SELECT x FROM t")?.query_map([], |row| row.get(0))?.collect()).unwrap();
     assert_eq!(rows, [2]);
     assert!(db.last_commit_was_fine() && db.verify().unwrap().is_empty());
 }

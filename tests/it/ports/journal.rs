@@ -25,7 +25,8 @@ struct Suite {
 impl Suite {
     async fn new() -> Self {
         let store = Store::new();
-        let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::new(store.db.clone(), Arc::clone(&store.queues), store.time()));
+        let journal: Arc<dyn Journal> =
+            Arc::new(SqliteJournal::new(store.db.clone(), Arc::clone(&store.queues), store.time()));
         let run = RunId::new(store.clock.now(), 1);
         let suite = Self { store, journal, run };
         suite.create().await;
@@ -37,9 +38,17 @@ impl Suite {
     }
 
     async fn create(&self) {
-        let first = Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline: Timestamp::MAX };
+        let first = Event::Started {
+            chain: "c".into(),
+            chain_version: 1,
+            subject: "s".into(),
+            deadline: Timestamp::MAX,
+        };
         let state = RunState::begin(&first, self.now()).unwrap();
-        self.journal.create(self.run, &first, &state, Hint { run: self.run, function: "step-build", seq: 1 }).await.unwrap();
+        self.journal
+            .create(self.run, &first, &state, Hint { run: self.run, function: "step-build", seq: 1 })
+            .await
+            .unwrap();
     }
 
     async fn claim(&self) -> Option<(Lease, RunState)> {
@@ -50,11 +59,17 @@ impl Suite {
         }
     }
 
-    async fn append(&self, lease: Option<&Lease>, before: &RunState, event: Event) -> Result<RunState, JournalError> {
+    async fn append(
+        &self,
+        lease: Option<&Lease>,
+        before: &RunState,
+        event: Event,
+    ) -> Result<RunState, JournalError> {
         let mut state = before.clone();
         state.apply(&event, self.now()).unwrap();
         let hints = vec![(Hint { run: self.run, function: "step-sync", seq: state.version }, self.now())];
-        let append = Append { run: self.run, expected: before.version, lease, events: &[event], state: &state, hints };
+        let append =
+            Append { run: self.run, expected: before.version, lease, events: &[event], state: &state, hints };
         self.journal.append(append).await.map(|()| state)
     }
 }
@@ -95,7 +110,10 @@ async fn a_worker_that_lost_its_lease_cannot_append() {
     let (second, _) = suite.claim().await.unwrap();
     assert!(matches!(suite.append(Some(&first), &state, done("a")).await, Err(JournalError::Fenced(_))));
     suite.append(Some(&second), &state, done("a")).await.unwrap();
-    assert!(matches!(suite.append(Some(&second), &state, done("a")).await, Err(JournalError::Fenced(_))), "the lease ended with the append");
+    assert!(
+        matches!(suite.append(Some(&second), &state, done("a")).await, Err(JournalError::Fenced(_))),
+        "the lease ended with the append"
+    );
 }
 
 #[tokio::test]
@@ -115,10 +133,19 @@ async fn outputs_are_the_newest_of_their_step() {
     let suite = Suite::new().await;
     let (lease, state) = suite.claim().await.unwrap();
     let state = suite.append(Some(&lease), &state, done("a")).await.unwrap();
-    assert_eq!(suite.journal.output(suite.run, &StepName::new("a")).await.unwrap(), Some(json!({ "of": "a" })));
+    assert_eq!(
+        suite.journal.output(suite.run, &StepName::new("a")).await.unwrap(),
+        Some(json!({ "of": "a" }))
+    );
     assert_eq!(suite.journal.output(suite.run, &StepName::new("b")).await.unwrap(), None);
-    suite.append(None, &state, Event::StepDone { step: StepName::new("b"), output: serde_json::Value::Null }).await.unwrap();
-    assert_eq!(suite.journal.output(suite.run, &StepName::new("b")).await.unwrap(), Some(serde_json::Value::Null));
+    suite
+        .append(None, &state, Event::StepDone { step: StepName::new("b"), output: serde_json::Value::Null })
+        .await
+        .unwrap();
+    assert_eq!(
+        suite.journal.output(suite.run, &StepName::new("b")).await.unwrap(),
+        Some(serde_json::Value::Null)
+    );
 }
 
 #[tokio::test]
@@ -142,6 +169,8 @@ async fn everything_survives_a_restart_and_leases_do_not() {
     let store = store.reopen();
     let journal = SqliteJournal::new(store.db.clone(), Arc::clone(&store.queues), store.time());
     let now = store.clock.now();
-    assert!(matches!(journal.claim(run, now, after(now, LEASE)).await.unwrap(), Claim::Held(_, state) if *state == written));
+    assert!(
+        matches!(journal.claim(run, now, after(now, LEASE)).await.unwrap(), Claim::Held(_, state) if *state == written)
+    );
     assert_eq!(store.queues.take("step-sync", 10).await.len(), 1);
 }

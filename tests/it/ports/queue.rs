@@ -64,7 +64,14 @@ async fn a_message_that_keeps_failing_ends_in_the_dead_letters() {
     assert!(store.ready().is_empty());
     let notice = store.queues.take("deployment-dlq", 1).await.remove(0);
     assert!(notice.body.contains("deadLetter"));
-    let (error, deliveries): (String, u32) = store.db.read(|c| c.query_row("SELECT error, deliveries FROM dead_letters", [], |row| Ok((row.get(0)?, row.get(1)?)))).unwrap();
+    let (error, deliveries): (String, u32) = store
+        .db
+        .read(|c| {
+            c.query_row("SELECT error, deliveries FROM dead_letters", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+        })
+        .unwrap();
     assert_eq!((error.as_str(), deliveries), ("error 4", 4));
 }
 

@@ -39,7 +39,7 @@ pub(crate) use faults::{Fault, Faults, FaultyJournal, with_faults};
 /// Deliveries before a message is given up.
 const DELIVERIES: u32 = 4;
 /// Invocations after which a story is taken to run for ever.
-const MOST_INVOCATIONS: usize = 20_000;
+const MOST_INVOCATIONS: usize = 100_000;
 
 /// What happens to messages on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
