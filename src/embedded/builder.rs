@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::process::{Child, ChildStderr, ChildStdout};
+use tokio::net::unix::pipe::Receiver;
+use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
 use super::files::FileBlobs;
@@ -260,14 +261,11 @@ async fn run_command(
     command: &str,
     stop: &CancellationToken,
 ) -> Result<(), BuildFailure> {
-    let mut child = spawn(parts, workspace, job, command)
-        .map_err(|error| failure("BUILD_NOT_STARTED", format!("the build could not be started: {error}")))?;
+    let not_started =
+        |error| failure("BUILD_NOT_STARTED", format!("the build could not be started: {error}"));
+    let (mut child, pipe) = spawn(parts, workspace, job, command).map_err(not_started)?;
     let leader = child.id();
-    let reading = parts.background.spawn(read_pipes(
-        Arc::clone(parts),
-        job.deployment,
-        (child.stdout.take(), child.stderr.take()),
-    ));
+    let reading = parts.background.spawn(read_pipe(Arc::clone(parts), job.deployment, pipe));
     let waiting = between(parts.clock.now(), job.deadline);
     let end = tokio::select! {
         status = child.wait() => End::Exited(status),
@@ -323,7 +321,12 @@ fn judge(end: End, tail: &VecDeque<String>, waited: std::time::Duration) -> Resu
     }
 }
 
-fn spawn(parts: &BuilderParts, workspace: &Path, job: &BuildJob, command: &str) -> std::io::Result<Child> {
+fn spawn(
+    parts: &BuilderParts,
+    workspace: &Path,
+    job: &BuildJob,
+    command: &str,
+) -> std::io::Result<(Child, Receiver)> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut variables: BTreeMap<String, String> = job.variables.clone();
     variables.extend([
@@ -342,31 +345,24 @@ fn spawn(parts: &BuilderParts, workspace: &Path, job: &BuildJob, command: &str) 
         memory_bytes: Some(u64::from(parts.size.memory_mib) << 20),
         command: command.to_owned(),
     };
-    machine.command(&cage, &variables)?.spawn()
+    // One pipe for both streams, so that the log has the order in which the build said it.
+    let (reader, writer) = std::io::pipe()?;
+    let mut command = machine.command(&cage, &variables)?;
+    let child = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
+    Ok((child, Receiver::from_owned_fd(reader.into())?))
 }
 
-/// Stores every line before anybody sees it, and keeps the last ones. Ends when both pipes are closed.
-async fn read_pipes(
-    parts: Arc<BuilderParts>,
-    deployment: DeploymentId,
-    (stdout, stderr): (Option<ChildStdout>, Option<ChildStderr>),
-) -> VecDeque<String> {
+/// Stores every line before anybody sees it, and keeps the last ones. Ends when the pipe is closed.
+async fn read_pipe(parts: Arc<BuilderParts>, deployment: DeploymentId, pipe: Receiver) -> VecDeque<String> {
     let (send, mut said) = tokio::sync::mpsc::channel(LINES_WAITING);
-    if let Some(pipe) = stdout {
-        parts.background.spawn(each_line(pipe, "stdout", send.clone()));
-    }
-    if let Some(pipe) = stderr {
-        parts.background.spawn(each_line(pipe, "stderr", send));
-    }
+    parts.background.spawn(each_line(pipe, "", send));
     let mut tail: VecDeque<String> = VecDeque::with_capacity(TAIL);
     let mut batch = Vec::new();
     while said.recv_many(&mut batch, LINES_WAITING).await > 0 {
         let now = parts.clock.now();
         tail.extend(batch.iter().map(|(_, text)| text.clone()));
         tail.drain(..tail.len().saturating_sub(TAIL));
-        let lines = batch
-            .drain(..)
-            .map(|(stream, text)| Line::new(now, "log", Some("build"), text).with("stream", stream));
+        let lines = batch.drain(..).map(|(_, text)| Line::new(now, "log", Some("build"), text));
         if let Err(error) = parts.logs.append(deployment, lines.collect()).await {
             tracing::warn!(deployment.id = %deployment, error = %error, "lines of the build log were lost");
         }
