@@ -19,7 +19,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Server to talk to [default: `WINDLASS_URL`, or <http://127.0.0.1:3010>].
+    /// Server to talk to; otherwise `WINDLASS_URL`, or port 3010 of this machine.
     #[arg(long, global = true, value_name = "URL")]
     pub server: Option<String>,
     /// Prints JSON, one object per line.
@@ -30,13 +30,13 @@ pub struct Cli {
 /// Flags of commands that start a service; each is also an environment variable.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ServiceFlags {
-    /// Port of the API; 0 takes a free one [default: 3010].
+    /// Port of the API; 0 takes a free one (3010 unless told otherwise).
     #[arg(long)]
     pub port: Option<String>,
-    /// Port of the deployed apps; 0 takes a free one [default: 3080].
+    /// Port of the deployed apps; 0 takes a free one (3080 unless told otherwise).
     #[arg(long)]
     pub apps_port: Option<String>,
-    /// Where everything is kept [default: .windlass].
+    /// Where everything is kept (.windlass unless told otherwise).
     #[arg(long)]
     pub data_dir: Option<String>,
 }
@@ -60,10 +60,10 @@ pub struct DeployFlags {
     /// The folder.
     #[arg(default_value = ".")]
     pub dir: PathBuf,
-    /// The project [default: `name` in windlass.toml, or the folder's name].
+    /// The project (otherwise `name` in windlass.toml, or the name of the folder).
     #[arg(long)]
     pub project: Option<String>,
-    /// development, staging, production, preview or preview-<name> [default: `environment` in windlass.toml, or development].
+    /// development, staging, production, preview or preview-NAME; otherwise `environment` in windlass.toml, or development.
     #[arg(long, short)]
     pub environment: Option<String>,
     /// A host name of its own.
