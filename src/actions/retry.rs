@@ -1,7 +1,7 @@
 //! Tries a deployment again that did not succeed.
 
 use super::ActionError;
-use crate::deploy::deployment::Status;
+use crate::deploy::deployment::{Requeued, Status};
 use crate::deploy::ids::DeploymentId;
 use crate::windlass::Windlass;
 use crate::workflow::signal::Signalled;
@@ -27,13 +27,16 @@ impl Windlass {
     pub async fn retry(&self, id: DeploymentId, by: &str) -> Result<Retried, ActionError> {
         let tools = &self.tools;
         let Some(deployment) = tools.deployments.get(id).await? else { return Ok(Retried::Missing) };
-        if let (Status::Stuck, Some(run)) = (deployment.status, deployment.run)
+        let now = tools.clock.now();
+        let requeued = tools.deployments.requeue(id, now).await?;
+        // Also tried for a running one: a crash may have come between its turn and its resumption.
+        let may_be_stuck = requeued == Requeued::Running || deployment.status == Status::Running;
+        if let (true, Some(run)) = (may_be_stuck, deployment.run)
             && self.engine.resume(run, by).await? == Signalled::Accepted
         {
             return Ok(Retried::Resumed);
         }
-        let now = tools.clock.now();
-        if !tools.deployments.requeue(id, now).await? {
+        if requeued != Requeued::Queued {
             return Ok(Retried::Refused(deployment.status));
         }
         let line =

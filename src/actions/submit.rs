@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::deploy::deployment::{NewDeployment, Stats, StoreError, Submitted};
+use crate::deploy::deployment::{NewDeployment, StoreError, Submitted};
 use crate::deploy::ids::{DeploymentId, Digest};
 use crate::deploy::wish::{FieldError, parse};
 use crate::windlass::Windlass;
@@ -55,14 +55,13 @@ impl Windlass {
             Submitted::KeyReused => return Err(SubmitError::KeyReused),
         };
         tracing::info!(deployment.id = %id, correlation_id = correlation, "accepted {id}");
-        let estimate = estimate(&tools.deployments.stats().await.unwrap_or_default());
+        let estimate = estimate(&tools.deployments.durations_ms().await.unwrap_or_default());
         Ok(Accepted { id, estimate })
     }
 }
 
 /// The range in which the middle half of the newest deployments fell; a constant until there are some.
-pub(super) fn estimate(stats: &Stats) -> String {
-    let durations = &stats.durations_ms;
+pub(super) fn estimate(durations: &[u64]) -> String {
     let at = |quarter: usize| {
         durations.get(durations.len() * quarter / 4).copied().unwrap_or_default().div_ceil(1_000)
     };
@@ -81,11 +80,8 @@ mod tests {
 
     #[test]
     fn the_estimate_is_learned_from_five_samples_on() {
-        let of = |durations_ms: &[u64]| {
-            estimate(&Stats { durations_ms: durations_ms.to_vec(), ..Stats::default() })
-        };
-        assert_eq!(of(&[1_000; 4]), "5-10 minutes");
-        assert_eq!(of(&[1_000, 1_500, 2_000, 3_000, 9_000]), "2-3 seconds");
-        assert_eq!(of(&[60_000, 120_000, 180_000, 200_000, 400_000]), "2-4 minutes");
+        assert_eq!(estimate(&[1_000; 4]), "5-10 minutes");
+        assert_eq!(estimate(&[1_000, 1_500, 2_000, 3_000, 9_000]), "2-3 seconds");
+        assert_eq!(estimate(&[60_000, 120_000, 180_000, 200_000, 400_000]), "2-4 minutes");
     }
 }

@@ -75,7 +75,7 @@ impl Windlass {
         };
         let current = steps.iter().find(|step| step.status == "running").map(|step| step.name);
         let (position, waits_for) = self.place_in_queue(&deployment).await?;
-        let estimate = estimate(&self.tools.deployments.stats().await?);
+        let estimate = estimate(&self.tools.deployments.durations_ms().await?);
         let version = state.as_ref().map_or(0, |state| state.version) * 8 + deployment.status as u64;
         Ok(Some(View { deployment, steps, progress, current, position, waits_for, estimate, version }))
     }

@@ -139,6 +139,10 @@ pub struct NewDeployment {
     pub key: Option<(String, Digest)>,
 }
 
+/// Begins the idempotency keys of jobs that came by queue; they count for an hour only, as long as a redelivery may
+/// take, because the same text sent again later is a new wish.
+pub const QUEUE_KEY: &str = "queue:";
+
 /// What became of a submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Submitted {
@@ -148,6 +152,17 @@ pub enum Submitted {
     Repeated(DeploymentId),
     /// The idempotency key was used with another body.
     KeyReused,
+}
+
+/// Answer to putting a deployment back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requeued {
+    /// It waits for its turn.
+    Queued,
+    /// It was stuck and has its turn again.
+    Running,
+    /// Its status, or another deployment of the app, does not allow it.
+    Refused,
 }
 
 /// How many may run at the same time.
@@ -179,8 +194,6 @@ pub struct Filter {
 pub struct Stats {
     /// How many have each status.
     pub by_status: BTreeMap<Status, u64>,
-    /// Milliseconds from admission to success of the newest ones, ascending.
-    pub durations_ms: Vec<u64>,
 }
 
 /// Why the store did not answer.
@@ -217,13 +230,13 @@ pub trait Deployments: Send + Sync {
     /// [`StoreError`]: nobody was admitted.
     async fn admit(&self, caps: Caps, now: Timestamp, run: RunMaker) -> Result<Vec<Deployment>, StoreError>;
 
-    /// Ends a running deployment's turn and wakes admission. Settling it again the same way changes nothing.
+    /// Ends the turn that `run` has and wakes admission. A run that has no turn any more changes nothing.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn settle(
         &self,
-        id: DeploymentId,
+        (id, run): (DeploymentId, RunId),
         status: Status,
         result: &Ending,
         now: Timestamp,
@@ -235,17 +248,24 @@ pub trait Deployments: Send + Sync {
     /// [`StoreError`].
     async fn cancel_queued(&self, id: DeploymentId, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Puts a failed or cancelled deployment back into the queue; false when it is neither.
+    /// Puts a failed or cancelled deployment back into the queue, or gives a stuck one its turn back unless another
+    /// deployment of the same app has it.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn requeue(&self, id: DeploymentId, now: Timestamp) -> Result<bool, StoreError>;
+    async fn requeue(&self, id: DeploymentId, now: Timestamp) -> Result<Requeued, StoreError>;
 
-    /// Figures for `/status`.
+    /// Figures for `/status`; looks at every deployment's index entry.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn stats(&self) -> Result<Stats, StoreError>;
+
+    /// Milliseconds from admission to success of the newest successful ones, ascending.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn durations_ms(&self) -> Result<Vec<u64>, StoreError>;
 }
 
 /// Makes the id of a new run.

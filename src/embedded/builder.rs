@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::process::Signal;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::files::FileBlobs;
 use super::lines::each_line;
 use super::pack::{PackError, pack};
-use super::sandbox::{Cage, Machine, readable, signal_group};
+use super::sandbox::{Cage, Machine, kill_all_of, readable, signal_group};
 use crate::ambient::{Clock, between};
 use crate::deploy::blobs::{BlobError, Blobs as _};
 use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, Builder, BuilderError, Packed, Started};
@@ -29,6 +30,8 @@ use crate::workflow::queue::Queue;
 
 /// Lines kept for the failure report.
 const TAIL: usize = 50;
+/// How long the pipe may stay open after the build has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Lines that wait to be stored; a faster child waits too.
 const LINES_WAITING: usize = 256;
 /// There while the workspace holds the source and nothing else.
@@ -77,6 +80,13 @@ impl ProcessBuilder {
     /// When the folder cannot be made.
     pub fn new(parts: BuilderParts) -> std::io::Result<Self> {
         std::fs::create_dir_all(&parts.root)?;
+        for workspace in std::fs::read_dir(&parts.root)?.flatten() {
+            // After a loss of power a workspace may lack what its marker promises: it is synced again.
+            let marker = workspace.path().join(FRESH);
+            if marker.exists() {
+                std::fs::remove_file(marker)?;
+            }
+        }
         Ok(Self { parts: Arc::new(parts), builds: Arc::default() })
     }
 
@@ -272,14 +282,19 @@ async fn run_command(
         () = stop.cancelled() => End::Stopped,
         () = parts.clock.sleep(waiting) => End::TimedOut,
     };
-    // Nothing that the command started outlives it; that also closes the pipes.
+    // Nothing that the command started outlives it; that also closes the pipe.
     signal_group(leader, Signal::KILL);
+    kill_all_of(job.run);
     if !matches!(end, End::Exited(_))
         && let Err(error) = child.wait().await
     {
         tracing::warn!(error = %error, "a killed build could not be waited for");
     }
-    let tail = reading.await.unwrap_or_default();
+    let tail = tokio::select! {
+        tail = reading => tail.unwrap_or_default(),
+        // Somebody who hid from us still holds the pipe: its words are lost, the build is not held up.
+        () = parts.clock.sleep(LAST_WORDS) => VecDeque::new(),
+    };
     judge(end, &tail, waiting)
 }
 
@@ -289,7 +304,7 @@ enum End {
     TimedOut,
 }
 
-fn judge(end: End, tail: &VecDeque<String>, waited: std::time::Duration) -> Result<(), BuildFailure> {
+fn judge(end: End, tail: &VecDeque<String>, waited: Duration) -> Result<(), BuildFailure> {
     let failed = |code, message: String, detail: serde_json::Value| {
         let mut detail = detail;
         detail["tail"] = json!(tail);
@@ -347,7 +362,7 @@ fn spawn(
     };
     // One pipe for both streams, so that the log has the order in which the build said it.
     let (reader, writer) = std::io::pipe()?;
-    let mut command = machine.command(&cage, &variables)?;
+    let mut command = machine.command(job.run, &cage, &variables)?;
     let child = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
     Ok((child, Receiver::from_owned_fd(reader.into())?))
 }

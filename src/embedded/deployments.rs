@@ -12,14 +12,16 @@ use serde::{Deserialize, Serialize};
 use super::db::{Db, DbError};
 use super::queue::{Posted, SqliteQueues};
 use crate::deploy::deployment::{
-    Caps, Deployment, Deployments, Ending, Filter, NewDeployment, RunMaker, Stats, Status, StoreError,
-    Submitted,
+    Caps, Deployment, Deployments, Ending, Filter, NewDeployment, QUEUE_KEY, Requeued, RunMaker, Stats,
+    Status, StoreError, Submitted,
 };
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::wish::Wish;
 use crate::triggers::table::DEPLOYMENT_QUEUE;
 use crate::workflow::journal::RunId;
 
+/// How long the same text on the queue is taken for a redelivery.
+const REDELIVERY_MICROS: i64 = 3_600 * 1_000_000;
 /// Successful deployments from which durations are learned.
 const DURATION_SAMPLES: i64 = 200;
 const COLUMNS: &str = "no, id, status, run, created, started, ended, body, result";
@@ -117,9 +119,12 @@ impl Deployments for SqliteDeployments {
         self.write_and_wake(move |c, queues| {
             let org = new.wish.org.as_str();
             if let Some((key, digest)) = &new.key {
+                let since = if key.starts_with(QUEUE_KEY) { new.at.as_microsecond() - REDELIVERY_MICROS } else { 0 };
                 let earlier: Option<(String, String)> = c
-                    .prepare_cached("SELECT digest, deployment FROM requests WHERE org = ?1 AND key = ?2")?
-                    .query_row(params![org, key], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .prepare_cached(
+                        "SELECT digest, deployment FROM requests WHERE org = ?1 AND key = ?2 AND at >= ?3",
+                    )?
+                    .query_row(params![org, key, since], |row| Ok((row.get(0)?, row.get(1)?)))
                     .optional()?;
                 match earlier {
                     Some((same, id)) if same == digest.to_string() => {
@@ -127,7 +132,7 @@ impl Deployments for SqliteDeployments {
                     }
                     Some(_) => return Ok((Submitted::KeyReused, None)),
                     None => {
-                        c.prepare_cached("INSERT INTO requests (org, key, digest, deployment, at) VALUES (?1, ?2, ?3, ?4, ?5)")?
+                        c.prepare_cached("INSERT OR REPLACE INTO requests (org, key, digest, deployment, at) VALUES (?1, ?2, ?3, ?4, ?5)")?
                             .execute(params![org, key, digest.to_string(), new.id.to_string(), new.at.as_microsecond()])?;
                     }
                 }
@@ -189,7 +194,7 @@ impl Deployments for SqliteDeployments {
 
     async fn settle(
         &self,
-        id: DeploymentId,
+        (id, run): (DeploymentId, RunId),
         status: Status,
         result: &Ending,
         now: Timestamp,
@@ -199,9 +204,15 @@ impl Deployments for SqliteDeployments {
             let changed = c
                 .prepare_cached(
                     "UPDATE deployments SET status = ?2, result = ?3, ended = ?4, updated = ?4
-                     WHERE id = ?1 AND status IN ('running', 'stuck') AND status <> ?2",
+                     WHERE id = ?1 AND run = ?5 AND status IN ('running', 'stuck') AND status <> ?2",
                 )?
-                .execute(params![id.to_string(), status.as_str(), result, now.as_microsecond()])?;
+                .execute(params![
+                    id.to_string(),
+                    status.as_str(),
+                    result,
+                    now.as_microsecond(),
+                    run.as_bytes()
+                ])?;
             let posted = if changed == 0 { None } else { wake(c, queues, id, now)? };
             Ok(((), posted))
         })
@@ -216,16 +227,26 @@ impl Deployments for SqliteDeployments {
         Ok(changed.await? == 1)
     }
 
-    async fn requeue(&self, id: DeploymentId, now: Timestamp) -> Result<bool, StoreError> {
+    async fn requeue(&self, id: DeploymentId, now: Timestamp) -> Result<Requeued, StoreError> {
         self.write_and_wake(move |c, queues| {
-            let changed = c
+            let queued = c
                 .prepare_cached(
                     "UPDATE deployments SET status = 'queued', result = NULL, ended = NULL, updated = ?2
                      WHERE id = ?1 AND status IN ('failed', 'cancelled')",
                 )?
                 .execute(params![id.to_string(), now.as_microsecond()])?;
-            let posted = if changed == 0 { None } else { wake(c, queues, id, now)? };
-            Ok((changed == 1, posted))
+            if queued == 1 {
+                return Ok((Requeued::Queued, wake(c, queues, id, now)?));
+            }
+            let running = c
+                .prepare_cached(
+                    "UPDATE deployments AS d SET status = 'running', ended = NULL, updated = ?2
+                     WHERE id = ?1 AND status = 'stuck' AND NOT EXISTS (
+                         SELECT 1 FROM deployments o WHERE o.status = 'running' AND o.org = d.org
+                         AND o.project = d.project AND o.environment = d.environment)",
+                )?
+                .execute(params![id.to_string(), now.as_microsecond()])?;
+            Ok((if running == 1 { Requeued::Running } else { Requeued::Refused }, None))
         })
         .await
     }
@@ -241,14 +262,20 @@ impl Deployments for SqliteDeployments {
                     stats.by_status.insert(status, count.cast_unsigned());
                 }
             }
+            Ok(stats)
+        })?)
+    }
+
+    async fn durations_ms(&self) -> Result<Vec<u64>, StoreError> {
+        let mut durations: Vec<u64> = self.db.read(|c| {
             let mut newest = c.prepare_cached(
                 "SELECT (ended - started) / 1000 FROM deployments WHERE status = 'succeeded' ORDER BY no DESC LIMIT ?1",
             )?;
             let rows = newest.query_map([DURATION_SAMPLES], |row| row.get::<_, Option<i64>>(0))?;
-            stats.durations_ms = rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().map(i64::cast_unsigned).collect();
-            stats.durations_ms.sort_unstable();
-            Ok(stats)
-        })?)
+            Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().map(i64::cast_unsigned).collect())
+        })?;
+        durations.sort_unstable();
+        Ok(durations)
     }
 }
 

@@ -250,6 +250,10 @@ impl SqliteQueues {
     pub fn ring(&self) -> Result<Option<Timestamp>, DbError> {
         let now = self.clock.now().as_microsecond();
         let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        if rung.0 > now {
+            // The clock was set back: what comes due from here on has to be handed over, if need be twice.
+            *rung = (now, i64::MAX);
+        }
         loop {
             let (due, id) = *rung;
             let ready = self.db.read(|c| {
@@ -269,7 +273,7 @@ impl SqliteQueues {
             }
         }
         let next: Option<i64> = self.db.read(|c| {
-            c.prepare_cached("SELECT min(due) FROM messages WHERE due > ?1")?
+            c.prepare_cached("SELECT min(due) FROM messages WHERE due > 0 AND due > ?1")?
                 .query_row([now], |row| row.get(0))
         })?;
         Ok(next.and_then(|micros| Timestamp::from_microsecond(micros).ok()))

@@ -19,6 +19,7 @@ use super::sandbox::{Cage, Machine, readable, signal_group};
 use super::upstream::{Pool, empty};
 use crate::ambient::Clock;
 use crate::deploy::detect::Probe;
+use crate::workflow::journal::RunId;
 
 /// How long a process may take to end after SIGTERM.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -49,6 +50,7 @@ pub(super) enum State {
 
 /// What a replica needs.
 pub(super) struct Spec {
+    pub(super) run: RunId,
     pub(super) dir: PathBuf,
     pub(super) home: PathBuf,
     pub(super) command: String,
@@ -133,7 +135,7 @@ fn spawn(spec: &Spec) -> std::io::Result<(Child, SocketAddr)> {
     env.insert("HOST".to_owned(), "127.0.0.1".to_owned());
     env.insert("HOME".to_owned(), spec.home.to_string_lossy().into_owned());
     env.insert("TMPDIR".to_owned(), spec.home.to_string_lossy().into_owned());
-    let mut child = machine.command(&cage, &env)?.spawn()?;
+    let mut child = machine.command(spec.run, &cage, &env)?.spawn()?;
     let (send, said) = tokio::sync::mpsc::channel(LINES_WAITING);
     if let Some(pipe) = child.stdout.take() {
         spec.background.spawn(each_line(pipe, "stdout", send.clone()));

@@ -14,6 +14,7 @@ use super::app_log::AppLog;
 use super::replica::{Spec, State, supervise};
 use super::routes::{Backend, Target};
 use super::runtime::{RuntimeParts, materialise};
+use super::sandbox::kill_all_of;
 use crate::deploy::release::Release;
 use crate::deploy::runtime::{Health, RevisionView};
 use crate::workflow::queue::Hint;
@@ -46,6 +47,8 @@ pub(super) struct Revision {
     replicas: Mutex<Vec<Replica>>,
     task: Mutex<Option<JoinHandle<()>>>,
     draining: AtomicBool,
+    /// Cancelled once nothing of it is left.
+    gone: CancellationToken,
 }
 
 impl Revision {
@@ -61,6 +64,7 @@ impl Revision {
             replicas: Mutex::default(),
             task: Mutex::default(),
             draining: AtomicBool::new(false),
+            gone: CancellationToken::new(),
         });
         let running = Arc::clone(&revision);
         let task = background.spawn(async move { running.run(wake).await });
@@ -126,6 +130,7 @@ impl Revision {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner).push(replica);
         let runtime = &parts.runtime;
         let spec = Spec {
+            run: parts.release.run,
             dir: parts.app.clone(),
             home: parts.folder.join("home"),
             command: command.to_owned(),
@@ -223,20 +228,31 @@ impl Revision {
         self.log.tail(most)
     }
 
-    /// Stops every replica and waits until they are gone; then the folder goes too.
-    pub(super) async fn stop(&self) {
+    /// Whether it may not get traffic any more.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_stopped() || self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Stops every replica and waits until they are gone; then the folder goes too. Goes on in the background when
+    /// the caller does not wait; a second call waits for the first.
+    pub(super) async fn stop(self: &Arc<Self>) {
         self.parts.stop.cancel();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task
-            && let Err(error) = task.await
-        {
-            tracing::error!(error = %error, "a revision's task panicked");
+        if let Some(task) = task {
+            let revision = Arc::clone(self);
+            self.parts.runtime.background.spawn(async move {
+                if let Err(error) = task.await {
+                    tracing::error!(error = %error, "a revision's task panicked");
+                }
+                kill_all_of(revision.parts.release.run);
+                let folder = &revision.parts.folder;
+                if let Err(error) = super::builder::remove_tree(folder) && error.kind() != std::io::ErrorKind::NotFound {
+                    tracing::warn!(path = %folder.display(), error = %error, "a stopped revision could not be removed");
+                }
+                revision.gone.cancel();
+            });
         }
-        if let Err(error) = super::builder::remove_tree(&self.parts.folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.parts.folder.display(), error = %error, "a stopped revision could not be removed");
-        }
+        self.gone.cancelled().await;
     }
 
     pub(super) fn view(&self, live: bool) -> RevisionView {

@@ -63,7 +63,7 @@ pub struct LocalRuntime {
     pub routes: Arc<Routes>,
     /// Where apps answer.
     pub addresses: LocalAddresses,
-    revisions: Mutex<HashMap<RunId, Arc<Revision>>>,
+    revisions: Arc<Mutex<HashMap<RunId, Arc<Revision>>>>,
 }
 
 /// `http://<project>.localhost:<port>`; names below `localhost` lead to this machine (RFC 6761, section 6.3).
@@ -103,7 +103,7 @@ impl LocalRuntime {
             parts: Arc::new(parts),
             routes: Arc::default(),
             addresses: LocalAddresses::default(),
-            revisions: Mutex::default(),
+            revisions: Arc::default(),
         })
     }
 
@@ -162,7 +162,7 @@ impl LocalRuntime {
         for target in lost {
             let Some(revision) = self.revision(target.revision) else { continue };
             revision.draining();
-            let clock = Arc::clone(&self.parts.clock);
+            let (clock, revisions) = (Arc::clone(&self.parts.clock), Arc::clone(&self.revisions));
             self.parts.background.spawn(async move {
                 let until = after(clock.now(), DRAIN);
                 clock.sleep(IN_BETWEEN).await;
@@ -170,6 +170,10 @@ impl LocalRuntime {
                     clock.sleep(DRAIN_LOOK).await;
                 }
                 revision.stop().await;
+                let mut all = revisions.lock().unwrap_or_else(PoisonError::into_inner);
+                if all.get(&target.revision).is_some_and(|known| Arc::ptr_eq(known, &revision)) {
+                    all.remove(&target.revision);
+                }
             });
         }
     }
@@ -180,10 +184,14 @@ impl Runtime for LocalRuntime {
     async fn start(&self, release: &Release, wake: Option<Hint>) -> Result<(), RuntimeError> {
         let variables = self.environment(release)?;
         let folder = self.parts.root.join(release.run.to_string());
-        let known = self.revision(release.run).filter(|revision| !revision.is_stopped());
-        if let Some(revision) = known {
-            revision.announce(wake);
-            return Ok(());
+        match self.revision(release.run) {
+            Some(known) if !known.is_leaving() => {
+                known.announce(wake);
+                return Ok(());
+            }
+            // What is on its way out cannot be held back: it goes first, then it starts anew.
+            Some(leaving) => leaving.stop().await,
+            None => {}
         }
         let app = folder.join("app");
         let backend = match release.plan.kind {

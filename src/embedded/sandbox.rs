@@ -17,8 +17,12 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::workflow::journal::RunId;
+
 /// Marks every process that we start, so that a later start finds what a crash left behind.
 const OWNER: &str = "WINDLASS_OWNER";
+/// Names the run that a process belongs to.
+const RUN: &str = "WINDLASS_RUN";
 /// Open files of one process: enough for any build tool, too few to starve the machine.
 const MOST_FILES: u64 = 16_384;
 /// The newest rules that we know; older kernels do what they can.
@@ -99,12 +103,14 @@ impl Machine {
     /// When the cage cannot be written as JSON.
     pub fn command(
         &self,
+        run: RunId,
         cage: &Cage,
         variables: &BTreeMap<String, String>,
     ) -> std::io::Result<tokio::process::Command> {
         let mut command = tokio::process::Command::new(&self.program);
         command.arg("__exec").arg(serde_json::to_string(cage)?);
         command.env_clear().env("PATH", &self.path).env("LANG", "C.UTF-8").env(OWNER, &self.owner);
+        command.env(RUN, run.to_string());
         if let Some(rustup) =
             self.home.as_ref().map(|home| home.join(".rustup")).filter(|rustup| rustup.exists())
         {
@@ -118,24 +124,29 @@ impl Machine {
     /// Kills every process that an earlier service on this data folder left. Gives their number.
     #[must_use]
     pub fn kill_orphans(&self) -> usize {
-        let mark = format!("{OWNER}={}", self.owner);
-        let mut killed = 0;
-        for pid in std::fs::read_dir("/proc")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        {
-            let ours = std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
-                environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
-            });
-            if let Some(pid) = Pid::from_raw(pid).filter(|_| ours) {
-                // It may have ended by itself meanwhile.
-                killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
-            }
-        }
-        killed
+        kill_marked(&format!("{OWNER}={}", self.owner))
     }
+}
+
+/// Kills every process that runs for `run`, also one that left its process group. Gives their number.
+pub fn kill_all_of(run: RunId) -> usize {
+    kill_marked(&format!("{RUN}={run}"))
+}
+
+/// Kills every process with this entry in its environment.
+fn kill_marked(mark: &str) -> usize {
+    let mut killed = 0;
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        let ours = std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+            environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
+        });
+        if let Some(pid) = Pid::from_raw(pid).filter(|_| ours) {
+            // It may have ended by itself meanwhile.
+            killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
+        }
+    }
+    killed
 }
 
 /// Signals a whole process group; one that is gone is no error.

@@ -8,13 +8,16 @@ use super::Api;
 use super::deployments::{ListQuery, list};
 use super::problem::{Problem, correlation};
 use crate::ambient::between;
-use crate::deploy::deployment::Status;
+use crate::deploy::deployment::{Status, StoreError};
 
 /// `GET /status`.
 pub(super) async fn service(api: Data<Api>, request: HttpRequest) -> HttpResponse {
     let tools = &api.windlass.tools;
-    let stats = match tools.deployments.stats().await {
-        Ok(stats) => stats,
+    let figures = async {
+        Ok::<_, StoreError>((tools.deployments.stats().await?, tools.deployments.durations_ms().await?))
+    };
+    let (stats, durations) = match figures.await {
+        Ok(figures) => figures,
         Err(error) => return Problem::from(error).answer(&correlation(&request, tools.ids.random())),
     };
     let count = |status: Status| stats.by_status.get(&status).copied().unwrap_or_default();
@@ -24,7 +27,6 @@ pub(super) async fn service(api: Data<Api>, request: HttpRequest) -> HttpRespons
     let success = (judged > 0)
         .then(|| count(Status::Succeeded) * 1_000 / judged)
         .map(|per_mille| json!(per_mille as f64 / 1_000.0));
-    let durations = &stats.durations_ms;
     let percentile = |percent: usize| {
         durations.get((durations.len() * percent / 100).min(durations.len().saturating_sub(1))).copied()
     };

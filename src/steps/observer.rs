@@ -63,7 +63,7 @@ impl Observer for DeploymentObserver {
             Some(Outcome::Cancelled) => Status::Cancelled,
             None => Status::Stuck,
         };
-        tools.deployments.settle(id, status, &ending, now).await?;
+        tools.deployments.settle((id, run), status, &ending, now).await?;
         let duration_ms = u64::try_from(between(deployment.created, now).as_millis()).unwrap_or(u64::MAX);
         report(&deployment, status, &ending, duration_ms);
         let mut line = Line::new(now, "deployment.ended", None, sentence(status, &ending))
@@ -73,7 +73,7 @@ impl Observer for DeploymentObserver {
         if let Some(fault) = &ending.fault {
             line = line.with("error", json!(fault));
         }
-        tools.logs.append(id, vec![line]).await?;
+        self.say(&state.subject, vec![line]).await;
         Ok(())
     }
 }

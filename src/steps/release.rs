@@ -74,13 +74,14 @@ impl Step for GoLive {
         };
         if let Some(released) = released {
             let release = self.recorded(cx, released.release).await?;
-            let is_live = tools
-                .releases
-                .live()
-                .await?
-                .iter()
-                .any(|live| live.app == release.app && live.number == release.number);
-            if is_live {
+            let recorded = tools.releases.live().await?;
+            let mut ours =
+                recorded.iter().any(|live| live.app == release.app && live.number == release.number);
+            for host in &release.hosts {
+                // An undo that was cut short changed the record and not yet the traffic.
+                ours |= tools.runtime.answers(host).await == Some(cx.run);
+            }
+            if ours {
                 self.bring_back(&release.app, released.previous).await?;
             }
         }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::table::{Function, Trigger};
 use crate::actions::{ActionError, SubmitError};
 use crate::ambient::after;
+use crate::deploy::deployment::QUEUE_KEY;
 use crate::windlass::Windlass;
 use crate::workflow::advance::Advanced;
 use crate::workflow::journal::{JournalError, RunId};
@@ -85,11 +86,17 @@ pub async fn dispatch(windlass: &Windlass, function: &Function, event: Event) ->
         (_, Event::Tick) => Err(DispatchError::Malformed("a queue function takes messages".to_owned())),
         (_, Event::Messages(messages)) => {
             let mut failed = None;
+            let mut admit = false;
             // One bad element must not hold up its neighbours; redelivery of the good ones is harmless.
             for message in messages {
-                if let Err(error) = deliver(windlass, function, &message).await {
-                    failed = Some(error);
+                match deliver(windlass, function, &message).await {
+                    Ok(Then::Admit) => admit = true,
+                    Ok(Then::Nothing) => {}
+                    Err(error) => failed = Some(error),
                 }
+            }
+            if admit {
+                windlass.admit().await?;
             }
             failed.map_or(Ok(()), Err)
         }
@@ -113,26 +120,30 @@ async fn tick(windlass: &Windlass, name: &str) -> Result<(), DispatchError> {
     Ok(())
 }
 
-async fn deliver(windlass: &Windlass, function: &Function, text: &str) -> Result<(), DispatchError> {
+/// What is left to do after a message.
+enum Then {
+    Nothing,
+    /// Once for the whole batch.
+    Admit,
+}
+
+async fn deliver(windlass: &Windlass, function: &Function, text: &str) -> Result<Then, DispatchError> {
     match serde_json::from_str::<Envelope>(text) {
         Ok(Envelope { w1: OurMessage::Run { run, seq } }) => {
             let hint = Hint { run, function: function.name, seq };
             if windlass.engine.advance(&hint).await? == Advanced::Busy {
                 windlass.queue.send(&hint, after(windlass.engine.clock.now(), BUSY_AGAIN)).await?;
             }
-            Ok(())
+            Ok(Then::Nothing)
         }
-        Ok(Envelope { w1: OurMessage::Admit { .. } }) => {
-            windlass.admit().await?;
-            Ok(())
-        }
+        Ok(Envelope { w1: OurMessage::Admit { .. } }) => Ok(Then::Admit),
         Ok(Envelope { w1: OurMessage::DeadLetter { id, queue } }) => {
             tracing::error!(
                 message.id = id,
                 queue,
                 "message {id} of {queue} could not be worked on and is in the dead letters"
             );
-            Ok(())
+            Ok(Then::Nothing)
         }
         Err(error) if function.name == "admit" => job(windlass, text, &error).await,
         Err(error) => Err(DispatchError::Malformed(error.to_string())),
@@ -140,21 +151,18 @@ async fn deliver(windlass: &Windlass, function: &Function, text: &str) -> Result
 }
 
 /// A job of the documents' request shape, put on the queue by somebody else. Its digest makes redelivery harmless.
-async fn job(windlass: &Windlass, text: &str, not_ours: &serde_json::Error) -> Result<(), DispatchError> {
+async fn job(windlass: &Windlass, text: &str, not_ours: &serde_json::Error) -> Result<Then, DispatchError> {
     let body: Value =
         serde_json::from_str(text).map_err(|_| DispatchError::Malformed(not_ours.to_string()))?;
-    let key = format!("queue:{}", crate::deploy::ids::Digest::of(text.as_bytes()));
+    let key = format!("{QUEUE_KEY}{}", crate::deploy::ids::Digest::of(text.as_bytes()));
     match windlass.submit(&body, Some(key), "queue").await {
-        Ok(_) => {
-            windlass.admit().await?;
-            Ok(())
-        }
+        Ok(_) => Ok(Then::Admit),
         Err(SubmitError::Invalid(errors)) => {
             let problems: Vec<String> =
                 errors.into_iter().map(|error| format!("{} {}", error.pointer, error.message)).collect();
             Err(DispatchError::Malformed(problems.join("; ")))
         }
-        Err(SubmitError::KeyReused) => Ok(()),
+        Err(SubmitError::KeyReused) => Ok(Then::Nothing),
         Err(SubmitError::Store(error)) => Err(DispatchError::Action(error.into())),
     }
 }

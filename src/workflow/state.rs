@@ -252,8 +252,11 @@ impl RunState {
                 self.failure = Some(Failure { step: step.clone(), error: error.clone() });
             }
             (Phase::Stuck, Event::Resumed { .. }) => {
+                // The memo finds what has to be undone.
+                let memo = std::mem::take(&mut self.memo);
                 self.phase = self.stuck_in.take().unwrap_or(Phase::Undo);
                 self.due(self.cursor);
+                self.memo = memo;
             }
             (Phase::Forward | Phase::Undo | Phase::Cleanup, Event::Ended { outcome }) => {
                 self.phase = Phase::Ended;

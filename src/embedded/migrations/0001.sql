@@ -72,6 +72,7 @@ CREATE TABLE deployments (
 );
 CREATE INDEX deployments_project ON deployments (project, no);
 CREATE INDEX deployments_status ON deployments (status, no);
+CREATE INDEX deployments_queued ON deployments (org, project, environment) WHERE status = 'queued';
 
 CREATE TABLE requests (
     org TEXT NOT NULL,

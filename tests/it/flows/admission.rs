@@ -71,7 +71,8 @@ proptest! {
                 assert!(running.len() <= total && orgs.values().all(|n| *n <= per_org) && apps.values().all(|n| *n == 1));
                 let Some(first) = running.first() else { break };
                 let ending = windlass::deploy::deployment::Ending::default();
-                world.windlass.tools.deployments.settle(first.id, Status::Succeeded, &ending, world.now()).await.unwrap();
+                world.windlass.tools.deployments
+                    .settle((first.id, first.run.unwrap()), Status::Succeeded, &ending, world.now()).await.unwrap();
             }
             // Nobody starves: whatever was not superseded had its turn.
             assert!(with_status(&world, Status::Queued).await.is_empty());

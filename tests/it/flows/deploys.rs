@@ -238,3 +238,78 @@ async fn secrets_never_reach_state_or_logs() {
         !everything.contains("canary") && serde_json::to_string(&deployment.wish).unwrap().contains("x1:")
     );
 }
+
+#[tokio::test]
+async fn a_run_that_lost_its_turn_cannot_end_the_deployment() {
+    let mut world = World::new();
+    world.builder.fail_with(Some("BUILD_FAILED"));
+    let id = world.deploy("shop", "one").await;
+    world.run_until_idle().await;
+    let old = world.get(id).await;
+    world.windlass.retry(id, "test").await.unwrap();
+    assert!(world.step().await);
+    let running = world.get(id).await;
+    assert!(running.status == Status::Running && running.run != old.run);
+    let deployments = &world.windlass.tools.deployments;
+    deployments.settle((id, old.run.unwrap()), Status::Failed, &old.result, world.now()).await.unwrap();
+    assert_eq!(world.status(id).await, Status::Running);
+    world.builder.fail_with(None);
+    world.run_until_idle().await;
+    assert_eq!(world.status(id).await, Status::Succeeded);
+}
+
+#[tokio::test]
+async fn a_stuck_deployment_is_not_resumed_beside_another_of_its_app() {
+    let faults = Faults::default();
+    let mut world = World::with(Setup { faults: faults.clone(), ..Setup::default() });
+    faults.set("release", Fault::Permanent);
+    faults.set("builder", Fault::UndoFails);
+    let stuck = world.deploy("shop", "one").await;
+    world.run_until_idle().await;
+    faults.clear();
+    world.builder.hang();
+    let other = world.deploy("shop", "two").await;
+    assert!(world.step().await);
+    assert_eq!(world.status(other).await, Status::Running);
+    assert_eq!(world.windlass.retry(stuck, "test").await.unwrap(), Retried::Refused(Status::Stuck));
+    world.windlass.cancel(other, "test").await.unwrap();
+    world.run_until_idle().await;
+    assert_eq!(world.windlass.retry(stuck, "test").await.unwrap(), Retried::Resumed);
+    world.run_until_idle().await;
+    assert_eq!(world.status(stuck).await, Status::Failed);
+}
+
+#[tokio::test]
+async fn a_worker_that_loses_its_lease_in_the_middle_of_a_step_drops_the_result() {
+    let mut world = World::new();
+    let id = world.deploy("shop", "one").await;
+    while world.windlass.view(id).await.unwrap().unwrap().current != Some("build") {
+        assert!(world.step().await);
+    }
+    let run = world.get(id).await.run.unwrap();
+    let journal = &world.windlass.engine.journal;
+    let now = world.now();
+    let held = journal.claim(run, now, windlass::ambient::after(now, Duration::from_secs(30))).await.unwrap();
+    let windlass::workflow::journal::Claim::Held(slow, before) = held else { panic!("not held") };
+    // Heartbeats stop; another worker takes over and finishes the run.
+    world.clock.advance(Duration::from_secs(31));
+    world.run_until_idle().await;
+    assert_eq!(world.status(id).await, Status::Succeeded);
+    let event = windlass::workflow::state::Event::StepDone {
+        step: windlass::workflow::chain::StepName::new("build"),
+        output: json!({}),
+    };
+    let mut state = (*before).clone();
+    state.apply(&event, world.now()).unwrap();
+    let append = windlass::workflow::journal::Append {
+        run,
+        expected: before.version,
+        lease: Some(&slow),
+        events: &[event],
+        state: &state,
+        hints: Vec::new(),
+    };
+    let refused = world.windlass.engine.journal.append(append).await;
+    assert!(matches!(refused, Err(windlass::workflow::journal::JournalError::Fenced(_))), "{refused:?}");
+    world.refold(run).await;
+}
