@@ -287,4 +287,31 @@ pub enum BenchCommand {
         /// The folder.
         dir: PathBuf,
     },
+    /// From the start of the process to its first answer.
+    Start {
+        /// Deployments that are stored.
+        #[arg(long, default_value_t = 100_000)]
+        deployments: u32,
+        /// How often it is started.
+        #[arg(long, default_value_t = 20)]
+        starts: usize,
+    },
+    /// Lists, status and log reads among many deployments.
+    List {
+        /// Deployments that are stored.
+        #[arg(long, default_value_t = 100_000)]
+        deployments: u32,
+        /// Clients at the same time.
+        #[arg(long, default_value_t = 16)]
+        clients: usize,
+    },
+    /// How late alarms ring, with many pending.
+    Timers {
+        /// Alarms.
+        #[arg(long, default_value_t = 100_000)]
+        count: u32,
+        /// Over how long they are spread.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
 }

@@ -1,6 +1,5 @@
-//! `windlass bench`: figures of this machine, each from a throw-away service or a folder.
+//! Chains of empty steps through the whole service.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,9 +7,8 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::{ThrowAway, at, canary, round};
 use crate::ambient::{Clock as _, Ids as _, SystemClock, SystemIds, after};
-use crate::cli::args::BenchCommand;
-use crate::cli::{Output, tree};
 use crate::config::Settings;
 use crate::serve::{Extras, Service, start};
 use crate::workflow::chain::{Chain, Context, Next, Observer, Place, Step, StepError, StepName};
@@ -28,31 +26,8 @@ const FUNCTIONS: [&str; 7] = [
     "step-domain",
     "step-cleanup",
 ];
-/// How long the canary writes.
-const CANARY: Duration = Duration::from_millis(500);
 /// Time before the measuring begins.
 const WARM_UP: Duration = Duration::from_millis(500);
-
-/// Runs one measurement and prints its figures.
-///
-/// # Errors
-/// When the service cannot start or the folder cannot be read.
-pub async fn run(command: &BenchCommand, settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<()> {
-    let figures = match command {
-        BenchCommand::Chain { steps, concurrency, seconds, dispatch } => {
-            chain(settings, *steps, *concurrency, Duration::from_secs(*seconds), dispatch == "http").await?
-        }
-        BenchCommand::Plan { dir } => plan(dir)?,
-        BenchCommand::Pack { dir } => pack(dir)?,
-    };
-    out.put(&figures, |to| {
-        figures
-            .as_object()
-            .into_iter()
-            .flatten()
-            .try_for_each(|(name, value)| writeln!(to, "{name:16} {value}"))
-    })
-}
 
 /// A step without work.
 struct Nothing;
@@ -95,24 +70,18 @@ impl Observer for Ends {
     }
 }
 
-async fn chain(
+/// Runs chains of `steps` empty steps, `concurrency` at a time.
+pub(super) async fn chain(
     settings: &Settings,
     steps: usize,
     concurrency: usize,
     span: Duration,
     http: bool,
 ) -> anyhow::Result<Value> {
-    let folder = std::env::current_dir()?.join(format!(".windlass-bench-{:x}", SystemIds.random()));
-    let canary = canary(&folder)?;
+    let folder = ThrowAway::new()?;
+    let canary = canary(folder.path())?;
     let waiting = Arc::new(Waiting::default());
-    let own = Settings {
-        port: 0,
-        apps_port: 0,
-        data_dir: folder.clone(),
-        http_calls: http,
-        handler_port: None,
-        ..settings.clone()
-    };
+    let own = Settings { http_calls: http, ..folder.settings(settings) };
     let service = Arc::new(start(&own, Extras { chains: vec![empty_chain(steps, &waiting)] }).await?);
     let from = Instant::now() + WARM_UP;
     let load = Load { service: Arc::clone(&service), waiting, until: from + span, from };
@@ -126,11 +95,12 @@ async fn chain(
         chains += all;
     }
     let commits = service.db.commits() - before;
+    // Of this process, so with the load's own share.
+    let rss_kib = super::service::rss(std::process::id())?;
     drop(load);
     if let Ok(service) = Arc::try_unwrap(service) {
         service.stop().await;
     }
-    std::fs::remove_dir_all(&folder)?;
     latencies.sort_unstable();
     Ok(json!({
         "per_s": round(latencies.len() as f64 / span.as_secs_f64()),
@@ -138,6 +108,7 @@ async fn chain(
         "p99_ms": at(&latencies, 990),
         "fsyncs_per_step": round(commits as f64 / (chains * steps).max(1) as f64),
         "canary_per_s": round(canary),
+        "rss_mib": rss_kib / 1_024,
         "steps": steps,
         "concurrency": concurrency,
         "dispatch": if http { "http" } else { "in-process" },
@@ -158,16 +129,6 @@ fn empty_chain(steps: usize, waiting: &Arc<Waiting>) -> Chain {
         cleanup: None,
         observer: Some(Arc::new(Ends(Arc::clone(waiting)))),
     }
-}
-
-/// The latency that `per_mille` of all stay below, in milliseconds.
-fn at(sorted: &[Duration], per_mille: usize) -> Option<f64> {
-    let index = (sorted.len() * per_mille / 1_000).min(sorted.len().saturating_sub(1));
-    sorted.get(index).map(|latency| round(latency.as_secs_f64() * 1_000.0))
-}
-
-fn round(figure: f64) -> f64 {
-    (figure * 1_000.0).round() / 1_000.0
 }
 
 #[derive(Clone)]
@@ -203,50 +164,4 @@ impl Load {
         }
         Ok((latencies, all))
     }
-}
-
-/// Commits a second of bare SQLite, one after the other: tells a quiet machine from a noisy one.
-fn canary(folder: &Path) -> anyhow::Result<f64> {
-    std::fs::create_dir_all(folder)?;
-    let path = folder.join("canary.db");
-    let connection = rusqlite::Connection::open(&path)?;
-    connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE t (x)")?;
-    let begun = Instant::now();
-    let mut commits = 0_u32;
-    while begun.elapsed() < CANARY {
-        connection.prepare_cached("INSERT INTO t VALUES (1)")?.execute([])?;
-        commits += 1;
-    }
-    Ok(f64::from(commits) / begun.elapsed().as_secs_f64())
-}
-
-fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, f64)> {
-    let begun = Instant::now();
-    let result = work()?;
-    Ok((result, round(begun.elapsed().as_secs_f64() * 1_000.0)))
-}
-
-fn plan(dir: &Path) -> anyhow::Result<Value> {
-    let memory = dir.join(".windlass").join("bench-memory");
-    if memory.exists() {
-        std::fs::remove_file(&memory)?;
-    }
-    let now = i128::MAX;
-    let read = || tree::read(dir, &[], &memory, now);
-    // Once unmeasured, so that the files are in the page cache.
-    read()?;
-    std::fs::remove_file(&memory)?;
-    let (tree, first_ms) = timed(read)?;
-    let (_, unchanged_ms) = timed(read)?;
-    std::fs::remove_file(&memory)?;
-    Ok(
-        json!({ "files": tree.files.len(), "bytes": tree.bytes(), "first_ms": first_ms, "unchanged_ms": unchanged_ms }),
-    )
-}
-
-fn pack(dir: &Path) -> anyhow::Result<Value> {
-    let bundle = std::env::temp_dir().join(format!("windlass-bench-{:x}", SystemIds.random()));
-    let (packed, ms) = timed(|| Ok(crate::embedded::pack::pack(dir, ".", &bundle)?))?;
-    std::fs::remove_file(&bundle)?;
-    Ok(json!({ "files": packed.files, "bytes": packed.bytes, "ms": ms }))
 }
