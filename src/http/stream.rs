@@ -82,7 +82,12 @@ impl Following {
             }
             tokio::select! {
                 () = tools.logs.changed(self.deployment, after) => {}
-                () = tools.clock.sleep(HEARTBEAT) => return Some(": still here\n\n".to_owned()),
+                () = tools.clock.sleep(HEARTBEAT) => {
+                    // A crash may have swallowed the last line; the record still knows that it is over.
+                    let deployment = tools.deployments.get(self.deployment).await;
+                    self.ended = !matches!(deployment, Ok(Some(deployment)) if !deployment.status.is_final());
+                    return Some(": still here\n\n".to_owned());
+                }
             }
         }
     }

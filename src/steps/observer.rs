@@ -49,7 +49,20 @@ impl Observer for DeploymentObserver {
         }
     }
 
-    async fn recorded(&self, _run: RunId, _state: &RunState) {}
+    async fn recorded(&self, _run: RunId, state: &RunState) {
+        // Said last, once the journal agrees: whoever hears it may look at the status.
+        let id = state.subject.parse::<DeploymentId>().ok().filter(|_| state.is_over());
+        let Some(id) = id else { return };
+        match self.0.deployments.get(id).await {
+            Ok(Some(deployment)) => {
+                self.say(&state.subject, vec![ended(&deployment, self.0.clock.now())]).await;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(deployment.id = %id, error = %error, "the end of {id} could not be told");
+            }
+        }
+    }
 
     async fn settle(&self, run: RunId, state: &RunState, outcome: Option<Outcome>) -> Result<(), StepError> {
         let tools = &self.0;
@@ -66,14 +79,6 @@ impl Observer for DeploymentObserver {
         tools.deployments.settle((id, run), status, &ending, now).await?;
         let duration_ms = u64::try_from(between(deployment.created, now).as_millis()).unwrap_or(u64::MAX);
         report(&deployment, status, &ending, duration_ms);
-        let mut line = Line::new(now, "deployment.ended", None, sentence(status, &ending))
-            .with("status", status.as_str())
-            .with("durationMs", duration_ms);
-        line = line.with("urls", ending.urls.clone());
-        if let Some(fault) = &ending.fault {
-            line = line.with("error", json!(fault));
-        }
-        self.say(&state.subject, vec![line]).await;
         Ok(())
     }
 }
@@ -175,6 +180,19 @@ fn bytes(count: u64) -> String {
         _ => ("GB", count / 100_000_000),
     };
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
+/// The last line of a deployment's log.
+fn ended(deployment: &Deployment, now: jiff::Timestamp) -> Line {
+    let took = between(deployment.created, deployment.ended.unwrap_or(now)).as_millis();
+    let line = Line::new(now, "deployment.ended", None, sentence(deployment.status, &deployment.result))
+        .with("status", deployment.status.as_str())
+        .with("durationMs", u64::try_from(took).unwrap_or(u64::MAX))
+        .with("urls", deployment.result.urls.clone());
+    match &deployment.result.fault {
+        Some(fault) => line.with("error", json!(fault)),
+        None => line,
+    }
 }
 
 fn sentence(status: Status, ending: &Ending) -> String {
