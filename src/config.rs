@@ -52,8 +52,6 @@ pub struct Settings {
     pub log_level: Level,
     /// Bounds of deployments and sources.
     pub limits: Limits,
-    /// CPU and memory of a build.
-    pub build_size: Size,
     /// Queues.
     pub queue: QueueSettings,
     /// Whether the embedded host calls functions over HTTP, as the real one does.
@@ -182,6 +180,7 @@ impl Reader<'_> {
                 per_org: self.count("MAX_CONCURRENT_PER_ORGANIZATION", 3, 1_000),
             },
             deployment: self.timeout(),
+            build: self.build_size(),
             source: SourceLimits {
                 files: self.count("WINDLASS_MAX_SOURCE_FILES", 50_000, 10_000_000),
                 bytes: self.number("WINDLASS_MAX_SOURCE_BYTES", 1 << 30, 1..=1 << 44),
@@ -270,7 +269,6 @@ impl Settings {
             ),
             log_level: reader.level(),
             limits: reader.limits(),
-            build_size: reader.build_size(),
             queue: reader.queue(),
             http_calls: reader.parsed(
                 "WINDLASS_DISPATCH",
@@ -365,7 +363,8 @@ mod tests {
             assert_eq!(
                 check(&[("BUILD_CONTAINER_MEMORY", memory), ("BUILD_CONTAINER_CPU", "0.5")])
                     .unwrap()
-                    .build_size,
+                    .limits
+                    .build,
                 Size { cpu_millis: 500, memory_mib: 2_048 }
             );
         }

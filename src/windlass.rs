@@ -13,6 +13,7 @@ use crate::deploy::log::Logs;
 use crate::deploy::release::Releases;
 use crate::deploy::runtime::Runtime;
 use crate::deploy::secrets::Secrets;
+use crate::deploy::size::Size;
 use crate::deploy::source::SourceLimits;
 use crate::workflow::Engine;
 use crate::workflow::backlog::Backlog;
@@ -71,6 +72,8 @@ pub struct Limits {
     pub deployment: Duration,
     /// Of one source.
     pub source: SourceLimits,
+    /// Of one build.
+    pub build: Size,
 }
 
 /// Everything, for actions, triggers and handlers.

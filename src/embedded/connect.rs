@@ -99,7 +99,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         queue: Arc::clone(&queue),
         clock: Arc::clone(&clock),
         machine: machine.clone(),
-        size: settings.build_size,
+        size: settings.limits.build,
         background: background.clone(),
     });
     let runtime = LocalRuntime::new(RuntimeParts {

@@ -20,7 +20,8 @@ impl Step for Prepare {
             return Ok(Next::Done(json!({ "skipped": "the artifact is reused" })));
         }
         self.0.builder.prepare(cx.run).await?;
-        Ok(Next::Done(json!({ "workspace": cx.run })))
+        let size = self.0.limits.build;
+        Ok(Next::Done(json!({ "builder": cx.run, "cpu": size.cpu(), "memory": size.memory() })))
     }
 
     async fn undo(&self, cx: &Context<'_>) -> Result<(), StepError> {

@@ -233,7 +233,11 @@ async fn cancelling_kills_the_build_and_status_has_an_etag() {
 
 #[tokio::test]
 async fn a_deployment_that_takes_too_long_ends() {
-    let server = Server::with(&[("DEPLOYMENT_TIMEOUT_MS", "1000")]);
+    let server = Server::with(&[
+        ("DEPLOYMENT_TIMEOUT_MS", "1000"),
+        ("BUILD_CONTAINER_CPU", "0.5"),
+        ("BUILD_CONTAINER_MEMORY", "2048Mi"),
+    ]);
     let mut body = request("slow");
     body["buildCommand"] = json!("sleep 600");
     let (_, accepted) = server.post("/deploy", &body).await;
@@ -243,6 +247,8 @@ async fn a_deployment_that_takes_too_long_ends() {
         (Some("failed"), Some("DEPLOYMENT_TIMEOUT"))
     );
     assert_eq!(status["steps"][6]["status"], "succeeded");
+    let built = &status["steps"][1]["output"];
+    assert_eq!((built["cpu"].as_str(), built["memory"].as_str()), (Some("0.5"), Some("2Gi")));
     assert!(super::children_of(server.folder.path()).is_empty());
 }
 

@@ -115,6 +115,7 @@ impl World {
             limits: Limits {
                 caps: setup.caps,
                 deployment: Duration::from_secs(600),
+                build: windlass::deploy::size::Size::TWO,
                 source: SourceLimits::default(),
             },
         });
