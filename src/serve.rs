@@ -14,6 +14,7 @@ use crate::config::{Backend, Settings};
 use crate::embedded::connect::{Embedded, connect};
 use crate::embedded::host::{Calls, Host, HostSettings};
 use crate::embedded::proxy::{self, FrontDoor};
+use crate::embedded::sandbox::Machine;
 use crate::http::{Api, routes};
 use crate::windlass::Windlass;
 use crate::workflow::chain::Chain;
@@ -49,6 +50,7 @@ pub struct Service {
     host: Arc<Host>,
     state: Arc<Api>,
     servers: Vec<ServerHandle>,
+    machine: Machine,
     _lock: std::fs::File,
 }
 
@@ -87,7 +89,7 @@ async fn run(
     if settings.backend == Backend::Azure {
         anyhow::bail!("WINDLASS_BACKEND=azure is not part of this version yet; use embedded");
     }
-    let Embedded { windlass, store, runtime, pool, lock } = connect(settings, extras.chains)?;
+    let Embedded { windlass, store, runtime, pool, machine, lock } = connect(settings, extras.chains)?;
     let apps_listener = listen(settings, settings.apps_port, "--apps-port")?;
     let apps = apps_listener.local_addr()?;
     runtime.addresses.set_port(apps.port());
@@ -141,7 +143,7 @@ async fn run(
     }));
     state.ready.store(true, Ordering::Relaxed);
     tracing::info!(api = %api, apps = %apps, data_dir = %settings.data_dir.display(), backend = "embedded", "Windlass {} serves on http://{api}", env!("CARGO_PKG_VERSION"));
-    Ok(Service { api, apps, windlass, db: store.0, pool, host, state, servers, _lock: lock })
+    Ok(Service { api, apps, windlass, db: store.0, pool, host, state, servers, machine, _lock: lock })
 }
 
 fn serve_api(listener: TcpListener, state: Arc<Api>, handler: bool) -> anyhow::Result<ServerHandle> {
@@ -190,6 +192,8 @@ impl Service {
         for server in &self.servers {
             server.stop(true).await;
         }
-        tracing::info!("stopped");
+        // Apps and builds end with the service; the next start brings back what was live.
+        let ended = self.machine.kill_orphans();
+        tracing::info!(ended, "stopped");
     }
 }

@@ -228,7 +228,7 @@ async fn build(
     }
     say(parts, job, "push.started", &job.output, json!({})).await;
     let (folder, bundle, output) =
-        (workspace.join("src").join(&job.output), workspace.join("bundle"), job.output.clone());
+        (output_folder(workspace, &job.output), workspace.join("bundle"), job.output.clone());
     let (blobs, org) = (parts.blobs.clone(), job.org.clone());
     let packed = tokio::task::spawn_blocking(move || {
         let packed = pack(&folder, &output, &bundle).map_err(|error| pack_failure(&error))?;
@@ -240,6 +240,12 @@ async fn build(
     let packed = packed.await.unwrap_or_else(|error| Err(failure("INTERNAL", error.to_string())))?;
     say(parts, job, "push.finished", "", json!({ "digest": packed.digest, "bytes": packed.bytes })).await;
     Ok(packed)
+}
+
+/// The folder that is packed.
+fn output_folder(workspace: &Path, output: &str) -> PathBuf {
+    let source = workspace.join("src");
+    if output == "." { source } else { source.join(output) }
 }
 
 fn failure(code: &'static str, message: String) -> BuildFailure {
@@ -351,11 +357,12 @@ fn spawn(
         ("PWD".to_owned(), text(&workspace.join("src"))),
     ]);
     let machine = &parts.machine;
-    let mut read = readable(&machine.path, machine.home.as_deref());
+    let mut read = readable(&machine.path, machine.home.as_deref(), workspace);
     read.push(machine.program.clone());
     let cage = Cage {
         read,
-        write: vec![workspace.to_owned()],
+        // Not the workspace itself: the bundle and the marker lie there, and `src` must stay a folder.
+        write: ["src", "home", "tmp"].map(|folder| workspace.join(folder)).to_vec(),
         dir: workspace.join("src"),
         memory_bytes: Some(u64::from(parts.size.memory_mib) << 20),
         command: command.to_owned(),

@@ -67,6 +67,8 @@ pub struct Embedded {
     pub runtime: Arc<LocalRuntime>,
     /// Loopback connections.
     pub pool: Pool,
+    /// Knows the processes of this service.
+    pub machine: Machine,
     /// Held as long as the service lives.
     pub lock: std::fs::File,
 }
@@ -76,15 +78,11 @@ pub struct Embedded {
 /// # Errors
 /// [`ConnectError`], which says what to do.
 pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, ConnectError> {
-    let root = std::path::absolute(&settings.data_dir).map_err(folder(&settings.data_dir))?;
-    std::fs::create_dir_all(&root).map_err(folder(&root))?;
-    let lock = lock(&root)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let ids: Arc<dyn Ids> = Arc::new(SystemIds);
+    let (root, lock) = take_folder(&settings.data_dir)?;
+    let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) = (Arc::new(SystemClock), Arc::new(SystemIds));
     let machine = machine(settings, &root)?;
     let db = Db::open(&root.join("windlass.db"))?;
-    let names: Vec<&'static str> = FUNCTIONS.iter().filter_map(queue_of).collect();
-    let queues = SqliteQueues::open(db.clone(), Arc::clone(&clock), &names)?;
+    let queues = SqliteQueues::open(db.clone(), Arc::clone(&clock), &queue_names())?;
     let queue: Arc<dyn Queue> = Arc::new(SqliteQueue(Arc::clone(&queues)));
     let blobs = FileBlobs::open(&root.join("blobs"))?;
     let logs = Arc::new(FileLogs::open(&root.join("logs")).map_err(folder(&root))?);
@@ -102,17 +100,17 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         size: settings.limits.build,
         background: background.clone(),
     });
-    let runtime = LocalRuntime::new(RuntimeParts {
+    let parts = RuntimeParts {
         root: root.join("revisions"),
         blobs: blobs.clone(),
         secrets: Arc::clone(&secrets),
         queue: Arc::clone(&queue),
         clock: Arc::clone(&clock),
-        machine,
+        machine: machine.clone(),
         pool: pool.clone(),
         background,
-    });
-    let runtime = Arc::new(runtime.map_err(folder(&root))?);
+    };
+    let runtime = Arc::new(LocalRuntime::new(parts).map_err(folder(&root))?);
     let tools = Arc::new(Tools {
         clock: Arc::clone(&clock),
         ids: Arc::clone(&ids),
@@ -131,10 +129,29 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         checks: vec![Arc::new(StoreCheck(db.clone())), Arc::new(FolderCheck(root.clone()))],
         limits: settings.limits,
     });
-    let chains = Arc::new(Chains::new(std::iter::once(crate::steps::deploy_chain(&tools)).chain(more)));
-    let journal = Arc::new(SqliteJournal::new(db.clone(), Arc::clone(&queues), Arc::clone(&clock)));
-    let engine = Engine { journal, chains, clock, ids };
-    Ok(Embedded { windlass: Windlass { engine, queue, tools }, store: (db, queues), runtime, pool, lock })
+    let engine = engine(&tools, more, (&db, &queues));
+    Ok(Embedded {
+        windlass: Windlass { engine, queue, tools },
+        store: (db, queues),
+        runtime,
+        pool,
+        machine,
+        lock,
+    })
+}
+
+fn queue_names() -> Vec<&'static str> {
+    FUNCTIONS.iter().filter_map(queue_of).collect()
+}
+
+fn engine(tools: &Arc<Tools>, more: Vec<Chain>, (db, queues): (&Db, &Arc<SqliteQueues>)) -> Engine {
+    let chains = std::iter::once(crate::steps::deploy_chain(tools)).chain(more);
+    Engine {
+        journal: Arc::new(SqliteJournal::new(db.clone(), Arc::clone(queues), Arc::clone(&tools.clock))),
+        chains: Arc::new(Chains::new(chains)),
+        clock: Arc::clone(&tools.clock),
+        ids: Arc::clone(&tools.ids),
+    }
 }
 
 fn folder(path: &Path) -> impl Fn(std::io::Error) -> ConnectError {
@@ -155,6 +172,14 @@ fn machine(settings: &Settings, root: &Path) -> Result<Machine, ConnectError> {
         tracing::info!(orphans, "killed {orphans} processes that an earlier service left");
     }
     Ok(machine)
+}
+
+/// Makes the folder and takes it for this process.
+fn take_folder(path: &Path) -> Result<(PathBuf, std::fs::File), ConnectError> {
+    let root = std::path::absolute(path).map_err(folder(path))?;
+    std::fs::create_dir_all(&root).map_err(folder(&root))?;
+    let lock = lock(&root)?;
+    Ok((root, lock))
 }
 
 /// Takes the folder for this process. The lock ends with the process, however it ends.

@@ -65,15 +65,20 @@ impl<W: Write> Write for Hashing<W> {
 /// # Errors
 /// [`PackError`]; `bundle` is then not complete.
 pub fn pack(folder: &Path, name: &str, bundle: &Path) -> Result<Packed, PackError> {
-    if !folder.is_dir() {
-        return Err(PackError::Missing(name.to_owned()));
-    }
+    // A build may have put a link here: what it leads to outside is none of its output.
+    let below = folder.ancestors().nth(if name == "." { 1 } else { name.split('/').count() });
+    let real = folder.canonicalize().ok().filter(|real| real.is_dir());
+    let root = below.and_then(|root| root.canonicalize().ok());
+    let folder = match (&real, root) {
+        (Some(real), Some(root)) if real.starts_with(&root) => real.as_path(),
+        _ => return Err(PackError::Missing(name.to_owned())),
+    };
     let mut paths = Vec::new();
     collect(folder, Path::new(""), &mut paths)?;
     if paths.is_empty() {
         return Err(PackError::Empty(name.to_owned()));
     }
-    let file = std::fs::File::create(bundle).map_err(io(bundle))?;
+    let file = std::fs::File::create_new(bundle).map_err(io(bundle))?;
     let out = Hashing { inner: std::io::BufWriter::new(file), hasher: Sha256::new(), bytes: 0 };
     let mut encoder = zstd::Encoder::new(out, LEVEL).map_err(io(bundle))?;
     encoder
@@ -194,6 +199,17 @@ mod tests {
         assert!(matches!(pack(&home.path().join("public"), "public", &bundle), Err(PackError::Missing(_))));
         std::fs::create_dir(home.path().join("empty")).unwrap();
         assert!(matches!(pack(&home.path().join("empty"), "empty", &bundle), Err(PackError::Empty(_))));
+    }
+
+    #[test]
+    fn an_output_folder_that_leads_outside_is_not_packed() {
+        let home = tempfile::tempdir().unwrap();
+        let (source, secret) = (home.path().join("src"), home.path().join("secret"));
+        tree(&secret);
+        std::fs::create_dir(&source).unwrap();
+        std::os::unix::fs::symlink(&secret, source.join("public")).unwrap();
+        let packed = pack(&source.join("public"), "public", &home.path().join("bundle"));
+        assert!(matches!(packed, Err(PackError::Missing(_))), "{packed:?}");
     }
 
     #[test]

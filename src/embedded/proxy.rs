@@ -116,7 +116,7 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
     let name = host(request.headers());
     let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
         || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
-    let upgrade = request.headers().contains_key(header::UPGRADE);
+    let upgrade = wants_web_socket(&request);
     let mut payload = Some(payload);
     for _ in 0..TRIES {
         // Routed anew each time: a switch may have happened meanwhile.
@@ -159,6 +159,13 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
     )
 }
 
+/// Other upgrades (`h2c`) are offers that may be passed over; taking them for one would lose the request's body.
+fn wants_web_socket(request: &HttpRequest) -> bool {
+    let upgrade = request.headers().get(header::UPGRADE);
+    request.method() == "GET"
+        && upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
 fn broken(target: &Target, error: &SendError) -> HttpResponse {
     tracing::warn!(app = target.app, error = %error, "a request to {} got no answer", target.app);
     page(
@@ -175,7 +182,7 @@ fn upstream_request(
 ) -> Result<hyper::Request<Body>, String> {
     let uri = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let mut upstream = hyper::Request::builder().method(request.method().as_str()).uri(uri);
-    let upgrade = request.headers().get(header::UPGRADE).cloned();
+    let upgrade = request.headers().get(header::UPGRADE).filter(|_| wants_web_socket(request)).cloned();
     for (name, value) in request.headers() {
         if !HOP_BY_HOP.contains(&name.as_str()) && !name.as_str().starts_with("x-forwarded-") {
             upstream = upstream.header(name.as_str(), value.as_bytes());
@@ -226,6 +233,13 @@ fn answer(response: hyper::Response<Incoming>, kept: Kept, busy: Busy) -> HttpRe
         }
     }
     let length = response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
+    if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || length == Some(0) {
+        // Without a body there must be no framing of one.
+        drop(response);
+        kept.give_back();
+        drop(busy);
+        return answer.finish();
+    }
     if let Some(length) = length {
         answer.no_chunking(length);
     }

@@ -101,7 +101,7 @@ pub(super) async fn supervise(spec: Spec) {
             return;
         }
         first = false;
-        let steady = crate::ambient::between(begun, spec.clock.now()) >= STEADY;
+        let steady = was_ready && crate::ambient::between(begun, spec.clock.now()) >= STEADY;
         crashes = if steady { 1 } else { crashes + 1 };
         spec.restarts.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(dir = %spec.dir.display(), crashes, "a replica is restarted: {reason}");
@@ -118,7 +118,7 @@ fn spawn(spec: &Spec) -> std::io::Result<(Child, SocketAddr)> {
     // The system gives each caller another port; nobody else takes it in the moment between.
     let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
     let machine = &spec.machine;
-    let mut read = readable(&machine.path, machine.home.as_deref());
+    let mut read = readable(&machine.path, machine.home.as_deref(), &spec.dir);
     read.push(machine.program.clone());
     let cage = Cage {
         read,

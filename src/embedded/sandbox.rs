@@ -28,6 +28,25 @@ const MOST_FILES: u64 = 16_384;
 /// The newest rules that we know; older kernels do what they can.
 const RULES: ABI = ABI::V3;
 
+/// Tool chains below a home, without the credentials that lie beside some of them.
+const TOOL_CHAINS: [&str; 10] = [
+    ".cargo/bin",
+    ".cargo/registry",
+    ".rustup",
+    ".nvm",
+    ".pyenv",
+    ".local/bin",
+    ".local/lib",
+    ".local/share/pnpm",
+    ".bun/bin",
+    "go",
+];
+/// Devices that any program may use.
+const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+/// Begins the names of the command's variables until the cage is shut: a variable such as `LD_PRELOAD` must not reach
+/// this program.
+const LATER: &str = "WINDLASS_VAR_";
+
 /// What a command may do.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Cage {
@@ -47,7 +66,7 @@ pub struct Cage {
 /// The folders that any command may read: programs, libraries, settings, devices; and the tool chains that are on the
 /// PATH. Nothing of the user's home besides, and nothing of ours.
 #[must_use]
-pub fn readable(path: &str, home: Option<&Path>) -> Vec<PathBuf> {
+pub fn readable(path: &str, home: Option<&Path>, workplace: &Path) -> Vec<PathBuf> {
     let system = [
         "/usr",
         "/bin",
@@ -61,23 +80,13 @@ pub fn readable(path: &str, home: Option<&Path>) -> Vec<PathBuf> {
         "/proc",
         "/sys/fs/cgroup",
         "/sys/devices/system/cpu",
-        "/dev",
         "/run/systemd/resolve",
     ];
     let mut folders: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
-    for entry in path.split(':').map(Path::new).filter(|entry| entry.is_absolute()) {
-        folders.push(entry.to_owned());
-        // A tool chain below the home keeps its libraries beside its programs: ~/.cargo/bin → ~/.cargo.
-        if let Some(inside) = home.and_then(|home| entry.strip_prefix(home).ok().map(|rest| (home, rest)))
-            && let Some(first) = inside.1.components().next()
-        {
-            folders.push(inside.0.join(first));
-        }
-    }
-    if let Some(home) = home {
-        folders.push(home.join(".rustup"));
-    }
-    folders.retain(|folder| folder.exists());
+    folders.extend(path.split(':').map(PathBuf::from).filter(|entry| entry.is_absolute()));
+    folders.extend(home.into_iter().flat_map(|home| TOOL_CHAINS.map(|chain| home.join(chain))));
+    // Rules only add: a folder that holds the data folder would open all of it.
+    folders.retain(|folder| folder.exists() && !workplace.starts_with(folder));
     folders.sort();
     folders.dedup();
     folders
@@ -116,7 +125,8 @@ impl Machine {
         {
             command.env("RUSTUP_HOME", rustup);
         }
-        command.envs(variables).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(variables.iter().map(|(name, value)| (format!("{LATER}{name}"), value)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
         Ok(command)
     }
@@ -181,13 +191,22 @@ pub fn become_command(cage: &str) -> anyhow::Result<std::convert::Infallible> {
         .create()?
         .add_rules(path_beneath_rules(&cage.read, read))?
         .add_rules(path_beneath_rules(&cage.write, AccessFs::from_all(RULES)))?
-        .add_rules(path_beneath_rules(["/dev"], read | AccessFs::WriteFile))?
+        .add_rules(path_beneath_rules(DEVICES, read | AccessFs::WriteFile))?
         .restrict_self()?;
     anyhow::ensure!(
         status.ruleset != RulesetStatus::NotEnforced,
         "this kernel cannot confine a command to its folders (Landlock, Linux 5.13 or newer, is needed)"
     );
-    let error =
-        std::process::Command::new("/bin/sh").arg("-c").arg(&cage.command).current_dir(&cage.dir).exec();
+    let mut command = std::process::Command::new("/bin/sh");
+    for (name, value) in std::env::vars_os() {
+        if let Some(later) = name.to_str().and_then(|name| name.strip_prefix(LATER)) {
+            command.env_remove(&name);
+            // The marks by which we find it again are ours.
+            if later != OWNER && later != RUN {
+                command.env(later, value);
+            }
+        }
+    }
+    let error = command.arg("-c").arg(&cage.command).current_dir(&cage.dir).exec();
     Err(error.into())
 }

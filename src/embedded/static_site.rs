@@ -36,8 +36,8 @@ pub(super) fn serve(request: &HttpRequest, root: &Path) -> HttpResponse {
 }
 
 fn missing(request: &HttpRequest, root: &Path) -> HttpResponse {
-    match NamedFile::open(root.join("404.html")) {
-        Ok(page) => {
+    match inside(root, &root.join("404.html")).and_then(|page| NamedFile::open(page).ok()) {
+        Some(page) => {
             let mut response = page
                 .use_etag(false)
                 .use_last_modified(false)
@@ -46,10 +46,16 @@ fn missing(request: &HttpRequest, root: &Path) -> HttpResponse {
             *response.status_mut() = StatusCode::NOT_FOUND;
             response
         }
-        Err(_) => HttpResponse::NotFound()
+        None => HttpResponse::NotFound()
             .content_type("text/plain; charset=utf-8")
             .body("404: there is no such page\n"),
     }
+}
+
+/// The real path of a file, if it is inside the root also after links are followed.
+fn inside(root: &Path, path: &Path) -> Option<PathBuf> {
+    let (real, root) = (path.canonicalize().ok()?, root.canonicalize().ok()?);
+    (real.starts_with(root) && real.is_file()).then_some(real)
 }
 
 enum Found {
@@ -79,11 +85,10 @@ fn find(root: &Path, url: &str) -> Found {
         return Found::Nothing;
     }
     if real.is_dir() {
-        let index = real.join("index.html");
-        return match (index.is_file(), url.ends_with('/')) {
-            (true, true) => Found::File(index),
-            (true, false) => Found::Folder,
-            (false, _) => Found::Nothing,
+        return match (inside(root, &real.join("index.html")), url.ends_with('/')) {
+            (Some(index), true) => Found::File(index),
+            (Some(_), false) => Found::Folder,
+            (None, _) => Found::Nothing,
         };
     }
     Found::File(real)
@@ -130,6 +135,8 @@ mod tests {
         }
         std::fs::write(home.path().join("secret"), "s").unwrap();
         std::os::unix::fs::symlink(home.path().join("secret"), root.join("leak")).unwrap();
+        std::fs::create_dir(root.join("trap")).unwrap();
+        std::os::unix::fs::symlink(home.path().join("secret"), root.join("trap/index.html")).unwrap();
         match find(&root, url) {
             Found::File(path) => {
                 assert!(path.starts_with(root.canonicalize().unwrap()));
@@ -152,6 +159,7 @@ mod tests {
             "/%2e%2e/secret",
             "/docs/../../secret",
             "/leak",
+            "/trap/",
             "/.env",
             "/windlass.toml",
             "/%00",
