@@ -14,7 +14,7 @@ use windlass::cli::deploy::{Order, follow, submit};
 use windlass::cli::screen::{Mode, Screen};
 use windlass::cli::{Ending, Identity, Output, doctor, exit, show};
 use windlass::config::{BadSettings, Level, Settings, explain};
-use windlass::serve::{Extras, Service, start, start_handler};
+use windlass::serve::{Extras, start, start_handler};
 use windlass::telemetry::{self, Format};
 
 /// Where a service listens unless told otherwise.
@@ -267,12 +267,8 @@ async fn up(
         }
         stop.await;
     }
-    finish(service).await;
-    code
-}
-
-async fn finish(service: Service) {
     service.stop().await;
+    code
 }
 
 async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
@@ -289,7 +285,7 @@ async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
         )?;
     }
     told_to_stop().await;
-    finish(service).await;
+    service.stop().await;
     Ok(exit::OK)
 }
 
@@ -298,7 +294,7 @@ async fn handler(settings: &Settings) -> anyhow::Result<u8> {
     telemetry::start(settings.log_level, Format::JsonForHost);
     let service = start_handler(settings).await.context("the custom handler cannot start")?;
     told_to_stop().await;
-    finish(service).await;
+    service.stop().await;
     Ok(exit::FAILED)
 }
 

@@ -23,10 +23,10 @@ use crate::workflow::chain::Chain;
 const WORKERS: usize = 2;
 /// How long invocations and requests may end by themselves when the service stops.
 const GRACE: Duration = Duration::from_secs(5);
-/// `functionTimeout` of host.json.
-const FUNCTION_TIMEOUT: Duration = Duration::from_secs(300);
-/// `maxConcurrentCalls` of host.json.
-const CONCURRENT_CALLS: usize = 32;
+/// `functionTimeout` of host.json; a house test compares them.
+pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// `maxConcurrentCalls` of host.json; a house test compares them.
+pub const CONCURRENT_CALLS: usize = 32;
 
 /// What else a service offers, for benchmarks.
 #[derive(Default)]

@@ -33,7 +33,7 @@ pub enum Calls {
     Http(Pool, SocketAddr),
 }
 
-/// How the host behaves; from `host.json` and the queue settings.
+/// How the host behaves: the values of `host.json`, and the queue settings.
 #[derive(Debug, Clone, Copy)]
 pub struct HostSettings {
     /// Invocations of one function at the same time.
