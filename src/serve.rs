@@ -137,6 +137,9 @@ async fn run(
     // What a crash interrupted goes on at once, not at the next tick.
     let repair = windlass.clone();
     drop(crate::ambient::spawn(async move {
+        if let Err(error) = repair.engine.wake_all(repair.queue.as_ref()).await {
+            tracing::warn!(error = %error, "open runs could not be woken; their alarms wake them later");
+        }
         if let Err(error) = repair.sweep().await {
             tracing::warn!(error = %error, "the first sweep failed; the timer sweeps again");
         }

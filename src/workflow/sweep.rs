@@ -23,6 +23,22 @@ pub enum SweepError {
 }
 
 impl Engine {
+    /// Sends a hint for every open run at once. After a start: what a run waited for may have died with the process,
+    /// and its alarm may be far away. A run that waits for a retry still waits.
+    ///
+    /// # Errors
+    /// [`SweepError`]; hints sent so far stay sent.
+    pub async fn wake_all(&self, queue: &dyn Queue) -> Result<(), SweepError> {
+        let now = self.clock.now();
+        for (run, state) in self.journal.open_runs(now).await? {
+            let chain = self.chains.get(&state.chain, state.chain_version);
+            if let Some((hint, _)) = chain.and_then(|chain| next_hint(run, &state, chain, now)) {
+                queue.send(&hint, now).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sends the hint of every open run that nobody holds and that is late, and gives their number. An expired
     /// lease counts as nobody; a passed deadline makes a waiting run due.
     ///
