@@ -105,6 +105,15 @@ pub const CODES: &[Code] = &[
             "Let the build write to the folder named by `output` in windlass.toml.",
         ),
     ),
+    code(
+        "BUILD_OUTPUT_TOO_LARGE",
+        0,
+        User,
+        (
+            "The build left more than one release may have",
+            "Name a smaller folder as `output` in windlass.toml, or let the build remove what the app does not need.",
+        ),
+    ),
     code("CANCELLED", 0, User, ("It was cancelled", "Retry it when you want it after all.")),
     code(
         "CONTENT_DAMAGED",
@@ -220,7 +229,10 @@ pub const CODES: &[Code] = &[
         "VALIDATION_DOCKERFILE",
         0,
         User,
-        ("A Dockerfile cannot be built here", "Add a windlass.toml with kind and start."),
+        (
+            "A Dockerfile cannot be built here",
+            "Install podman or docker, or add a windlass.toml with another kind and a start command.",
+        ),
     ),
     code(
         "VALIDATION_FAILED",

@@ -25,6 +25,8 @@ pub struct BuildJob {
     pub command: Option<String>,
     /// What to pack, relative to the source; `.` for everything.
     pub output: String,
+    /// Whether the source's Dockerfile makes an image, which is then what is packed.
+    pub image: bool,
     /// Variables for the build, on top of a clean environment.
     pub variables: BTreeMap<String, String>,
     /// When it is killed.
@@ -96,6 +98,12 @@ pub enum BuilderError {
 /// Builds in isolation. Every call may be repeated.
 #[async_trait]
 pub trait Builder: Send + Sync {
+    /// Whether images can be built of a Dockerfile.
+    ///
+    /// # Errors
+    /// What is missing for it, and what to do.
+    async fn builds_images(&self) -> Result<(), String>;
+
     /// Makes an empty workspace for the run, or empties the one that a crash left.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Finds out how a source is built and started, from its file names and a few of its files.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::project_file::ProjectFile;
@@ -69,6 +71,35 @@ pub struct Plan {
     /// CPU and memory that the project asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<super::size::Size>,
+    /// Where a container listens, when the image does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Variables of the running app that the project sets itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+    /// Variables of the build.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub build_variables: BTreeMap<String, String>,
+}
+
+impl Plan {
+    /// A project of this kind that nothing more is known of.
+    #[must_use]
+    pub fn new(kind: Kind, start: Option<String>) -> Self {
+        Self {
+            kind,
+            build: None,
+            start,
+            output: ".".to_owned(),
+            probe: Probe::default(),
+            replicas: None,
+            domains: Vec::new(),
+            size: None,
+            port: None,
+            variables: BTreeMap::new(),
+            build_variables: BTreeMap::new(),
+        }
+    }
 }
 
 /// Why no plan can be made.
@@ -162,16 +193,7 @@ fn kind(facts: &Facts<'_>) -> Option<Kind> {
 }
 
 fn plain(kind: Kind, build: Option<&str>, start: Option<&str>) -> Plan {
-    Plan {
-        kind,
-        build: build.map(str::to_owned),
-        start: start.map(str::to_owned),
-        output: ".".to_owned(),
-        probe: Probe::default(),
-        replicas: None,
-        domains: Vec::new(),
-        size: None,
-    }
+    Plan { build: build.map(str::to_owned), ..Plan::new(kind, start.map(str::to_owned)) }
 }
 
 fn site(facts: &Facts<'_>) -> Plan {
@@ -256,6 +278,17 @@ fn amend(plan: &mut Plan, file: ProjectFile) -> Result<(), DetectError> {
         }
         plan.output = output;
     }
+    if file.port.is_some() && plan.kind != Kind::Docker {
+        return Err(bad(
+            "port is for projects with a Dockerfile; this app gets a free one in PORT, so that a new release can start beside the old one".to_owned(),
+        ));
+    }
+    plan.port = file.port;
+    for (name, value) in file.variables.iter().chain(&file.build_variables) {
+        super::wish::variable(name, value).map_err(|problem| bad(format!("variable `{name}` {problem}")))?;
+    }
+    plan.variables = file.variables;
+    plan.build_variables = file.build_variables;
     if let Some(replicas) = file.replicas {
         if !(1..=20).contains(&replicas) {
             return Err(bad(format!("replicas is {replicas}; between 1 and 20 are possible")));
@@ -375,6 +408,8 @@ mod tests {
             (&[("index.html", ""), ("windlass.toml", "replicas = 0")], "between 1 and 20"),
             (&[("index.html", ""), ("windlass.toml", "[health]\npath = \"up\"")], "begin with /"),
             (&[("Procfile", "worker: x")], "web: <command>"),
+            (&[("app.py", ""), ("windlass.toml", "port = 80")], "gets a free one in PORT"),
+            (&[("app.py", ""), ("windlass.toml", "[variables]\n\"A B\" = \"\"")], "variable `A B`"),
         ] {
             let said = check(files).unwrap_err().to_string();
             assert!(said.contains(says), "{said}");

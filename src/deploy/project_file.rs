@@ -1,5 +1,7 @@
 //! `windlass.toml`: what a project says about itself. Everything in it is optional.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::detect::Kind;
@@ -23,6 +25,12 @@ pub struct ProjectFile {
     pub output: Option<String>,
     /// Default environment of `windlass up` and `windlass deploy`.
     pub environment: Option<String>,
+    /// Where a container listens; other apps are told in `PORT`.
+    pub port: Option<u16>,
+    /// Variables of the running app that are no secrets; those of a request win.
+    pub variables: BTreeMap<String, String>,
+    /// Variables of the build.
+    pub build_variables: BTreeMap<String, String>,
     /// Replicas that run here.
     pub replicas: Option<u32>,
     /// Extra host names.

@@ -254,26 +254,28 @@ impl Form<'_> {
         }
         for (name, value) in given {
             let pointer = format!("/envVariables/{}", name.replace('~', "~0").replace('/', "~1"));
-            let well_named = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            if !well_named {
-                self.refuse(
-                    pointer,
-                    "a variable's name has letters, digits and _ and does not begin with a digit",
-                );
-            } else if let Some(value) =
-                value.as_str().filter(|value| value.len() <= MOST_VARIABLE_BYTES && !value.contains('\0'))
-            {
-                variables.insert(name.clone(), seal(value));
-            } else {
-                self.refuse(
-                    pointer,
-                    format!("has to be text of at most {MOST_VARIABLE_BYTES} bytes without NUL"),
-                );
+            match value.as_str().map_or(Err(NO_VALUE), |value| variable(name, value).map(|()| value)) {
+                Ok(value) => drop(variables.insert(name.clone(), seal(value))),
+                Err(problem) => self.refuse(pointer, problem),
             }
         }
         variables
     }
+}
+
+const NO_VALUE: &str = "has to be text of at most 32768 bytes without NUL";
+
+/// Checks an environment variable.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn variable(name: &str, value: &str) -> Result<(), &'static str> {
+    let well_named = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if !well_named {
+        return Err("has to be named with letters, digits and _, and not begin with a digit");
+    }
+    if value.len() > MOST_VARIABLE_BYTES || value.contains('\0') { Err(NO_VALUE) } else { Ok(()) }
 }
 
 fn title(text: &str) -> Result<String, String> {

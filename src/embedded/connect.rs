@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::backlog::SqliteBacklog;
 use super::builder::{BuilderParts, ProcessBuilder};
+use super::containers::Containers;
 use super::db::Db;
 use super::deployments::SqliteDeployments;
 use super::files::FileBlobs;
@@ -23,7 +24,9 @@ use super::upstream::Pool;
 use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
 use crate::config::Settings;
 use crate::deploy::ids::Digest;
+use crate::deploy::log::Logs;
 use crate::deploy::secrets::Secrets;
+use crate::deploy::size::Size;
 use crate::triggers::table::{FUNCTIONS, queue_of};
 use crate::windlass::{Check, Tools, Windlass};
 use crate::workflow::Engine;
@@ -88,29 +91,20 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
     let logs = Arc::new(FileLogs::open(&root.join("logs")).map_err(folder(&root))?);
     let secrets: Arc<dyn Secrets> =
         Arc::new(KeyFileSecrets::open(&root.join("secret.key")).map_err(folder(&root))?);
-    let background = tokio::runtime::Handle::current();
-    let pool = Pool::new(background.clone());
-    let builder = ProcessBuilder::new(BuilderParts {
-        root: root.join("workspaces"),
+    let pool = Pool::new(tokio::runtime::Handle::current());
+    let workshop = Workshop {
+        containers: Arc::new(Containers::new(machine.clone(), &root)),
+        root,
         blobs: blobs.clone(),
-        logs: Arc::clone(&logs) as Arc<_>,
         queue: Arc::clone(&queue),
         clock: Arc::clone(&clock),
         machine: machine.clone(),
-        size: settings.limits.build,
-        background: background.clone(),
-    });
-    let parts = RuntimeParts {
-        root: root.join("revisions"),
-        blobs: blobs.clone(),
-        secrets: Arc::clone(&secrets),
-        queue: Arc::clone(&queue),
-        clock: Arc::clone(&clock),
-        machine: machine.clone(),
-        pool: pool.clone(),
-        background,
     };
-    let runtime = Arc::new(LocalRuntime::new(parts).map_err(folder(&root))?);
+    let root = &workshop.root;
+    let builder =
+        workshop.builder(Arc::clone(&logs) as Arc<_>, settings.limits.build).map_err(folder(root))?;
+    let runtime = workshop.runtime(Arc::clone(&secrets), pool.clone()).map_err(folder(root))?;
+    let runtime = Arc::new(runtime);
     let tools = Arc::new(Tools {
         clock: Arc::clone(&clock),
         ids: Arc::clone(&ids),
@@ -118,7 +112,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         releases: Arc::new(SqliteReleases(db.clone())),
         blobs: Arc::new(blobs),
         logs,
-        builder: Arc::new(builder.map_err(folder(&root))?),
+        builder: Arc::new(builder),
         runtime: Arc::clone(&runtime) as Arc<_>,
         secrets,
         backlog: Arc::new(SqliteBacklog {
@@ -138,6 +132,46 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         machine,
         lock,
     })
+}
+
+/// What builds and running apps have in common.
+struct Workshop {
+    root: PathBuf,
+    blobs: FileBlobs,
+    queue: Arc<dyn Queue>,
+    clock: Arc<dyn Clock>,
+    machine: Machine,
+    containers: Arc<Containers>,
+}
+
+impl Workshop {
+    fn builder(&self, logs: Arc<dyn Logs>, size: Size) -> std::io::Result<ProcessBuilder> {
+        ProcessBuilder::new(BuilderParts {
+            root: self.root.join("workspaces"),
+            blobs: self.blobs.clone(),
+            logs,
+            queue: Arc::clone(&self.queue),
+            clock: Arc::clone(&self.clock),
+            machine: self.machine.clone(),
+            containers: Arc::clone(&self.containers),
+            size,
+            background: tokio::runtime::Handle::current(),
+        })
+    }
+
+    fn runtime(&self, secrets: Arc<dyn Secrets>, pool: Pool) -> std::io::Result<LocalRuntime> {
+        LocalRuntime::new(RuntimeParts {
+            root: self.root.join("revisions"),
+            blobs: self.blobs.clone(),
+            secrets,
+            queue: Arc::clone(&self.queue),
+            clock: Arc::clone(&self.clock),
+            machine: self.machine.clone(),
+            containers: Arc::clone(&self.containers),
+            pool,
+            background: tokio::runtime::Handle::current(),
+        })
+    }
 }
 
 fn queue_names() -> Vec<&'static str> {

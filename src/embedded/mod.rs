@@ -2,16 +2,20 @@
 
 mod app_log;
 pub mod backlog;
+mod build;
 pub mod builder;
 pub mod connect;
+mod containers;
 pub mod db;
 pub mod deployments;
 pub mod files;
+mod folders;
 pub mod host;
 pub mod journal;
 mod lines;
 pub mod logs;
 pub mod pack;
+mod program;
 pub mod proxy;
 pub mod queue;
 pub mod releases;

@@ -1,8 +1,9 @@
 //! Packs a folder into a bundle that is the same bytes for the same files: sorted, fixed times and owners, zstd.
 
-use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{Read, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use sha2::{Digest as _, Sha256};
 
@@ -11,6 +12,14 @@ use crate::deploy::ids::Digest;
 
 /// Fast, and within a tenth of the size of slower levels on source trees.
 const LEVEL: i32 = 1;
+/// Bytes of files that are compressed together, at least, and bytes of one part of a larger file.
+const SEGMENT: u64 = 4 << 20;
+/// Segments that wait to be written, for each worker.
+const WAITING: usize = 2;
+/// Bytes of all files of a bundle at most: what a source may have, and what a build may add.
+pub const MOST_BYTES: u64 = 8 << 30;
+/// Block of a tar archive.
+const BLOCK: usize = 512;
 /// Folders that no app needs at run time.
 const NEVER: [&str; 2] = [".git", ".hg"];
 /// What cargo leaves beside the programs it made.
@@ -25,6 +34,19 @@ pub enum PackError {
     /// It contains nothing.
     #[error("the folder `{0}` is empty after the build")]
     Empty(String),
+    /// It contains too much.
+    #[error(
+        "`{name}` has {bytes} bytes after the build, more than the {MOST_BYTES} that one release may have"
+    )]
+    TooLarge {
+        /// The folder.
+        name: String,
+        /// What it has.
+        bytes: u64,
+    },
+    /// Somebody asked to.
+    #[error("packing was stopped")]
+    Stopped,
     /// It cannot be read, or the bundle cannot be written.
     #[error("{path}: {source}")]
     Io {
@@ -39,32 +61,30 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> PackError {
     move |source| PackError::Io { path: path.display().to_string(), source }
 }
 
-struct Hashing<W> {
-    inner: W,
-    hasher: Sha256,
+/// A file, a part of a large one, or a link.
+struct Part {
+    path: PathBuf,
+    link: bool,
+    /// First byte; the archive's header comes before byte 0.
+    from: u64,
     bytes: u64,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        if let Some(written) = bytes.get(..count) {
-            self.hasher.update(written);
-        }
-        self.bytes += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
-    }
+    /// Of the whole file.
+    size: u64,
 }
 
 /// Packs `folder`, called `name` in messages, into the new file `bundle`, which is on disk when this returns.
 ///
+/// A bundle is a tar archive in zstd frames, one for each segment, so that every core reads and compresses its share;
+/// where a segment ends depends on the files alone. Asks `stop` before each segment.
+///
 /// # Errors
 /// [`PackError`]; `bundle` is then not complete.
-pub fn pack(folder: &Path, name: &str, bundle: &Path) -> Result<Packed, PackError> {
+pub fn pack(
+    folder: &Path,
+    name: &str,
+    bundle: &Path,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Packed, PackError> {
     // A build may have put a link here: what it leads to outside is none of its output.
     let below = folder.ancestors().nth(if name == "." { 1 } else { name.split('/').count() });
     let real = folder.canonicalize().ok().filter(|real| real.is_dir());
@@ -73,30 +93,98 @@ pub fn pack(folder: &Path, name: &str, bundle: &Path) -> Result<Packed, PackErro
         (Some(real), Some(root)) if real.starts_with(&root) => real.as_path(),
         _ => return Err(PackError::Missing(name.to_owned())),
     };
-    let mut paths = Vec::new();
-    collect(folder, Path::new(""), &mut paths)?;
-    if paths.is_empty() {
+    let mut parts = Vec::new();
+    collect(folder, Path::new(""), &mut parts)?;
+    if parts.is_empty() {
         return Err(PackError::Empty(name.to_owned()));
     }
-    let file = std::fs::File::create_new(bundle).map_err(io(bundle))?;
-    let out = Hashing { inner: std::io::BufWriter::new(file), hasher: Sha256::new(), bytes: 0 };
-    let mut encoder = zstd::Encoder::new(out, LEVEL).map_err(io(bundle))?;
-    encoder
-        .multithread(std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)))
-        .map_err(io(bundle))?;
-    let mut archive = tar::Builder::new(encoder);
-    for path in &paths {
-        append(&mut archive, folder, path).map_err(io(&folder.join(path)))?;
+    let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
+    if bytes > MOST_BYTES {
+        return Err(PackError::TooLarge { name: name.to_owned(), bytes });
     }
-    let mut out = archive.into_inner().and_then(zstd::Encoder::finish).map_err(io(bundle))?;
-    out.flush().map_err(io(bundle))?;
-    let file = out.inner.into_inner().map_err(|error| io(bundle)(error.into_error()))?;
+    let mut file = std::fs::File::create_new(bundle).map_err(io(bundle))?;
+    let mut packed = Packed {
+        digest: Digest::of(b""),
+        bytes: 0,
+        files: parts.iter().filter(|part| part.from == 0).count(),
+    };
+    let mut hasher = Sha256::new();
+    compress(folder, &segments(parts), stop, |frame| {
+        hasher.update(frame);
+        packed.bytes += frame.len() as u64;
+        file.write_all(frame).map_err(io(bundle))
+    })?;
     file.sync_all().map_err(io(bundle))?;
-    Ok(Packed { digest: Digest(out.hasher.finalize().into()), bytes: out.bytes, files: paths.len() })
+    packed.digest = Digest(hasher.finalize().into());
+    Ok(packed)
 }
 
-/// Every file and link below `folder`, sorted.
-fn collect(folder: &Path, below: &Path, paths: &mut Vec<PathBuf>) -> Result<(), PackError> {
+/// Hands each segment's frame to `take`, in order.
+fn compress(
+    folder: &Path,
+    segments: &[Vec<Part>],
+    stop: &(dyn Fn() -> bool + Sync),
+    mut take: impl FnMut(&[u8]) -> Result<(), PackError>,
+) -> Result<(), PackError> {
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        let frames: Vec<Receiver<Result<Vec<u8>, PackError>>> = (0..workers)
+            .map(|first| {
+                let (send, frames) = sync_channel(WAITING);
+                scope.spawn(move || {
+                    for (index, segment) in segments.iter().enumerate().skip(first).step_by(workers) {
+                        let last = index + 1 == segments.len();
+                        let frame =
+                            if stop() { Err(PackError::Stopped) } else { frame(folder, segment, last) };
+                        // Nobody listens any more when another segment failed.
+                        if send.send(frame).is_err() {
+                            break;
+                        }
+                    }
+                });
+                frames
+            })
+            .collect();
+        for worker in (0..workers).cycle().take(segments.len()) {
+            let frame = frames.get(worker).and_then(|frames| frames.recv().ok());
+            // A worker ends early only when this loop has.
+            take(&frame.unwrap_or(Err(PackError::Stopped))?)?;
+        }
+        Ok(())
+    })
+}
+
+/// Cuts the parts into lists of about [`SEGMENT`] bytes.
+fn segments(parts: Vec<Part>) -> Vec<Vec<Part>> {
+    let (mut segments, mut segment, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for part in parts {
+        bytes += part.bytes + BLOCK as u64;
+        segment.push(part);
+        if bytes >= SEGMENT {
+            segments.push(std::mem::take(&mut segment));
+            bytes = 0;
+        }
+    }
+    if !segment.is_empty() {
+        segments.push(segment);
+    }
+    segments
+}
+
+/// One segment, compressed; the `last` one closes the archive.
+fn frame(folder: &Path, segment: &[Part], last: bool) -> Result<Vec<u8>, PackError> {
+    let mut archive = Vec::new();
+    for part in segment {
+        append(&mut archive, folder, part).map_err(io(&folder.join(&part.path)))?;
+    }
+    if last {
+        archive.extend([0; 2 * BLOCK]);
+    }
+    zstd::bulk::compress(&archive, LEVEL).map_err(io(folder))
+}
+
+/// Every file and link below `folder`, sorted; large files in parts.
+fn collect(folder: &Path, below: &Path, parts: &mut Vec<Part>) -> Result<(), PackError> {
     let here = folder.join(below);
     let mut entries: Vec<_> =
         std::fs::read_dir(&here).and_then(Iterator::collect::<std::io::Result<_>>).map_err(io(&here))?;
@@ -109,38 +197,73 @@ fn collect(folder: &Path, below: &Path, paths: &mut Vec<PathBuf>) -> Result<(), 
             let cargo =
                 below.components().any(|part| part.as_os_str() == "target") && CARGO.contains(&&*text);
             if !NEVER.contains(&&*text) && !cargo {
-                collect(folder, &path, paths)?;
+                collect(folder, &path, parts)?;
             }
-        } else if kind.is_file() || kind.is_symlink() {
-            paths.push(path);
+        } else if kind.is_symlink() {
+            parts.push(Part { path, link: true, from: 0, bytes: 0, size: 0 });
+        } else if kind.is_file() {
+            let size = entry.metadata().map_err(io(&entry.path()))?.size();
+            let cuts = (0..size.div_ceil(SEGMENT).max(1)).map(|cut| cut * SEGMENT);
+            parts.extend(cuts.map(|from| {
+                let bytes = SEGMENT.min(size - from);
+                Part { path: path.clone(), link: false, from, bytes, size }
+            }));
         }
     }
     Ok(())
 }
 
-fn append<W: Write>(archive: &mut tar::Builder<W>, folder: &Path, path: &Path) -> std::io::Result<()> {
-    let full = folder.join(path);
-    let meta = std::fs::symlink_metadata(&full)?;
+fn append(archive: &mut Vec<u8>, folder: &Path, part: &Part) -> std::io::Result<()> {
+    let full = folder.join(&part.path);
     let mut header = tar::Header::new_gnu();
     header.set_mtime(0);
     header.set_uid(0);
     header.set_gid(0);
-    if meta.is_symlink() {
+    header.set_size(part.size);
+    if part.link {
         header.set_entry_type(tar::EntryType::Symlink);
-        header.set_size(0);
         header.set_mode(0o777);
-        return archive.append_link(&mut header, path, std::fs::read_link(&full)?);
+        let target = std::fs::read_link(&full)?;
+        return with_tar(archive, |tar| tar.append_link(&mut header, &part.path, target));
     }
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_mode(if meta.permissions().mode() & 0o111 == 0 { 0o644 } else { 0o755 });
-    header.set_size(meta.len());
-    archive.append_data(&mut header, path, std::fs::File::open(&full)?.take(meta.len()))
+    let mut file = std::fs::File::open(&full)?;
+    if part.from == 0 {
+        let executable = file.metadata()?.permissions().mode() & 0o111 != 0;
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_mode(if executable { 0o755 } else { 0o644 });
+        with_tar(archive, |tar| tar.append_data(&mut header, &part.path, std::io::empty()))?;
+    } else {
+        file.seek(SeekFrom::Start(part.from))?;
+    }
+    let wanted = usize::try_from(part.bytes).map_err(std::io::Error::other)?;
+    archive.reserve(wanted + 2 * BLOCK);
+    if file.take(part.bytes).read_to_end(archive)? != wanted {
+        return Err(std::io::Error::other("it changed while it was packed"));
+    }
+    if part.from + part.bytes == part.size {
+        // Every part of a file but the last is a whole number of blocks.
+        archive.resize(archive.len() + wanted.next_multiple_of(BLOCK) - wanted, 0);
+    }
+    Ok(())
 }
 
-/// Unpacks a bundle, verified, into `folder`, which appears complete or not at all.
+/// Appends to an archive that goes on afterwards: the library closes it when it is done, which is taken back.
+fn with_tar(
+    archive: &mut Vec<u8>,
+    append: impl FnOnce(&mut tar::Builder<&mut Vec<u8>>) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let mut tar = tar::Builder::new(&mut *archive);
+    append(&mut tar)?;
+    let end = tar.get_ref().len();
+    drop(tar);
+    archive.truncate(end);
+    Ok(())
+}
+
+/// Unpacks a bundle into `folder`, which appears complete or not at all.
 ///
 /// # Errors
-/// When the bundle is damaged, leaves the folder, or the disk refuses.
+/// When the bundle is damaged, too large, leaves the folder, or the disk refuses.
 pub fn unpack(bundle: impl Read, folder: &Path) -> std::io::Result<()> {
     if folder.exists() {
         return Ok(());
@@ -150,10 +273,14 @@ pub fn unpack(bundle: impl Read, folder: &Path) -> std::io::Result<()> {
         std::fs::remove_dir_all(&temporary)?;
     }
     std::fs::create_dir_all(&temporary)?;
-    let mut archive = tar::Archive::new(zstd::Decoder::new(bundle)?);
+    // With room for the archive's own blocks: a bundle of ours is never cut short.
+    let content = zstd::Decoder::new(bundle)?.take(2 * MOST_BYTES);
+    let mut archive = tar::Archive::new(content);
     archive.set_preserve_mtime(false);
     archive.set_preserve_permissions(true);
     archive.unpack(&temporary)?;
+    // Up to its end, so that whoever reads it with a checksum has seen all of it.
+    std::io::copy(&mut archive.into_inner(), &mut std::io::sink())?;
     std::fs::rename(&temporary, folder)
 }
 
@@ -178,7 +305,7 @@ mod tests {
             .map(|name| {
                 let folder = home.path().join(name);
                 tree(&folder);
-                pack(&folder, ".", &home.path().join(format!("{name}.bundle"))).unwrap()
+                pack(&folder, ".", &home.path().join(format!("{name}.bundle")), &|| false).unwrap()
             })
             .to_vec();
         assert_eq!(packed[0], packed[1]);
@@ -193,12 +320,39 @@ mod tests {
     }
 
     #[test]
+    fn a_large_file_comes_back_whole_from_many_segments() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("big");
+        std::fs::create_dir(&folder).unwrap();
+        let noise = |bytes: u64| (0..bytes).map(|i| u8::try_from(i * i % 251).unwrap()).collect::<Vec<_>>();
+        for (name, bytes) in [("exact", 2 * SEGMENT), ("odd", 2 * SEGMENT + 513), ("none", 0), ("z", 7)] {
+            std::fs::write(folder.join(name), noise(bytes)).unwrap();
+        }
+        let bundle = home.path().join("bundle");
+        let packed = pack(&folder, ".", &bundle, &|| false).unwrap();
+        assert_eq!(packed.files, 4);
+        unpack(std::fs::File::open(&bundle).unwrap(), &home.path().join("back")).unwrap();
+        for name in ["exact", "odd", "none", "z"] {
+            let path = |folder: &str| std::fs::read(home.path().join(folder).join(name)).unwrap();
+            assert_eq!(path("big"), path("back"), "{name}");
+        }
+        let stopped = pack(&folder, ".", &home.path().join("other"), &|| true);
+        assert!(matches!(stopped, Err(PackError::Stopped)), "{stopped:?}");
+    }
+
+    #[test]
     fn a_build_that_leaves_nothing_is_told_so() {
         let home = tempfile::tempdir().unwrap();
         let bundle = home.path().join("bundle");
-        assert!(matches!(pack(&home.path().join("public"), "public", &bundle), Err(PackError::Missing(_))));
+        assert!(matches!(
+            pack(&home.path().join("public"), "public", &bundle, &|| false),
+            Err(PackError::Missing(_))
+        ));
         std::fs::create_dir(home.path().join("empty")).unwrap();
-        assert!(matches!(pack(&home.path().join("empty"), "empty", &bundle), Err(PackError::Empty(_))));
+        assert!(matches!(
+            pack(&home.path().join("empty"), "empty", &bundle, &|| false),
+            Err(PackError::Empty(_))
+        ));
     }
 
     #[test]
@@ -208,7 +362,7 @@ mod tests {
         tree(&secret);
         std::fs::create_dir(&source).unwrap();
         std::os::unix::fs::symlink(&secret, source.join("public")).unwrap();
-        let packed = pack(&source.join("public"), "public", &home.path().join("bundle"));
+        let packed = pack(&source.join("public"), "public", &home.path().join("bundle"), &|| false);
         assert!(matches!(packed, Err(PackError::Missing(_))), "{packed:?}");
     }
 

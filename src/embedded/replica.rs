@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::app_log::AppLog;
 use super::lines::each_line;
-use super::sandbox::{Cage, Machine, readable, signal_group};
+use super::program::Program;
+use super::sandbox::signal_group;
 use super::upstream::{Pool, empty};
 use crate::ambient::Clock;
 use crate::deploy::detect::Probe;
-use crate::workflow::journal::RunId;
 
 /// How long a process may take to end after SIGTERM.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -50,13 +49,9 @@ pub(super) enum State {
 
 /// What a replica needs.
 pub(super) struct Spec {
-    pub(super) run: RunId,
-    pub(super) dir: PathBuf,
-    pub(super) home: PathBuf,
-    pub(super) command: String,
+    pub(super) program: Program,
     pub(super) env: BTreeMap<String, String>,
     pub(super) probe: Probe,
-    pub(super) machine: Machine,
     pub(super) log: Arc<AppLog>,
     pub(super) pool: Pool,
     pub(super) clock: Arc<dyn Clock>,
@@ -81,10 +76,11 @@ pub(super) async fn supervise(spec: Spec) {
     loop {
         let begun = spec.clock.now();
         spec.state.send_replace(State::Starting);
-        let end = match spawn(&spec) {
+        let end = match spawn(&spec).await {
             Ok((child, address)) => live(&spec, child, address).await,
             Err(error) => End::Exited(Err(error)),
         };
+        spec.program.clear().await;
         let was_ready = matches!(*spec.state.borrow(), State::Ready(_));
         let reason = match end {
             End::Stopped => {
@@ -104,7 +100,7 @@ pub(super) async fn supervise(spec: Spec) {
         let steady = was_ready && crate::ambient::between(begun, spec.clock.now()) >= STEADY;
         crashes = if steady { 1 } else { crashes + 1 };
         spec.restarts.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(dir = %spec.dir.display(), crashes, "a replica is restarted: {reason}");
+        tracing::warn!(program = %spec.program, crashes, "a replica is restarted: {reason}");
         spec.state.send_replace(if crashes >= LOOP { State::Looping(reason) } else { State::Down(reason) });
         let wait = BACKOFF.saturating_mul(1 << (crashes - 1).min(10)).min(MOST_BACKOFF);
         tokio::select! {
@@ -114,28 +110,10 @@ pub(super) async fn supervise(spec: Spec) {
     }
 }
 
-fn spawn(spec: &Spec) -> std::io::Result<(Child, SocketAddr)> {
+async fn spawn(spec: &Spec) -> std::io::Result<(Child, SocketAddr)> {
     // The system gives each caller another port; nobody else takes it in the moment between.
     let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-    let machine = &spec.machine;
-    let mut read = readable(&machine.path, machine.home.as_deref(), &spec.dir);
-    read.push(machine.program.clone());
-    let cage = Cage {
-        read,
-        write: vec![spec.dir.clone(), spec.home.clone()],
-        dir: spec.dir.clone(),
-        memory_bytes: None,
-        command: format!("exec {}", spec.command),
-    };
-    // A command line with several commands cannot be replaced by the last one.
-    let compound = spec.command.contains([';', '&', '|', '\n', '(', '=']);
-    let cage = if compound { Cage { command: spec.command.clone(), ..cage } } else { cage };
-    let mut env = spec.env.clone();
-    env.insert("PORT".to_owned(), port.to_string());
-    env.insert("HOST".to_owned(), "127.0.0.1".to_owned());
-    env.insert("HOME".to_owned(), spec.home.to_string_lossy().into_owned());
-    env.insert("TMPDIR".to_owned(), spec.home.to_string_lossy().into_owned());
-    let mut child = machine.command(spec.run, &cage, &env)?.spawn()?;
+    let mut child = spec.program.start(port, &spec.env).await?;
     let (send, said) = tokio::sync::mpsc::channel(LINES_WAITING);
     if let Some(pipe) = child.stdout.take() {
         spec.background.spawn(each_line(pipe, "stdout", send.clone()));

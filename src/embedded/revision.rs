@@ -11,10 +11,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::app_log::AppLog;
+use super::containers::Container;
+use super::folders::removed;
+use super::program::{Process, Program};
 use super::replica::{Spec, State, supervise};
 use super::routes::{Backend, Target};
 use super::runtime::{RuntimeParts, materialise};
 use super::sandbox::kill_all_of;
+use crate::deploy::detect::Kind;
 use crate::deploy::release::Release;
 use crate::deploy::runtime::{Health, RevisionView};
 use crate::workflow::queue::Hint;
@@ -88,15 +92,15 @@ impl Revision {
             self.announce(wake);
             return;
         }
-        let Some(command) = parts.release.plan.start.clone() else {
+        if parts.release.plan.start.is_none() && parts.release.plan.kind != Kind::Docker {
             self.health.send_replace(Health::Healthy);
             self.announce(wake);
             parts.stop.cancelled().await;
             return;
-        };
+        }
         let (changed, mut changes) = watch::channel(());
         let tasks: Vec<JoinHandle<()>> =
-            (0..self.wanted()).map(|_| self.replica(&command, wake.is_some(), &changed)).collect();
+            (0..self.wanted()).map(|number| self.replica(number, wake.is_some(), &changed)).collect();
         let mut wake = wake;
         loop {
             self.collect();
@@ -121,7 +125,7 @@ impl Revision {
         replicas.min.max(1)
     }
 
-    fn replica(&self, command: &str, first: bool, changed: &watch::Sender<()>) -> JoinHandle<()> {
+    fn replica(&self, number: u32, first: bool, changed: &watch::Sender<()>) -> JoinHandle<()> {
         let parts = &self.parts;
         let (state, mut watched) = watch::channel(State::Starting);
         let (pid, pids) = watch::channel(None);
@@ -130,13 +134,9 @@ impl Revision {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner).push(replica);
         let runtime = &parts.runtime;
         let spec = Spec {
-            run: parts.release.run,
-            dir: parts.app.clone(),
-            home: parts.folder.join("home"),
-            command: command.to_owned(),
+            program: self.program(number),
             env: parts.variables.clone(),
             probe: parts.release.plan.probe.clone(),
-            machine: runtime.machine.clone(),
             log: Arc::clone(&self.log),
             pool: runtime.pool.clone(),
             clock: Arc::clone(&runtime.clock),
@@ -154,6 +154,29 @@ impl Revision {
             }
         });
         runtime.background.spawn(supervise(spec))
+    }
+
+    fn program(&self, replica: u32) -> Program {
+        let parts = &self.parts;
+        let plan = &parts.release.plan;
+        if plan.kind == Kind::Docker {
+            let container = Container {
+                run: parts.release.run,
+                replica,
+                bundle: parts.app.clone(),
+                command: plan.start.clone(),
+                port: plan.port,
+                size: parts.release.size,
+            };
+            return Program::Container(Arc::clone(&parts.runtime.containers), container);
+        }
+        Program::Process(Process {
+            run: parts.release.run,
+            dir: parts.app.clone(),
+            home: parts.folder.join("home"),
+            command: plan.start.clone().unwrap_or_default(),
+            machine: parts.runtime.machine.clone(),
+        })
     }
 
     /// Draws the revision's health and its ready replicas from its replicas' states.
@@ -244,15 +267,25 @@ impl Revision {
                 if let Err(error) = task.await {
                     tracing::error!(error = %error, "a revision's task panicked");
                 }
-                kill_all_of(revision.parts.release.run);
-                let folder = &revision.parts.folder;
-                if let Err(error) = super::builder::remove_tree(folder) && error.kind() != std::io::ErrorKind::NotFound {
-                    tracing::warn!(path = %folder.display(), error = %error, "a stopped revision could not be removed");
-                }
+                revision.clear().await;
                 revision.gone.cancel();
             });
         }
         self.gone.cancelled().await;
+    }
+
+    /// Nothing of it may be left.
+    async fn clear(&self) {
+        let run = self.parts.release.run;
+        if let Err(error) = tokio::task::spawn_blocking(move || kill_all_of(run)).await {
+            tracing::warn!(error = %error, "what a revision left running could not be looked for");
+        }
+        if self.parts.release.plan.kind == Kind::Docker {
+            self.parts.runtime.containers.release(run).await;
+        }
+        if let Err(error) = removed(self.parts.folder.clone()).await {
+            tracing::warn!(error, "a stopped revision could not be removed");
+        }
     }
 
     pub(super) fn view(&self, live: bool) -> RevisionView {

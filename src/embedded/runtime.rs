@@ -11,14 +11,15 @@ use async_trait::async_trait;
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
+use super::containers::Containers;
 use super::files::FileBlobs;
+use super::folders::removed;
 use super::pack::unpack;
 use super::revision::{Parts, Revision};
 use super::routes::{Backend, Routes, Target};
 use super::sandbox::Machine;
 use super::upstream::Pool;
 use crate::ambient::{Clock, after, between};
-use crate::deploy::blobs::{BlobError, Blobs as _};
 use crate::deploy::detect::Kind;
 use crate::deploy::release::Release;
 use crate::deploy::runtime::{Addresses, Health, RevisionView, Runtime, RuntimeError};
@@ -33,8 +34,6 @@ const DRAIN: Duration = Duration::from_secs(10);
 const IN_BETWEEN: Duration = Duration::from_millis(250);
 /// How often a draining revision is looked at.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
-/// Largest bundle: what a source may have, and what a build may add.
-const MOST_BUNDLE_BYTES: u64 = 8 << 30;
 
 /// What the runtime works with.
 pub struct RuntimeParts {
@@ -50,6 +49,8 @@ pub struct RuntimeParts {
     pub clock: Arc<dyn Clock>,
     /// Starts commands.
     pub machine: Machine,
+    /// Runs images.
+    pub(super) containers: Arc<Containers>,
     /// Loopback connections.
     pub pool: Pool,
     /// Where background work runs.
@@ -115,10 +116,11 @@ impl LocalRuntime {
         for entry in std::fs::read_dir(&self.parts.root).into_iter().flatten().flatten() {
             let keep =
                 live.iter().any(|release| entry.file_name().to_str() == Some(&release.run.to_string()));
-            if !keep && let Err(error) = super::builder::remove_tree(&entry.path()) {
-                tracing::warn!(path = %entry.path().display(), error = %error, "an old revision could not be removed");
+            if !keep && let Err(error) = removed(entry.path()).await {
+                tracing::warn!(error, "an old revision could not be removed");
             }
         }
+        self.parts.containers.sweep(&live.iter().map(|release| release.run).collect::<Vec<_>>()).await;
         let mut result = Ok(());
         for release in live {
             match self.start(release, None).await {
@@ -143,10 +145,9 @@ impl LocalRuntime {
     }
 
     fn environment(&self, release: &Release) -> Result<BTreeMap<String, String>, RuntimeError> {
-        let mut variables = BTreeMap::from([
-            ("ENVIRONMENT".to_owned(), release.environment.to_string()),
-            ("WINDLASS_RELEASE".to_owned(), release.number.to_string()),
-        ]);
+        let mut variables = release.plan.variables.clone();
+        variables.insert("ENVIRONMENT".to_owned(), release.environment.to_string());
+        variables.insert("WINDLASS_RELEASE".to_owned(), release.number.to_string());
         for (name, sealed) in &release.env {
             let value = self.parts.secrets.open(sealed).map_err(|error| RuntimeError::Rejected {
                 code: "SECRET_UNREADABLE",
@@ -233,13 +234,7 @@ impl Runtime for LocalRuntime {
             found.stop().await;
             self.revisions().remove(&revision);
         }
-        let folder = self.parts.root.join(revision.to_string());
-        match super::builder::remove_tree(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(RuntimeError::Unavailable(format!("{}: {error}", folder.display())))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        removed(self.parts.root.join(revision.to_string())).await.map_err(RuntimeError::Unavailable)
     }
 
     async fn withdraw(&self, app: &str) {
@@ -282,16 +277,13 @@ impl Runtime for LocalRuntime {
 
 /// Unpacks the release's bundle into `app`, unless it is there already.
 pub(super) async fn materialise(parts: &RuntimeParts, release: &Release, app: PathBuf) -> Result<(), String> {
-    if app.exists() {
-        return Ok(());
-    }
-    let bundle = parts
-        .blobs
-        .read(&release.org, release.artifact, MOST_BUNDLE_BYTES)
-        .await
-        .map_err(|error: BlobError| error.to_string())?;
+    let (blobs, org, artifact) = (parts.blobs.clone(), release.org.clone(), release.artifact);
     let unpacked = tokio::task::spawn_blocking(move || {
-        unpack(bundle.as_slice(), &app).map_err(|error| format!("{}: {error}", app.display()))
+        if app.exists() {
+            return Ok(());
+        }
+        let bundle = blobs.open_verified(&org, artifact).map_err(|error| error.to_string())?;
+        unpack(bundle, &app).map_err(|error| format!("{}: {error}", app.display()))
     });
     unpacked.await.unwrap_or_else(|error| Err(error.to_string()))
 }

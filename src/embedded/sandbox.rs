@@ -3,18 +3,19 @@
 //! The child is this binary (`windlass __exec`), which ties itself down and then becomes the command; so no unsafe code
 //! runs between fork and exec. What the sandbox does not do: hide the network or other processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use landlock::{
-    ABI, Access as _, AccessFs, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus,
+    ABI, Access as _, AccessFs, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
     path_beneath_rules,
 };
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, kill_process_group, set_parent_process_death_signal, setrlimit,
 };
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
 use crate::workflow::journal::RunId;
@@ -59,6 +60,9 @@ pub struct Cage {
     /// Data segment of each process, bytes.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
+    /// Cores that it may run on.
+    #[serde(default)]
+    pub cores: Option<usize>,
     /// The command line, for `sh -c`.
     pub command: String,
 }
@@ -118,8 +122,8 @@ impl Machine {
     ) -> std::io::Result<tokio::process::Command> {
         let mut command = tokio::process::Command::new(&self.program);
         command.arg("__exec").arg(serde_json::to_string(cage)?);
-        command.env_clear().env("PATH", &self.path).env("LANG", "C.UTF-8").env(OWNER, &self.owner);
-        command.env(RUN, run.to_string());
+        command.env_clear().env("PATH", &self.path).env("LANG", "C.UTF-8");
+        self.mark(&mut command, run);
         if let Some(rustup) =
             self.home.as_ref().map(|home| home.join(".rustup")).filter(|rustup| rustup.exists())
         {
@@ -129,6 +133,11 @@ impl Machine {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
         Ok(command)
+    }
+
+    /// Marks a command as ours, so that it is found again whatever happens to us.
+    pub(super) fn mark(&self, command: &mut tokio::process::Command, run: RunId) {
+        command.env(OWNER, &self.owner).env(RUN, run.to_string());
     }
 
     /// Kills every process that an earlier service on this data folder left. Gives their number.
@@ -143,20 +152,39 @@ pub fn kill_all_of(run: RunId) -> usize {
     kill_marked(&format!("{RUN}={run}"))
 }
 
-/// Kills every process with this entry in its environment.
+/// Kills every process with this entry in its environment, and all that descend from one.
 fn kill_marked(mark: &str) -> usize {
-    let mut killed = 0;
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    for pid in pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-        let ours = std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+    let pids: Vec<i32> = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let marked = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
             environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
-        });
-        if let Some(pid) = Pid::from_raw(pid).filter(|_| ours) {
-            // It may have ended by itself meanwhile.
-            killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
+        })
+    };
+    let mut ours: HashSet<i32> = pids.iter().copied().filter(marked).collect();
+    if ours.is_empty() {
+        return 0;
+    }
+    let parents: Vec<(i32, i32)> = pids.iter().filter_map(|pid| Some((*pid, parent(*pid)?))).collect();
+    loop {
+        let found = ours.len();
+        let children = parents.iter().filter(|(_, parent)| ours.contains(parent)).map(|(pid, _)| *pid);
+        ours.extend(children.collect::<Vec<_>>());
+        if ours.len() == found {
+            break;
         }
     }
-    killed
+    // One may have ended by itself meanwhile.
+    let killed = |pid: &i32| {
+        Pid::from_raw(*pid).is_some_and(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())
+    };
+    ours.iter().filter(|pid| killed(pid)).count()
+}
+
+/// The parent as the kernel tells it (proc(5), `stat`): the name before it may contain anything but ends with `)`.
+fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Signals a whole process group; one that is gone is no error.
@@ -185,9 +213,14 @@ pub fn become_command(cage: &str) -> anyhow::Result<std::convert::Infallible> {
     if let Some(bytes) = cage.memory_bytes {
         setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
     }
+    if let Some(cores) = cage.cores {
+        keep_to(cores)?;
+    }
     let read = AccessFs::from_read(RULES);
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(RULES))?
+        // No signals to, and no abstract sockets of, anybody outside (Linux 6.12).
+        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
         .create()?
         .add_rules(path_beneath_rules(&cage.read, read))?
         .add_rules(path_beneath_rules(&cage.write, AccessFs::from_all(RULES)))?
@@ -209,4 +242,19 @@ pub fn become_command(cage: &str) -> anyhow::Result<std::convert::Infallible> {
     }
     let error = command.arg("-c").arg(&cage.command).current_dir(&cage.dir).exec();
     Err(error.into())
+}
+
+/// Keeps this process and its children to `cores` of the cores that it has; which ones depends on its id, so that
+/// several commands spread.
+fn keep_to(cores: usize) -> std::io::Result<()> {
+    let all = sched_getaffinity(None)?;
+    let have: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).collect();
+    let mut kept = CpuSet::new();
+    let first = usize::try_from(std::process::id()).unwrap_or_default();
+    for nth in 0..cores.min(have.len()) {
+        if let Some(cpu) = have.get((first + nth) % have.len()) {
+            kept.set(*cpu);
+        }
+    }
+    Ok(sched_setaffinity(None, &kept)?)
 }

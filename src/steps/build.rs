@@ -1,6 +1,5 @@
 //! Builds and packs the artifact, or reuses the one that was made of the same inputs.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +10,14 @@ use super::{Validated, names};
 use crate::ambient::after;
 use crate::deploy::builder::{BuildJob, BuildStatus, Packed, Started};
 use crate::deploy::deployment::Deployment;
+use crate::deploy::detect::Kind;
 use crate::deploy::release::Artifact;
 use crate::windlass::Tools;
 use crate::workflow::chain::{Context, Next, Step, StepError};
 use crate::workflow::queue::Hint;
 
 /// Raised when the same inputs would give another artifact.
-pub const BUILDER_VERSION: &str = "process-1";
+pub const BUILDER_VERSION: &str = "process-2";
 /// A build wakes its run when it ends; this is for a wake that got lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -70,7 +70,8 @@ impl Step for Build {
 }
 
 fn job(cx: &Context<'_>, deployment: &Deployment, validated: &Validated) -> BuildJob {
-    let variables = BTreeMap::from([
+    let mut variables = validated.plan.build_variables.clone();
+    variables.extend([
         ("WINDLASS_DEPLOYMENT_ID".to_owned(), deployment.id.to_string()),
         ("WINDLASS_PROJECT_ID".to_owned(), deployment.wish.project.to_string()),
         ("WINDLASS_ENVIRONMENT".to_owned(), deployment.wish.environment.to_string()),
@@ -81,6 +82,7 @@ fn job(cx: &Context<'_>, deployment: &Deployment, validated: &Validated) -> Buil
         org: deployment.wish.org.clone(),
         command: validated.plan.build.clone(),
         output: validated.plan.output.clone(),
+        image: validated.plan.kind == Kind::Docker,
         variables,
         deadline: cx.deadline,
         wake: Hint::wake(cx.run, "step-build"),

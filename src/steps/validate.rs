@@ -118,43 +118,46 @@ async fn refuse_taken(tools: &Tools, app: &str, hosts: &[String]) -> Result<(), 
     }
 }
 
-async fn plan(tools: &Tools, deployment: &Deployment, manifest: &Manifest) -> Result<Plan, StepError> {
-    let wish = &deployment.wish;
+/// What detection says of the source.
+async fn detected(
+    tools: &Tools,
+    org: &Name,
+    manifest: &Manifest,
+) -> Result<Result<Plan, DetectError>, StepError> {
     let mut texts = BTreeMap::new();
     for name in ["package.json", "Procfile", "Cargo.toml", crate::deploy::project_file::NAME] {
         if let Some(file) = manifest.get(name) {
-            let bytes = tools.blobs.read(&wish.org, file.sha256, MOST_FACT_BYTES).await?;
+            let bytes = tools.blobs.read(org, file.sha256, MOST_FACT_BYTES).await?;
             texts.insert(name, String::from_utf8_lossy(&bytes).into_owned());
         }
     }
-    let facts = Facts {
+    Ok(detect(&Facts {
         has: &|name| manifest.get(name).is_some(),
         package_json: texts.remove("package.json"),
         procfile: texts.remove("Procfile"),
         cargo_toml: texts.remove("Cargo.toml"),
         project_file: texts.remove(crate::deploy::project_file::NAME),
-    };
-    let detected = detect(&facts);
+    }))
+}
+
+async fn plan(tools: &Tools, deployment: &Deployment, manifest: &Manifest) -> Result<Plan, StepError> {
+    let wish = &deployment.wish;
+    let detected = detected(tools, &wish.org, manifest).await?;
     let mut plan = match (detected, &wish.start) {
         (Ok(plan), _) => plan,
         // A start command in the request is all that an unknown project lacks.
-        (Err(DetectError::Unknown | DetectError::NoStart { .. }), Some(start)) => Plan {
-            kind: Kind::Procfile,
-            build: None,
-            start: Some(start.clone()),
-            output: ".".to_owned(),
-            probe: crate::deploy::detect::Probe::default(),
-            replicas: None,
-            domains: Vec::new(),
-            size: None,
-        },
+        (Err(DetectError::Unknown | DetectError::NoStart { .. }), Some(start)) => {
+            Plan::new(Kind::Procfile, Some(start.clone()))
+        }
         (Err(error), _) => return Err(StepError::permanent("VALIDATION_PROJECT", error.to_string())),
     };
-    if plan.kind == Kind::Docker {
-        return Err(StepError::permanent(
-            "VALIDATION_DOCKERFILE",
-            "this server cannot build a Dockerfile yet; add a windlass.toml with kind and start, or a start command",
-        ));
+    if plan.kind == Kind::Docker
+        && let Err(missing) = tools.builder.builds_images().await
+    {
+        let message = format!(
+            "this project has a Dockerfile, but {missing}; or add a windlass.toml with another kind and a start command"
+        );
+        return Err(StepError::permanent("VALIDATION_DOCKERFILE", message));
     }
     plan.build = wish.build.clone().or(plan.build);
     if let Some(start) = &wish.start {
@@ -173,6 +176,11 @@ fn inputs(source: Digest, plan: &Plan) -> BTreeMap<String, String> {
         ("source".to_owned(), source.to_string()),
         ("build command".to_owned(), text(&plan.build)),
         ("output folder".to_owned(), plan.output.clone()),
+        ("kind of artifact".to_owned(), if plan.kind == Kind::Docker { "image" } else { "files" }.to_owned()),
+        (
+            "build variables".to_owned(),
+            Digest::of(format!("{:?}", plan.build_variables).as_bytes()).to_string(),
+        ),
         ("builder version".to_owned(), super::BUILDER_VERSION.to_owned()),
     ])
 }

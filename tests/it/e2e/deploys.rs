@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use super::{Server, children_of, copy_of, example, until, windlass};
+use super::{Server, children_of, copy_of, example, have, until, windlass};
 
 #[tokio::test]
 async fn up_deploys_the_hello_example_and_a_second_up_uploads_one_file() {
@@ -65,6 +65,9 @@ async fn a_static_site_has_etags_ranges_compression_and_its_own_404_page() {
 
 #[tokio::test]
 async fn the_node_and_python_examples_answer_with_their_environment() {
+    if !have("node") || !have("python3") {
+        return;
+    }
     let server = Server::start();
     for (name, says) in [("node-api", "\"hello\":\"node\""), ("python-api", "\"hello\": \"python\"")] {
         let status = server.deploy(&example(name), &["--env", "GREETING=canary-greeting"]);
@@ -91,6 +94,9 @@ async fn the_node_and_python_examples_answer_with_their_environment() {
 
 #[tokio::test]
 async fn an_app_that_dies_is_started_again_and_comes_back_after_a_restart_of_the_service() {
+    if !have("python3") {
+        return;
+    }
     let server = Server::start();
     server.deploy(&example("python-api"), &[]);
     let pids = async |server: &Server| {
@@ -207,6 +213,9 @@ async fn nothing_of_a_build_outlives_it() {
 
 #[tokio::test]
 async fn an_app_that_never_listens_fails_and_the_old_release_stays() {
+    if !have("python3") {
+        return;
+    }
     let server = Server::start();
     let start = |command: &str| format!("start = \"{command}\"\n[health]\nstart_seconds = 1\n");
     let good = project(

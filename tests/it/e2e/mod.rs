@@ -1,5 +1,6 @@
 //! The real program over real HTTP, with real builds and apps.
 
+mod containers;
 mod contract;
 mod deploys;
 mod durability;
@@ -35,6 +36,17 @@ pub(crate) fn windlass(folder: &Path) -> Command {
         .env("HOME", std::env::var_os("HOME").unwrap());
     command.env("XDG_CACHE_HOME", folder.join("cache")).current_dir(folder);
     command
+}
+
+/// Whether a tool that a test needs is there. CI has them all (`WINDLASS_CI`), a bare machine may lack some.
+pub(crate) fn have(tool: &str) -> bool {
+    let found =
+        std::env::split_paths(&std::env::var_os("PATH").unwrap()).any(|folder| folder.join(tool).is_file());
+    assert!(found || std::env::var_os("WINDLASS_CI").is_none(), "CI has to have {tool}");
+    if !found {
+        eprintln!("NOT TESTED: {tool} is not installed on this machine");
+    }
+    found
 }
 
 pub(crate) fn example(name: &str) -> PathBuf {

@@ -59,6 +59,10 @@ impl FakeBuilder {
 
 #[async_trait]
 impl Builder for FakeBuilder {
+    async fn builds_images(&self) -> Result<(), String> {
+        Err("no engine".to_owned())
+    }
+
     async fn prepare(&self, run: RunId) -> Result<(), BuilderError> {
         let mut builds = self.builds.lock().unwrap();
         builds.workspaces.insert(run);

@@ -1,0 +1,123 @@
+//! Projects with a Dockerfile, built and run by the real podman.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Server, have, until};
+
+/// An image needs no registry when it begins with nothing: a static busybox is all that is in it.
+const DOCKERFILE: &str = r#"FROM scratch
+COPY busybox /bin/busybox
+COPY start.sh /start.sh
+RUN ["/bin/busybox", "sh", "-c", "echo built in a container; /bin/busybox mkdir -p /www /tmp"]
+EXPOSE 9000
+CMD ["/bin/busybox", "sh", "/start.sh"]
+"#;
+const START: &str = r#"echo "release on $PORT"
+/bin/busybox env > /www/index.html
+exec /bin/busybox httpd -f -p "$PORT" -h /www
+"#;
+
+fn project(folder: &Path) -> PathBuf {
+    let root = folder.join("boxed");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::copy("/bin/busybox", root.join("busybox")).unwrap();
+    std::fs::write(root.join("Dockerfile"), DOCKERFILE).unwrap();
+    std::fs::write(root.join("start.sh"), START).unwrap();
+    root
+}
+
+/// A service whose podman uses runc and asks for no more than a confined root may have.
+fn server() -> Option<Server> {
+    if !["podman", "runc", "busybox"].iter().all(|tool| have(tool)) {
+        return None;
+    }
+    let conf = std::env::temp_dir().join(format!("windlass-containers-{}.conf", std::process::id()));
+    std::fs::write(
+        &conf,
+        "[engine]\nruntime = \"runc\"\n[containers]\ndefault_ulimits = [\"nofile=4096:4096\", \"nproc=4096:4096\"]\n",
+    )
+    .unwrap();
+    Some(Server::with(&[("CONTAINERS_CONF", conf.to_str().unwrap())]))
+}
+
+fn podman(arguments: &[&str]) -> String {
+    let output = Command::new("podman").args(arguments).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What the engine holds that carries the name of this service.
+fn left(server: &Server) -> String {
+    let data = server.folder.path().join("data").canonicalize().unwrap();
+    let owner = windlass::deploy::ids::Digest::of(data.as_os_str().as_encoded_bytes()).to_string();
+    let owner = format!("windlass-{}", &owner[..12]);
+    let containers =
+        podman(&["ps", "-a", "--filter", &format!("label=windlass.owner={owner}"), "--format", "{{.Names}}"]);
+    let images =
+        podman(&["images", "--filter", &format!("reference=localhost/{owner}"), "--format", "{{.Tag}}"]);
+    format!("{containers}{images}")
+}
+
+#[tokio::test]
+async fn a_dockerfile_becomes_a_container_that_survives_restarts_and_leaves_nothing() {
+    let Some(server) = server() else { return };
+    let root = project(server.folder.path());
+    let status = server.deploy(&root, &["--env", "GREETING=canary box"]);
+    assert_eq!(status["status"], "succeeded", "{status}\n{}", server.log());
+    let id = status["deploymentId"].as_str().unwrap();
+    let log = String::from_utf8(server.cli(&["logs", id]).stdout).unwrap();
+    assert!(log.contains("built in a container") && !log.contains("canary box"), "{log}");
+    let (code, page) = server.app("boxed.localhost", "/").await;
+    assert!(code == 200 && page.contains("GREETING=canary box") && page.contains("PORT=9000"), "{page}");
+    let said = String::from_utf8(server.cli(&["logs", "--app", "boxed"]).stdout).unwrap();
+    assert!(said.contains("release on 9000"), "{said}");
+    assert_eq!(left(&server).lines().count(), 2, "one container and its image: {}", left(&server));
+
+    let server = server.kill_and_restart();
+    until("it answers after the restart", async || server.app("boxed.localhost", "/").await.0 == 200).await;
+    assert_eq!(left(&server).lines().count(), 2, "{}", left(&server));
+
+    // The next release takes the place of the first one, which is drained and removed.
+    std::fs::write(
+        root.join("start.sh"),
+        START.replace("index.html", "index.html; echo second >> /www/index.html"),
+    )
+    .unwrap();
+    let status = server.deploy(&root, &[]);
+    assert_eq!(status["status"], "succeeded", "{status}\n{}", server.log());
+    assert!(server.app("boxed.localhost", "/").await.1.contains("second"));
+    until("the old container is gone", async || left(&server).lines().count() == 2).await;
+    assert!(std::fs::read_dir(server.folder.path().join("data/workspaces")).unwrap().next().is_none());
+}
+
+#[tokio::test]
+async fn a_dockerfile_that_fails_or_hangs_ends_and_leaves_nothing() {
+    let Some(server) = server() else { return };
+    let root = project(server.folder.path());
+    let dockerfile = |line: &str| {
+        format!(
+            "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"sh\", \"-c\", \"{line}\"]\n"
+        )
+    };
+    std::fs::write(root.join("Dockerfile"), dockerfile("echo oops; exit 7")).unwrap();
+    let status = server.deploy(&root, &[]);
+    assert_eq!(status["error"]["code"], "BUILD_FAILED", "{status}");
+    assert!(status["error"]["detail"]["tail"].to_string().contains("oops"), "{status}");
+
+    std::fs::write(root.join("Dockerfile"), dockerfile("echo sleeping; exec /bin/busybox sleep 4711"))
+        .unwrap();
+    let folder = root.to_str().unwrap().to_owned();
+    let output = server.cli(&["deploy", &folder, "--detach", "--json"]);
+    let started: serde_json::Value =
+        serde_json::from_str(String::from_utf8(output.stdout).unwrap().lines().last().unwrap()).unwrap();
+    let id = started["deploymentId"].as_str().unwrap().to_owned();
+    until("the build sleeps", async || {
+        String::from_utf8(server.cli(&["logs", &id]).stdout).unwrap().contains("sleeping")
+    })
+    .await;
+    assert!(server.cli(&["cancel", &id]).status.success());
+    assert_eq!(server.ended(&id).await["status"], "cancelled");
+    let running = Command::new("pgrep").args(["-f", "busybox sleep 4711"]).output().unwrap();
+    assert!(running.stdout.is_empty(), "the build goes on");
+    assert_eq!(left(&server), "");
+}
