@@ -39,6 +39,7 @@ pub(crate) fn windlass(folder: &Path) -> Command {
 }
 
 /// Whether a tool that a test needs is there. CI has them all (`WINDLASS_CI`), a bare machine may lack some.
+#[expect(clippy::print_stderr, reason = "whoever runs the tests has to see what was left out")]
 pub(crate) fn have(tool: &str) -> bool {
     let found =
         std::env::split_paths(&std::env::var_os("PATH").unwrap()).any(|folder| folder.join(tool).is_file());
