@@ -141,6 +141,12 @@ pub fn after(start: Timestamp, span: Duration) -> Timestamp {
     start.checked_add(span).unwrap_or(Timestamp::MAX)
 }
 
+/// `span` before `end`, as far as time goes.
+#[must_use]
+pub fn before(end: Timestamp, span: Duration) -> Timestamp {
+    end.checked_sub(span).unwrap_or(Timestamp::MIN)
+}
+
 /// How long from `start` until `end`; zero when `end` is not later.
 #[must_use]
 pub fn between(start: Timestamp, end: Timestamp) -> Duration {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::deploy::deployment::Caps;
+use crate::deploy::retention::Keep;
 use crate::deploy::size::{Size, parse_cpu, parse_memory};
 use crate::deploy::source::SourceLimits;
 use crate::windlass::Limits;
@@ -115,6 +116,8 @@ pub const VARIABLES: &[Variable] = &[
         "3",
         "deliveries after the first before a message goes to the dead letters",
     ),
+    variable("WINDLASS_KEEP_DAYS", "30", "days for which deployments that have ended are kept"),
+    variable("WINDLASS_KEEP_RELEASES", "10", "newest releases of each app that are kept whatever their age"),
     variable("WINDLASS_MAX_SOURCE_FILES", "50000", "files of one source"),
     variable("WINDLASS_MAX_SOURCE_BYTES", "1073741824", "bytes of one source"),
     variable("WINDLASS_MAX_FILE_BYTES", "104857600", "bytes of one file"),
@@ -181,6 +184,10 @@ impl Reader<'_> {
             },
             deployment: self.timeout(),
             build: self.build_size(),
+            keep: Keep {
+                days: u16::try_from(self.number("WINDLASS_KEEP_DAYS", 30, 1..=3_650)).unwrap_or(30),
+                releases: u32::try_from(self.number("WINDLASS_KEEP_RELEASES", 10, 1..=1_000)).unwrap_or(10),
+            },
             source: SourceLimits {
                 files: self.count("WINDLASS_MAX_SOURCE_FILES", 50_000, 10_000_000),
                 bytes: self.number("WINDLASS_MAX_SOURCE_BYTES", 1 << 30, 1..=1 << 44),

@@ -124,6 +124,9 @@ async fn remote(
             let id = id.map(|id| format!("/{id}")).unwrap_or_default();
             say(&client.delete(&format!("/operations/dead-letters{id}")).await?, &mut out)?;
         }
+        Command::Cleanup { dry_run } => {
+            say(&client.post("/status/cleanup", &serde_json::json!({ "dryRun": dry_run })).await?, &mut out)?;
+        }
         Command::Up { .. }
         | Command::Serve { .. }
         | Command::Handler

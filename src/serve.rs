@@ -14,6 +14,7 @@ use crate::config::{Backend, Settings};
 use crate::embedded::connect::{Embedded, connect};
 use crate::embedded::host::{Calls, Host, HostSettings};
 use crate::embedded::proxy::{self, FrontDoor};
+use crate::embedded::runtime::LocalRuntime;
 use crate::embedded::sandbox::Machine;
 use crate::http::{Api, routes};
 use crate::windlass::Windlass;
@@ -51,6 +52,7 @@ pub struct Service {
     state: Arc<Api>,
     servers: Vec<ServerHandle>,
     machine: Machine,
+    runtime: Arc<LocalRuntime>,
     _lock: std::fs::File,
 }
 
@@ -111,8 +113,8 @@ async fn run(
         pool: pool.clone(),
         clock: Arc::clone(&windlass.tools.clock),
     });
-    let mut servers =
-        vec![serve_apps(apps_listener, door)?, serve_api(api_listener, Arc::clone(&state), handler)?];
+    let mut servers = vec![serve_apps(apps_listener, door)?];
+    servers.push(serve_api(api_listener, Arc::clone(&state), handler)?);
     let calls = match (handler, settings.handler_port) {
         (true, Some(_)) => Calls::Http(pool.clone(), api),
         (true, None) => {
@@ -124,17 +126,39 @@ async fn run(
         }
         (false, _) => Calls::InProcess,
     };
+    let host = Host::new(windlass.clone(), store.clone(), calls, host_settings(settings));
+    host.start();
+    go_on(&windlass);
+    state.ready.store(true, Ordering::Relaxed);
+    tracing::info!(api = %api, apps = %apps, data_dir = %settings.data_dir.display(), backend = "embedded", "Windlass {} serves on http://{api}", env!("CARGO_PKG_VERSION"));
+    Ok(Service {
+        api,
+        apps,
+        windlass,
+        db: store.0,
+        pool,
+        host,
+        state,
+        servers,
+        machine,
+        runtime,
+        _lock: lock,
+    })
+}
+
+fn host_settings(settings: &Settings) -> HostSettings {
     let queue = settings.queue;
-    let host_settings = HostSettings {
+    HostSettings {
         concurrency: CONCURRENT_CALLS,
         batch: queue.batch_size,
         deliveries: queue.retries + 1,
         timeout: FUNCTION_TIMEOUT,
         doubled_per_mille: queue.doubled_per_mille,
-    };
-    let host = Host::new(windlass.clone(), store.clone(), calls, host_settings);
-    host.start();
-    // What a crash interrupted goes on at once, not at the next tick.
+    }
+}
+
+/// What a crash interrupted goes on at once, not at the next tick.
+fn go_on(windlass: &Windlass) {
     let repair = windlass.clone();
     drop(crate::ambient::spawn(async move {
         if let Err(error) = repair.engine.wake_all(repair.queue.as_ref()).await {
@@ -144,9 +168,6 @@ async fn run(
             tracing::warn!(error = %error, "the first sweep failed; the timer sweeps again");
         }
     }));
-    state.ready.store(true, Ordering::Relaxed);
-    tracing::info!(api = %api, apps = %apps, data_dir = %settings.data_dir.display(), backend = "embedded", "Windlass {} serves on http://{api}", env!("CARGO_PKG_VERSION"));
-    Ok(Service { api, apps, windlass, db: store.0, pool, host, state, servers, machine, _lock: lock })
 }
 
 fn serve_api(listener: TcpListener, state: Arc<Api>, handler: bool) -> anyhow::Result<ServerHandle> {
@@ -195,7 +216,8 @@ impl Service {
         for server in &self.servers {
             server.stop(true).await;
         }
-        // Apps and builds end with the service; the next start brings back what was live.
+        // Apps end by themselves, builds do not; the next start brings back what was live and goes on with the rest.
+        self.runtime.halt().await;
         let ended = self.machine.kill_orphans();
         tracing::info!(ended, "stopped");
     }

@@ -11,6 +11,7 @@ use crate::deploy::builder::Builder;
 use crate::deploy::deployment::{Caps, Deployments};
 use crate::deploy::log::Logs;
 use crate::deploy::release::Releases;
+use crate::deploy::retention::{Keep, Retention};
 use crate::deploy::runtime::Runtime;
 use crate::deploy::secrets::Secrets;
 use crate::deploy::size::Size;
@@ -29,6 +30,8 @@ pub struct Tools {
     pub deployments: Arc<dyn Deployments>,
     /// Projects, releases, artifacts.
     pub releases: Arc<dyn Releases>,
+    /// Forgets the past.
+    pub retention: Arc<dyn Retention>,
     /// Content.
     pub blobs: Arc<dyn Blobs>,
     /// Lines.
@@ -74,6 +77,8 @@ pub struct Limits {
     pub source: SourceLimits,
     /// Of one build.
     pub build: Size,
+    /// Of the past.
+    pub keep: Keep,
 }
 
 /// Everything, for actions, triggers and handlers.

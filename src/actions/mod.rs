@@ -2,6 +2,7 @@
 
 mod admit;
 mod cancel;
+mod clean;
 mod retry;
 mod source;
 mod submit;
@@ -9,6 +10,7 @@ mod sweep;
 mod view;
 
 pub use cancel::Cancelled;
+pub use clean::Cleaned;
 pub use retry::Retried;
 pub use source::{AcceptedSource, SourceError};
 pub use submit::{Accepted, SubmitError};
@@ -29,6 +31,9 @@ pub enum ActionError {
     /// The repairs.
     #[error(transparent)]
     Sweep(#[from] crate::workflow::sweep::SweepError),
+    /// The content.
+    #[error(transparent)]
+    Blobs(#[from] crate::deploy::blobs::BlobError),
     /// The workspaces.
     #[error(transparent)]
     Builder(#[from] crate::deploy::builder::BuilderError),

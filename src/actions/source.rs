@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::deploy::blobs::BlobError;
+use crate::deploy::deployment::StoreError;
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::source::{BadManifest, FileEntry, Manifest};
 use crate::windlass::Windlass;
@@ -25,6 +26,9 @@ pub enum SourceError {
     /// It cannot be kept.
     #[error(transparent)]
     Blob(#[from] BlobError),
+    /// It cannot be recorded.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl Windlass {
@@ -44,6 +48,8 @@ impl Windlass {
         let text = Bytes::from(manifest.to_text());
         let digest = Digest::of(&text);
         let blobs = &self.tools.blobs;
+        // First, so that a cleanup under way spares what is found to be there already.
+        self.tools.retention.use_source(org, digest, self.tools.clock.now()).await?;
         if !blobs.missing(org, &[digest]).await?.is_empty() {
             let mut writer = blobs.writer(org, digest, text.len() as u64).await?;
             writer.write(text).await?;

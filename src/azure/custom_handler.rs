@@ -62,6 +62,10 @@ async fn invoke(
     let invocation = header("x-azure-functions-invocationid");
     let span = tracing::debug_span!("invocation", invocation.id = %invocation, function.name = %name);
     let work = async {
+        // The Functions host sends none; a web page in a browser on the same machine has to.
+        if request.headers().contains_key("origin") {
+            return refuse(StatusCode::FORBIDDEN, &invocation, &name, "it comes from a web page");
+        }
         let function = match function(&name) {
             Some(function) if !matches!(function.trigger, Trigger::Http { .. }) => function,
             _ => return refuse(StatusCode::NOT_FOUND, &invocation, &name, "there is no such function"),

@@ -189,6 +189,13 @@ pub enum Command {
         #[command(subcommand)]
         command: DlqCommand,
     },
+    /// Removes what is older than the service keeps: deployments, logs, sources and artifacts.
+    #[command(after_help = "Examples:\n  windlass cleanup --dry-run\n  windlass cleanup")]
+    Cleanup {
+        /// Only counts.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Checks this machine.
     #[command(after_help = "Example:\n  windlass doctor")]
     Doctor {

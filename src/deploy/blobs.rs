@@ -1,9 +1,11 @@
 //! The port that keeps content by its digest: source files, manifests and artifacts, per organization.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use super::ids::{Digest, Name};
 use super::source::Manifest;
@@ -84,4 +86,16 @@ pub trait Blobs: Send + Sync {
     /// # Errors
     /// [`BlobError::Missing`], [`BlobError::Damaged`], [`BlobError::Full`] or [`BlobError::Unavailable`].
     async fn materialise(&self, org: &Name, manifest: &Manifest, root: &Path) -> Result<(), BlobError>;
+
+    /// Removes what is not in `keep` and was stored before `before`; with `dry` it only counts. Gives number and bytes.
+    ///
+    /// # Errors
+    /// [`BlobError::Unavailable`]; some may be removed.
+    async fn retain(
+        &self,
+        org: &Name,
+        keep: HashSet<Digest>,
+        before: Timestamp,
+        dry: bool,
+    ) -> Result<(u64, u64), BlobError>;
 }

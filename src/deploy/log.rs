@@ -83,6 +83,18 @@ pub trait Logs: Send + Sync {
     async fn read(&self, deployment: DeploymentId, from: From, limit: usize)
     -> Result<Vec<Line>, StoreError>;
 
+    /// Compresses the logs that were not written to after `before`. Gives their number.
+    ///
+    /// # Errors
+    /// [`StoreError`]; some may be compressed.
+    async fn compress(&self, before: Timestamp) -> Result<u64, StoreError>;
+
+    /// Removes a log. Removing what is not there succeeds.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn remove(&self, deployment: DeploymentId) -> Result<(), StoreError>;
+
     /// Returns when lines have been stored after the one with this id, at once when there are some.
     async fn changed(&self, deployment: DeploymentId, after: u64);
 }

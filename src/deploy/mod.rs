@@ -8,6 +8,7 @@ pub mod ids;
 pub mod log;
 pub mod project_file;
 pub mod release;
+pub mod retention;
 pub mod runtime;
 pub mod secrets;
 pub mod size;

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::Digest;
 
+/// Largest manifest: 50 000 paths of 4 096 bytes do not occur, 64 MiB do not either.
+pub const MOST_MANIFEST_BYTES: u64 = 64 << 20;
+
 /// Bounds of one source. Configurable; these keep one project from filling the machine.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceLimits {

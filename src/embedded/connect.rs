@@ -17,6 +17,7 @@ use super::journal::SqliteJournal;
 use super::logs::FileLogs;
 use super::queue::{SqliteQueue, SqliteQueues};
 use super::releases::SqliteReleases;
+use super::retention::SqliteRetention;
 use super::runtime::{LocalRuntime, RuntimeParts};
 use super::sandbox::Machine;
 use super::secrets::KeyFileSecrets;
@@ -110,6 +111,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         ids: Arc::clone(&ids),
         deployments: Arc::new(SqliteDeployments::new(db.clone(), Arc::clone(&queues))),
         releases: Arc::new(SqliteReleases(db.clone())),
+        retention: Arc::new(SqliteRetention(db.clone())),
         blobs: Arc::new(blobs),
         logs,
         builder: Arc::new(builder),

@@ -101,11 +101,10 @@ impl Db {
 
     /// Runs `work` in the next commit and answers once that is on disk.
     ///
-    /// Everything that waits shares one transaction, so `work` must check before it writes: an SQL error takes the
-    /// whole batch back, and every caller in it gets the error.
+    /// Everything that waits shares one transaction; an SQL error takes back what `work` did and nothing else.
     ///
     /// # Errors
-    /// [`DbError`] when nothing of the batch was written.
+    /// [`DbError`] when nothing of `work` was written.
     pub async fn write<T, F>(&self, work: F) -> Result<T, DbError>
     where
         T: Send + 'static,

@@ -1,13 +1,15 @@
 //! Content in a folder: written beside, made durable, renamed into place, and verified on every read.
 
+use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use crate::deploy::blobs::{BlobError, BlobWriter, Blobs};
@@ -44,10 +46,14 @@ impl FileBlobs {
 
     /// Where content lies, whether or not it does.
     fn path(&self, org: &Name, digest: Digest) -> PathBuf {
-        let owner = Digest::of(org.as_str().as_bytes()).to_string();
         let hex = digest.to_string();
         let (head, rest) = hex.split_at(2);
-        self.inner.root.join(owner.get(..16).unwrap_or_default()).join(head).join(rest)
+        self.folder(org).join(head).join(rest)
+    }
+
+    fn folder(&self, org: &Name) -> PathBuf {
+        let owner = Digest::of(org.as_str().as_bytes()).to_string();
+        self.inner.root.join(owner.get(..16).unwrap_or_default())
     }
 
     fn incoming(&self) -> PathBuf {
@@ -242,7 +248,7 @@ impl Blobs for FileBlobs {
             manifest.files().iter().map(|file| (self.path(org, file.sha256), file.clone())).collect();
         let root = root.to_owned();
         blocking(move || {
-            let mut made = std::collections::HashSet::new();
+            let mut made = HashSet::new();
             for (from, file) in files {
                 let to = root.join(&file.path);
                 let folder = to.parent().unwrap_or(&root);
@@ -257,5 +263,44 @@ impl Blobs for FileBlobs {
             Ok(())
         })
         .await
+    }
+
+    async fn retain(
+        &self,
+        org: &Name,
+        keep: HashSet<Digest>,
+        before: Timestamp,
+        dry: bool,
+    ) -> Result<(u64, u64), BlobError> {
+        let root = self.folder(org);
+        blocking(move || {
+            let (mut count, mut bytes) = (0, 0);
+            for head in entries(&root)? {
+                for entry in entries(&head.path())? {
+                    let name = format!("{}{}", head.file_name().display(), entry.file_name().display());
+                    let kept = name.parse().is_ok_and(|digest| keep.contains(&digest));
+                    let meta = entry.metadata().map_err(|error| failed(&entry.path(), error))?;
+                    let old = meta.mtime() < before.as_second();
+                    if kept || !old {
+                        continue;
+                    }
+                    if !dry {
+                        std::fs::remove_file(entry.path()).map_err(|error| failed(&entry.path(), error))?;
+                    }
+                    count += 1;
+                    bytes += meta.len();
+                }
+            }
+            Ok((count, bytes))
+        })
+        .await
+    }
+}
+
+/// What is in a folder; nothing when it does not exist.
+fn entries(folder: &Path) -> Result<Vec<std::fs::DirEntry>, BlobError> {
+    match std::fs::read_dir(folder).and_then(Iterator::collect) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        result => result.map_err(|error| failed(folder, error)),
     }
 }

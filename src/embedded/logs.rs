@@ -1,12 +1,18 @@
-//! Deployment logs: one file each, one JSON line each. A line's id is where it ends in the file, so that resuming is
-//! a seek and a tail is a read from the end.
+//! Deployment logs: one file each, one JSON line each.
+//!
+//! A line's id is where it ends in the file, so that resuming is a seek and a tail is a read from the end. A log that nobody wrote to for long is compressed, and opened again by the
+//! next line.
 
 use std::collections::HashMap;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Cursor, Read, Seek, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::deploy::deployment::StoreError;
@@ -23,10 +29,11 @@ struct Open {
     end: watch::Sender<u64>,
 }
 
-/// [`Logs`] in a folder.
+/// [`Logs`] in a folder. Cheap to clone.
+#[derive(Clone)]
 pub struct FileLogs {
     root: PathBuf,
-    open: Mutex<HashMap<DeploymentId, Arc<Mutex<Open>>>>,
+    open: Arc<Mutex<HashMap<DeploymentId, Arc<Mutex<Open>>>>>,
 }
 
 impl FileLogs {
@@ -36,11 +43,15 @@ impl FileLogs {
     /// When the folder cannot be made.
     pub fn open(root: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(root)?;
-        Ok(Self { root: root.to_owned(), open: Mutex::default() })
+        Ok(Self { root: root.to_owned(), open: Arc::default() })
     }
 
     fn path(&self, deployment: DeploymentId) -> PathBuf {
         self.root.join(format!("{deployment}.jsonl"))
+    }
+
+    fn packed(&self, deployment: DeploymentId) -> PathBuf {
+        self.root.join(format!("{deployment}.jsonl.gz"))
     }
 
     fn handle(&self, deployment: DeploymentId) -> std::io::Result<Arc<Mutex<Open>>> {
@@ -54,6 +65,7 @@ impl FileLogs {
                 Arc::strong_count(handle) > 1 || handle.lock().is_ok_and(|log| log.end.receiver_count() > 0)
             });
         }
+        self.unpack(deployment)?;
         let mut file =
             std::fs::OpenOptions::new().create(true).append(true).read(true).open(self.path(deployment))?;
         let end = mend(&mut file)?;
@@ -77,33 +89,107 @@ impl FileLogs {
     }
 
     fn read_from(&self, deployment: DeploymentId, from: From, limit: usize) -> std::io::Result<Vec<Line>> {
-        let mut file = match std::fs::File::open(self.path(deployment)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        match std::fs::File::open(self.path(deployment)) {
+            Ok(file) => return read_lines(file, from, limit),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
-        };
-        let length = file.metadata()?.len();
-        let start = match from {
-            From::After(id) => id.min(length),
-            From::Tail(lines) => tail(&mut file, length, lines)?,
-        };
-        file.seek(SeekFrom::Start(start))?;
-        let mut reader = std::io::BufReader::new(file.take(length - start));
-        let (mut lines, mut text, mut id) = (Vec::new(), Vec::new(), start);
-        while lines.len() < limit {
-            text.clear();
-            let count = std::io::BufRead::read_until(&mut reader, b'\n', &mut text)?;
-            if count == 0 || text.last() != Some(&b'\n') {
-                break;
+        }
+        match std::fs::File::open(self.packed(deployment)) {
+            Ok(file) => {
+                let mut text = Vec::new();
+                GzDecoder::new(file).read_to_end(&mut text)?;
+                read_lines(Cursor::new(text), from, limit)
             }
-            id += count as u64;
-            // A line that a crash or an id of the caller's making cut in half is passed over.
-            if let Ok(line) = serde_json::from_slice::<Line>(&text) {
-                lines.push(Line { id, ..line });
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Compresses every log that was last written before `before` and that nobody has open.
+    fn pack_all(&self, before: Timestamp) -> std::io::Result<u64> {
+        let mut packed = 0;
+        for entry in std::fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".jsonl")?.parse().ok());
+            let written =
+                Timestamp::try_from(entry.metadata()?.modified()?).map_err(std::io::Error::other)?;
+            if let Some(id) = id.filter(|_| written < before) {
+                packed += u64::from(self.pack(id)?);
             }
         }
-        Ok(lines)
+        Ok(packed)
     }
+
+    fn pack(&self, deployment: DeploymentId) -> std::io::Result<bool> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = open.get(&deployment) {
+            let watched = handle.lock().unwrap_or_else(PoisonError::into_inner).end.receiver_count() > 0;
+            if watched || Arc::strong_count(handle) > 1 {
+                return Ok(false);
+            }
+            open.remove(&deployment);
+        }
+        let (path, temporary) = (self.path(deployment), self.root.join(format!("{deployment}.packing")));
+        let mut encoder = GzEncoder::new(std::fs::File::create(&temporary)?, Compression::default());
+        std::io::copy(&mut std::fs::File::open(&path)?, &mut encoder)?;
+        encoder.finish()?.sync_all()?;
+        std::fs::rename(&temporary, self.packed(deployment))?;
+        std::fs::remove_file(&path)?;
+        Ok(true)
+    }
+
+    /// Makes a compressed log one that can be written to.
+    fn unpack(&self, deployment: DeploymentId) -> std::io::Result<()> {
+        let (path, packed) = (self.path(deployment), self.packed(deployment));
+        // After a crash both may be there: the plain one is then whole.
+        if !path.exists() && packed.exists() {
+            let temporary = self.root.join(format!("{deployment}.unpacking"));
+            let mut plain = std::fs::File::create(&temporary)?;
+            std::io::copy(&mut GzDecoder::new(std::fs::File::open(&packed)?), &mut plain)?;
+            plain.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+        }
+        absent(std::fs::remove_file(packed))
+    }
+
+    fn delete(&self, deployment: DeploymentId) -> std::io::Result<()> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&deployment);
+        absent(std::fs::remove_file(self.path(deployment)))?;
+        absent(std::fs::remove_file(self.packed(deployment)))
+    }
+}
+
+/// A file that is not there is as good as removed.
+fn absent(removed: std::io::Result<()>) -> std::io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn read_lines(mut file: impl Read + Seek, from: From, limit: usize) -> std::io::Result<Vec<Line>> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let start = match from {
+        From::After(id) => id.min(length),
+        From::Tail(lines) => tail(&mut file, length, lines)?,
+    };
+    file.seek(SeekFrom::Start(start))?;
+    let mut reader = std::io::BufReader::new(file.take(length - start));
+    let (mut lines, mut text, mut id) = (Vec::new(), Vec::new(), start);
+    while lines.len() < limit {
+        text.clear();
+        let count = std::io::BufRead::read_until(&mut reader, b'\n', &mut text)?;
+        if count == 0 || text.last() != Some(&b'\n') {
+            break;
+        }
+        id += count as u64;
+        // A line that a crash or an id of the caller's making cut in half is passed over.
+        if let Ok(line) = serde_json::from_slice::<Line>(&text) {
+            lines.push(Line { id, ..line });
+        }
+    }
+    Ok(lines)
 }
 
 /// Ends a line that a crash cut short, and gives the length.
@@ -123,7 +209,7 @@ fn mend(file: &mut std::fs::File) -> std::io::Result<u64> {
 }
 
 /// Where the last `lines` lines begin.
-fn tail(file: &mut std::fs::File, length: u64, lines: usize) -> std::io::Result<u64> {
+fn tail(file: &mut (impl Read + Seek), length: u64, lines: usize) -> std::io::Result<u64> {
     let mut wanted = lines + 1;
     let mut end = length;
     while end > 0 {
@@ -155,6 +241,18 @@ impl Logs for FileLogs {
         limit: usize,
     ) -> Result<Vec<Line>, StoreError> {
         self.read_from(deployment, from, limit).map_err(|error| StoreError(error.into()))
+    }
+
+    async fn compress(&self, before: Timestamp) -> Result<u64, StoreError> {
+        let logs = self.clone();
+        let packed = tokio::task::spawn_blocking(move || logs.pack_all(before)).await;
+        packed
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(|error| StoreError(error.into()))
+    }
+
+    async fn remove(&self, deployment: DeploymentId) -> Result<(), StoreError> {
+        self.delete(deployment).map_err(|error| StoreError(error.into()))
     }
 
     async fn changed(&self, deployment: DeploymentId, after: u64) {
@@ -192,6 +290,26 @@ mod tests {
         let tail = logs.read(id, From::Tail(1_000), 2_000).await.unwrap();
         assert_eq!((tail.len(), tail[0].text.as_str()), (1_000, "line 4000"));
         assert_eq!(logs.read(id, From::Tail(9_999), 9_999).await.unwrap().len(), 5_000);
+    }
+
+    #[tokio::test]
+    async fn a_compressed_log_reads_the_same_and_takes_more_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = FileLogs::open(folder.path()).unwrap();
+        let id = DeploymentId::new(1);
+        logs.append(id, (0..3_000).map(|number| line(&format!("line {number}"))).collect()).await.unwrap();
+        let before = logs.read(id, From::After(0), 5_000).await.unwrap();
+        assert_eq!(logs.compress(Timestamp::UNIX_EPOCH).await.unwrap(), 0, "it is younger than that");
+        assert_eq!(logs.compress(Timestamp::MAX).await.unwrap(), 1);
+        assert!(!logs.path(id).exists() && logs.packed(id).exists());
+        assert_eq!(logs.read(id, From::After(0), 5_000).await.unwrap(), before);
+        assert_eq!(logs.read(id, From::Tail(2), 5).await.unwrap(), before[2_998..]);
+        logs.append(id, vec![line("more")]).await.unwrap();
+        let after = logs.read(id, From::After(before[2_999].id), 5).await.unwrap();
+        assert_eq!(after.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["more"]);
+        assert!(!logs.packed(id).exists());
+        logs.remove(id).await.unwrap();
+        assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none());
     }
 
     #[tokio::test]

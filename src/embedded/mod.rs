@@ -20,6 +20,7 @@ pub mod proxy;
 pub mod queue;
 pub mod releases;
 mod replica;
+pub mod retention;
 mod revision;
 pub mod routes;
 pub mod runtime;

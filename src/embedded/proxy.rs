@@ -127,6 +127,11 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
             door.clock.sleep(TRY_AGAIN).await;
             continue;
         };
+        let Ok(connection) = door.pool.open(address).await else {
+            door.clock.sleep(TRY_AGAIN).await;
+            continue;
+        };
+        // From here on the body is under way and cannot be sent twice.
         let body = match payload.take() {
             Some(taken) if has_body && !upgrade => pump(taken),
             untouched => {
@@ -138,14 +143,13 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
             Ok(upstream) => upstream,
             Err(reason) => return page(StatusCode::BAD_REQUEST, "Bad request", &reason),
         };
-        match door.pool.send(address, upstream).await {
+        match connection.send(upstream).await {
             Ok((response, kept))
                 if upgrade && response.status() == hyper::StatusCode::SWITCHING_PROTOCOLS =>
             {
                 return tunnel(response, kept, payload.take(), busy);
             }
             Ok((response, kept)) => return answer(response, kept, busy),
-            // Nothing was sent; a request whose body is under way cannot be sent twice.
             Err(SendError::NotSent(..)) if !has_body || upgrade => door.clock.sleep(TRY_AGAIN).await,
             Err(error) => return broken(&target, &error),
         }

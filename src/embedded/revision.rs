@@ -51,6 +51,8 @@ pub(super) struct Revision {
     replicas: Mutex<Vec<Replica>>,
     task: Mutex<Option<JoinHandle<()>>>,
     draining: AtomicBool,
+    /// Whether somebody stops it.
+    leaving: AtomicBool,
     /// Cancelled once nothing of it is left.
     gone: CancellationToken,
 }
@@ -68,6 +70,7 @@ impl Revision {
             replicas: Mutex::default(),
             task: Mutex::default(),
             draining: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             gone: CancellationToken::new(),
         });
         let running = Arc::clone(&revision);
@@ -243,6 +246,10 @@ impl Revision {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     pub(super) fn number(&self) -> u64 {
         self.parts.release.number
     }
@@ -253,25 +260,38 @@ impl Revision {
 
     /// Whether it may not get traffic any more.
     pub(super) fn is_leaving(&self) -> bool {
-        self.is_stopped() || self.draining.load(Ordering::Relaxed)
+        self.is_stopped() || self.is_draining()
     }
 
     /// Stops every replica and waits until they are gone; then the folder goes too. Goes on in the background when
     /// the caller does not wait; a second call waits for the first.
     pub(super) async fn stop(self: &Arc<Self>) {
-        self.parts.stop.cancel();
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
+        self.ask_to_end();
+        let first = !self.leaving.swap(true, Ordering::Relaxed);
+        if first {
             let revision = Arc::clone(self);
             self.parts.runtime.background.spawn(async move {
-                if let Err(error) = task.await {
-                    tracing::error!(error = %error, "a revision's task panicked");
-                }
+                revision.ended().await;
                 revision.clear().await;
                 revision.gone.cancel();
             });
         }
         self.gone.cancelled().await;
+    }
+
+    /// Tells every replica to end.
+    pub(super) fn ask_to_end(&self) {
+        self.parts.stop.cancel();
+    }
+
+    /// Waits until every replica has ended after [`Self::ask_to_end`].
+    pub(super) async fn ended(&self) {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::error!(error = %error, "a revision's task panicked");
+        }
     }
 
     /// Nothing of it may be left.
@@ -291,7 +311,7 @@ impl Revision {
     pub(super) fn view(&self, live: bool) -> RevisionView {
         let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         let state = match *self.health.borrow() {
-            _ if self.draining.load(Ordering::Relaxed) => "draining",
+            _ if self.is_draining() => "draining",
             Health::Healthy => "healthy",
             Health::Starting | Health::Unknown => "starting",
             Health::Failed { .. } => "unhealthy",

@@ -131,6 +131,15 @@ impl LocalRuntime {
         result
     }
 
+    /// Asks every app to end and waits until they have; the next start brings back what was live.
+    pub async fn halt(&self) {
+        let all: Vec<Arc<Revision>> = self.revisions().values().cloned().collect();
+        all.iter().for_each(|revision| revision.ask_to_end());
+        for revision in all {
+            revision.ended().await;
+        }
+    }
+
     fn revisions(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Revision>>> {
         self.revisions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,11 +174,7 @@ impl LocalRuntime {
             revision.draining();
             let (clock, revisions) = (Arc::clone(&self.parts.clock), Arc::clone(&self.revisions));
             self.parts.background.spawn(async move {
-                let until = after(clock.now(), DRAIN);
-                clock.sleep(IN_BETWEEN).await;
-                while target.busy() > 0 && !between(clock.now(), until).is_zero() {
-                    clock.sleep(DRAIN_LOOK).await;
-                }
+                drained(clock.as_ref(), &target).await;
                 revision.stop().await;
                 let mut all = revisions.lock().unwrap_or_else(PoisonError::into_inner);
                 if all.get(&target.revision).is_some_and(|known| Arc::ptr_eq(known, &revision)) {
@@ -231,6 +236,9 @@ impl Runtime for LocalRuntime {
     async fn stop(&self, revision: RunId) -> Result<(), RuntimeError> {
         let found = self.revision(revision);
         if let Some(found) = found {
+            if found.is_draining() {
+                drained(self.parts.clock.as_ref(), &found.target).await;
+            }
             found.stop().await;
             self.revisions().remove(&revision);
         }
@@ -272,6 +280,15 @@ impl Runtime for LocalRuntime {
 
     fn addresses(&self) -> &dyn Addresses {
         &self.addresses
+    }
+}
+
+/// Waits until the target's requests are over, or the time for it is up.
+async fn drained(clock: &dyn Clock, target: &Target) {
+    let until = after(clock.now(), DRAIN);
+    clock.sleep(IN_BETWEEN).await;
+    while target.busy() > 0 && !between(clock.now(), until).is_zero() {
+        clock.sleep(DRAIN_LOOK).await;
     }
 }
 

@@ -49,6 +49,39 @@ impl Kept {
     }
 }
 
+/// A connection for one request.
+pub struct Opened {
+    pool: Pool,
+    address: SocketAddr,
+    sender: SendRequest<Body>,
+    reused: bool,
+}
+
+impl Opened {
+    /// Sends the request.
+    ///
+    /// # Errors
+    /// [`SendError`], which tells whether anything was sent.
+    pub async fn send(mut self, mut request: Request<Body>) -> Result<(Response<Incoming>, Kept), SendError> {
+        loop {
+            match self.sender.try_send_request(request).await {
+                Ok(response) => {
+                    let kept = Kept { pool: self.pool, address: self.address, sender: Some(self.sender) };
+                    return Ok((response, kept));
+                }
+                // The server closed an idle connection before it saw the request: hyper gives the request back.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if self.reused => {
+                        request = unsent;
+                        self = self.pool.open(self.address).await?;
+                    }
+                    _ => return Err(SendError::Broken(self.address, error.into_error())),
+                },
+            }
+        }
+    }
+}
+
 type Idle = HashMap<SocketAddr, Vec<(Instant, SendRequest<Body>)>>;
 
 /// Kept connections. Cheap to clone.
@@ -84,24 +117,21 @@ impl Pool {
     pub async fn send(
         &self,
         address: SocketAddr,
-        mut request: Request<Body>,
+        request: Request<Body>,
     ) -> Result<(Response<Incoming>, Kept), SendError> {
-        loop {
-            let (mut sender, reused) = match self.take(address) {
-                Some(sender) => (sender, true),
-                None => (self.connect(address).await?, false),
-            };
-            match sender.try_send_request(request).await {
-                Ok(response) => {
-                    return Ok((response, Kept { pool: self.clone(), address, sender: Some(sender) }));
-                }
-                // The server closed an idle connection before it saw the request: hyper gives the request back.
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if reused => request = unsent,
-                    _ => return Err(SendError::Broken(address, error.into_error())),
-                },
-            }
-        }
+        self.open(address).await?.send(request).await
+    }
+
+    /// Takes a connection, so that a request whose body can be sent only once is made when there is somebody to take it.
+    ///
+    /// # Errors
+    /// [`SendError::NotSent`] when nobody listens.
+    pub async fn open(&self, address: SocketAddr) -> Result<Opened, SendError> {
+        let (sender, reused) = match self.take(address) {
+            Some(sender) => (sender, true),
+            None => (self.connect(address).await?, false),
+        };
+        Ok(Opened { pool: self.clone(), address, sender, reused })
     }
 
     /// Sends a request and reads the whole answer.

@@ -157,35 +157,50 @@ fn commit(connection: &Connection, batch: &mut Vec<Work>, stats: &WriterStats) {
     if batch.is_empty() {
         return;
     }
-    let mut finishes = Vec::with_capacity(batch.len());
-    let result = run(connection, batch, &mut finishes);
+    let mut done = Vec::with_capacity(batch.len());
+    let result = run(connection, batch, &mut done);
     batch.clear();
     if let Err(error) = &result {
-        tracing::error!(error = %error, jobs = finishes.len(), "a commit failed and was taken back");
+        tracing::error!(error = %error, jobs = done.len(), "a commit failed and was taken back");
         if !connection.is_autocommit()
             && let Err(error) = connection.execute_batch("ROLLBACK")
         {
             tracing::error!(error = %error, "the rollback failed too");
         }
     }
+    let fine = result.is_ok() && done.iter().all(|(_, refused)| refused.is_none());
     stats.commits.fetch_add(1, Ordering::Relaxed);
-    stats.failing.store(result.is_err(), Ordering::Relaxed);
-    for finish in finishes {
-        finish(result.as_ref().copied());
+    stats.failing.store(!fine, Ordering::Relaxed);
+    for (finish, refused) in done {
+        finish(refused.as_ref().map_or(result.as_ref().copied(), Err));
     }
 }
 
-fn run(connection: &Connection, batch: &mut Vec<Work>, finishes: &mut Vec<Finish>) -> rusqlite::Result<()> {
-    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+/// One transaction of every job. A job that is refused is taken back alone; its neighbours stand.
+fn run(
+    connection: &Connection,
+    batch: &mut Vec<Work>,
+    done: &mut Vec<(Finish, Option<rusqlite::Error>)>,
+) -> rusqlite::Result<()> {
+    let execute = |sql| connection.prepare_cached(sql)?.execute([]);
+    execute("BEGIN IMMEDIATE")?;
     for work in batch.drain(..) {
+        execute("SAVEPOINT job")?;
         match work(connection) {
-            Ok(finish) => finishes.push(finish),
-            Err((error, finish)) => {
-                finishes.push(finish);
+            Ok(finish) => done.push((finish, None)),
+            // Some errors end the whole transaction (https://sqlite.org/lang_transaction.html, section 3).
+            Err((error, finish)) if connection.is_autocommit() => {
+                done.push((finish, None));
                 return Err(error);
             }
+            Err((error, finish)) => {
+                execute("ROLLBACK TO job")?;
+                tracing::error!(error = %error, "a write was refused and taken back");
+                done.push((finish, Some(error)));
+            }
         }
+        execute("RELEASE job")?;
     }
-    connection.prepare_cached("COMMIT")?.execute([])?;
+    execute("COMMIT")?;
     Ok(())
 }

@@ -149,6 +149,7 @@ impl From<SourceError> for Problem {
             }
             SourceError::Manifest(_) => Self::new("SOURCE_INVALID", error.to_string()),
             SourceError::Blob(error) => error.into(),
+            SourceError::Store(error) => error.into(),
         }
     }
 }

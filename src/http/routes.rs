@@ -33,6 +33,7 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
             .service(web::resource("/ready").get(health::ready))
             .service(web::resource("/status").get(status::service))
             .service(web::resource("/status/queue").get(status::queue))
+            .service(web::resource("/status/cleanup").post(status::cleanup))
             .service(web::resource("/status/deployments").get(status::deployments))
             .service(web::resource("/sources").post(sources::create))
             .service(web::resource("/sources/blobs/{sha256}").put(sources::put_blob))

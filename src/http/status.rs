@@ -1,11 +1,12 @@
 //! `/status…`: figures of the service.
 
-use actix_web::web::{Data, Query};
+use actix_web::web::{Bytes, Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
+use serde::Deserialize;
 use serde_json::{Map, json};
 
 use super::Api;
-use super::deployments::{ListQuery, list};
+use super::deployments::{ListQuery, json as parse, list};
 use super::problem::{Problem, correlation};
 use crate::ambient::between;
 use crate::deploy::deployment::{Status, StoreError};
@@ -78,4 +79,37 @@ pub(super) async fn deployments(
     list(&api, None, query)
         .await
         .unwrap_or_else(|problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
+}
+
+/// Body of `POST /status/cleanup`.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct CleanupOrder {
+    dry_run: bool,
+}
+
+/// `POST /status/cleanup`: what the daily timer does, now; `{"dryRun": true}` only counts.
+pub(super) async fn cleanup(api: Data<Api>, request: HttpRequest, body: Bytes) -> HttpResponse {
+    let cleaned = async {
+        let order: CleanupOrder = if body.is_empty() {
+            CleanupOrder::default()
+        } else {
+            serde_json::from_value(parse(&request, &body)?)
+                .map_err(|error| Problem::new("BAD_REQUEST", format!("the body cannot be read: {error}")))?
+        };
+        let cleaned = api.windlass.clean(order.dry_run).await?;
+        let message = format!(
+            "{} {} deployments, {} runs and {} files ({} bytes)",
+            if order.dry_run { "Would remove" } else { "Removed" },
+            cleaned.deployments,
+            cleaned.runs,
+            cleaned.files,
+            cleaned.bytes
+        );
+        Ok(HttpResponse::Ok()
+            .json(json!({ "dryRun": order.dry_run, "removed": cleaned, "message": message })))
+    };
+    cleaned.await.unwrap_or_else(|problem: Problem| {
+        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
+    })
 }

@@ -12,14 +12,12 @@ use crate::deploy::deployment::Deployment;
 use crate::deploy::detect::{DetectError, Facts, Kind, Plan, detect};
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::release::Artifact;
-use crate::deploy::source::Manifest;
+use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
 use crate::windlass::Tools;
 use crate::workflow::chain::{Context, Next, Step, StepError};
 
 /// Largest project file that detection reads.
 const MOST_FACT_BYTES: u64 = 1 << 20;
-/// Largest manifest: 50 000 paths of 4 096 bytes do not occur, 64 MiB do not either.
-pub(super) const MOST_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// What the other steps need to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,6 +50,7 @@ impl Step for Validate {
             Some(source) => manifest(tools, &wish.org, source).await?,
             None => starter(tools.blobs.as_ref(), &wish.org).await?,
         };
+        tools.retention.use_source(&wish.org, manifest.digest(), cx.now).await?;
         refuse_missing(tools, &wish.org, &manifest).await?;
         let plan = plan(tools, &deployment, &manifest).await?;
         let source = manifest.digest();
@@ -67,6 +66,8 @@ impl Step for Validate {
         let reused = tools.releases.artifact(&wish.org, inputs_digest).await?;
         let reused = match reused {
             Some(artifact) if tools.blobs.missing(&wish.org, &[artifact.digest]).await?.is_empty() => {
+                // Kept anew, so that no cleanup takes it away before it is released.
+                tools.releases.keep_artifact(&wish.org, inputs_digest, &artifact, cx.now).await?;
                 Some(artifact)
             }
             _ => None,

@@ -112,8 +112,14 @@ async fn tick(windlass: &Windlass, name: &str) -> Result<(), DispatchError> {
             }
         }
         "timer-cleanup" => {
-            let removed = windlass.remove_leftovers().await?;
-            tracing::info!(removed, "the cleanup removed {removed} leftovers");
+            let cleaned = windlass.clean(false).await?;
+            tracing::info!(
+                cleaned = ?cleaned,
+                "the cleanup removed {} deployments and {} files of {} bytes",
+                cleaned.deployments,
+                cleaned.files,
+                cleaned.bytes
+            );
         }
         other => return Err(DispatchError::Malformed(format!("no such timer: {other}"))),
     }

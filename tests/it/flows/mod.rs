@@ -4,3 +4,4 @@ mod admission;
 mod chains;
 mod decisions;
 mod deploys;
+mod retention;

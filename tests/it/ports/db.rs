@@ -72,6 +72,13 @@ async fn a_write_that_fails_leaves_nothing_and_the_next_one_works() {
         })
         .await;
     assert!(failed.is_err() && !db.last_commit_was_fine());
+    // Neighbours in the same transaction stand.
+    let (one, two, three) = tokio::join!(
+        db.write(|c| c.execute("INSERT INTO t VALUES (7)", [])),
+        db.write(|c| c.execute("INSERT INTO t VALUES (7)", [])),
+        db.write(|c| c.execute("DELETE FROM t WHERE x = 7", [])),
+    );
+    assert!(one.is_ok() && two.is_err() && three.is_ok());
     db.write(|c| c.execute("INSERT INTO t VALUES (2)", [])).await.unwrap();
     let rows: Vec<i64> =
         db.read(|c| c.prepare("SELECT x FROM t")?.query_map([], |row| row.get(0))?.collect()).unwrap();

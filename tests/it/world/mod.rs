@@ -101,6 +101,7 @@ impl World {
             ids: Arc::clone(&ids),
             deployments: Arc::new(SqliteDeployments::new(db.clone(), Arc::clone(&queues))),
             releases: Arc::new(SqliteReleases(db.clone())),
+            retention: Arc::new(windlass::embedded::retention::SqliteRetention(db.clone())),
             blobs: Arc::new(blobs),
             logs: Arc::new(FileLogs::open(&root.join("logs")).unwrap()),
             builder: Arc::clone(&builder) as Arc<_>,
@@ -116,6 +117,7 @@ impl World {
                 caps: setup.caps,
                 deployment: Duration::from_secs(600),
                 build: windlass::deploy::size::Size::TWO,
+                keep: windlass::deploy::retention::Keep { days: 30, releases: 2 },
                 source: SourceLimits::default(),
             },
         });

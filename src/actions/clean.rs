@@ -1,0 +1,119 @@
+//! Forgets what is old and removes what nobody needs.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::ActionError;
+use crate::ambient::before;
+use crate::deploy::blobs::BlobError;
+use crate::deploy::ids::{Digest, Name};
+use crate::deploy::retention::Forgotten;
+use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
+use crate::windlass::Windlass;
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+/// What a cleanup removed, or would remove.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cleaned {
+    /// Deployments, with their releases and logs.
+    pub deployments: u64,
+    /// Runs that have ended, with their events.
+    pub runs: u64,
+    /// Artifacts that could have been reused.
+    pub artifacts: u64,
+    /// Idempotency keys.
+    pub idempotency_keys: u64,
+    /// Workspaces that no open run owns.
+    pub workspaces: u64,
+    /// Logs that were compressed.
+    pub compressed_logs: u64,
+    /// Files of sources and artifacts that nothing points at. A dry run counts those that nothing points at now.
+    pub files: u64,
+    /// Their size.
+    pub bytes: u64,
+}
+
+impl Windlass {
+    /// Cleans up; with `dry` it only tells what it would do. Doing it again right away removes nothing more.
+    ///
+    /// # Errors
+    /// [`ActionError`]; what was removed stays removed, and the next cleanup goes on.
+    pub async fn clean(&self, dry: bool) -> Result<Cleaned, ActionError> {
+        let tools = &self.tools;
+        let (now, keep) = (tools.clock.now(), tools.limits.keep);
+        let mut cleaned = Cleaned { workspaces: self.remove_leftovers(dry).await?, ..Cleaned::default() };
+        let old = before(now, DAY.saturating_mul(u32::from(keep.days)));
+        loop {
+            let forgotten = tools.retention.forget(old, keep.releases, dry).await?;
+            // A crash before the logs go leaves logs that nobody asks for, not records without logs.
+            if !dry {
+                for deployment in &forgotten.deployments {
+                    tools.logs.remove(*deployment).await?;
+                }
+            }
+            cleaned.count(&forgotten);
+            if dry || forgotten.deployments.is_empty() && forgotten.runs == 0 {
+                break;
+            }
+        }
+        let yesterday = before(now, DAY);
+        if !dry {
+            cleaned.compressed_logs = tools.logs.compress(yesterday).await?;
+        }
+        for org in tools.retention.organizations().await? {
+            let keep = self.content_in_use(&org, yesterday).await?;
+            let (files, bytes) = tools.blobs.retain(&org, keep, yesterday, dry).await?;
+            cleaned.files += files;
+            cleaned.bytes += bytes;
+        }
+        Ok(cleaned)
+    }
+
+    async fn content_in_use(&self, org: &Name, since: Timestamp) -> Result<HashSet<Digest>, ActionError> {
+        let needed = self.tools.retention.needed(org, since).await?;
+        let mut keep: HashSet<Digest> = needed.artifacts.into_iter().collect();
+        for source in needed.sources {
+            let text = match self.tools.blobs.read(org, source, MOST_MANIFEST_BYTES).await {
+                Err(BlobError::Missing(_) | BlobError::Damaged(_)) => continue,
+                read => read?,
+            };
+            keep.insert(source);
+            let manifest = std::str::from_utf8(&text).ok().and_then(Manifest::from_text).unwrap_or_default();
+            keep.extend(manifest.files().iter().map(|file| file.sha256));
+        }
+        Ok(keep)
+    }
+
+    /// Removes workspaces that no open run owns. Gives their number.
+    async fn remove_leftovers(&self, dry: bool) -> Result<u64, ActionError> {
+        let open = self.engine.journal.open_runs(self.tools.clock.now()).await?;
+        let mut removed = 0;
+        for run in self.tools.builder.leftovers().await? {
+            let over = match self.engine.journal.history(run).await? {
+                Some((state, _)) => state.is_over(),
+                None => true,
+            };
+            if over && !open.iter().any(|(other, _)| *other == run) {
+                if !dry {
+                    self.tools.builder.discard(run).await?;
+                }
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+impl Cleaned {
+    fn count(&mut self, forgotten: &Forgotten) {
+        self.deployments += forgotten.deployments.len() as u64;
+        self.runs += forgotten.runs;
+        self.artifacts += forgotten.artifacts;
+        self.idempotency_keys += forgotten.keys;
+    }
+}

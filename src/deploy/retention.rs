@@ -1,0 +1,68 @@
+//! What is kept for how long, and the port that forgets the rest.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::deployment::StoreError;
+use super::ids::{DeploymentId, Digest, Name};
+
+/// How much of the past is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Days for which a deployment that has ended is kept.
+    pub days: u16,
+    /// Releases of each app that are kept whatever their age, so that there is a way back.
+    pub releases: u32,
+}
+
+/// Records that were forgotten, or would be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Forgotten {
+    /// Deployments, with their releases.
+    pub deployments: Vec<DeploymentId>,
+    /// Runs that have ended, with their events.
+    pub runs: u64,
+    /// Artifacts that could have been reused.
+    pub artifacts: u64,
+    /// Idempotency keys.
+    pub keys: u64,
+}
+
+/// What an organization's records still point at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// By their manifests.
+    pub sources: Vec<Digest>,
+    /// By their bundles.
+    pub artifacts: Vec<Digest>,
+}
+
+/// Forgets records of the past. What is live, under way, stuck, or one of an app's newest releases stays.
+#[async_trait]
+pub trait Retention: Send + Sync {
+    /// Remembers that somebody is about to use the source, so that its content stays although nothing points at it yet.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn use_source(&self, org: &Name, source: Digest, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Forgets some of what ended before `before`, in one transaction; call it until nothing is forgotten any more.
+    /// With `dry` it only counts, all there is.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing was forgotten.
+    async fn forget(&self, before: Timestamp, releases: u32, dry: bool) -> Result<Forgotten, StoreError>;
+
+    /// Every organization that ever had content.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn organizations(&self) -> Result<Vec<Name>, StoreError>;
+
+    /// What has to stay of an organization's content; sources that were used after `since` among it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn needed(&self, org: &Name, since: Timestamp) -> Result<Needed, StoreError>;
+}
