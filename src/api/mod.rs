@@ -1,5 +1,6 @@
 //! Wire types of the JSON API, shared by server, command line and tests.
 
+pub mod batch;
 pub mod codes;
 
 use serde::{Deserialize, Serialize};

@@ -112,6 +112,20 @@ impl Client {
         .await
     }
 
+    /// `POST` of zstd-compressed content of a media type.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post_compressed(
+        &self,
+        path: &str,
+        media_type: &str,
+        content: Bytes,
+    ) -> Result<serde_json::Value, ClientError> {
+        let headers = [("content-type", media_type), ("content-encoding", "zstd")];
+        self.call(Method::POST, path, &headers, content).await
+    }
+
     /// `DELETE`.
     ///
     /// # Errors

@@ -3,20 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use serde_json::json;
 
 use super::client::{Client, ClientError};
 use super::screen::Screen;
-use super::tree::{self, Tree};
+use super::tree;
+use super::upload::upload;
 use super::{Ending, Identity};
 use crate::ambient::Clock;
 use crate::api;
 
-/// zstd level of uploads: the network of this machine or office is faster than a higher level.
-const LEVEL: i32 = 1;
-/// Uploads under way at the same time.
-const UPLOADS: usize = 8;
 /// Tries to open a broken event stream again, a second apart: a restart of the server takes less.
 const REOPENINGS: u32 = 60;
 
@@ -127,62 +123,6 @@ fn project_id(name: &str) -> String {
         .take(128)
         .collect::<String>();
     if id.is_empty() { "app".to_owned() } else { id }
-}
-
-/// Brings the contents that the server lacks, and gives the source's digest.
-async fn upload(
-    client: &Client,
-    root: &Path,
-    tree: &Tree,
-    identity: &Identity,
-    screen: &mut Screen<'_>,
-) -> anyhow::Result<String> {
-    let manifest =
-        api::NewSource { organization_id: identity.organization.clone(), files: tree.files.clone() };
-    let source: api::Source = client.post("/sources", &manifest).await?;
-    let missing: std::collections::HashSet<&str> = source.missing.iter().map(String::as_str).collect();
-    let mut wanted: Vec<&api::File> =
-        tree.files.iter().filter(|file| missing.contains(file.sha256.as_str())).collect();
-    wanted.sort_by(|a, b| a.sha256.cmp(&b.sha256));
-    wanted.dedup_by(|a, b| a.sha256 == b.sha256);
-    let total: u64 = wanted.iter().map(|file| file.size).sum();
-    let unchanged = tree.files.len() - wanted.len();
-    screen.say(&format!(
-        "Uploading {} of {} files, {total} bytes ({unchanged} unchanged)",
-        wanted.len(),
-        tree.files.len()
-    ));
-    let mut done = 0;
-    let mut under_way = tokio::task::JoinSet::new();
-    let mut waiting = wanted.into_iter();
-    loop {
-        while under_way.len() < UPLOADS
-            && let Some(file) = waiting.next()
-        {
-            let (client, path, file) = (client.clone(), root.join(&file.path), file.clone());
-            let to = format!("/sources/blobs/{}?organizationId={}", file.sha256, identity.organization);
-            under_way.spawn(async move {
-                put(&client, &path, &to)
-                    .await
-                    .map(|()| file.size)
-                    .with_context(|| format!("cannot upload {}", file.path))
-            });
-        }
-        let Some(result) = under_way.join_next().await else { break };
-        done += result??;
-        screen.uploading(done, total);
-    }
-    Ok(source.source)
-}
-
-async fn put(client: &Client, path: &Path, to: &str) -> anyhow::Result<()> {
-    let path = path.to_owned();
-    let compressed = tokio::task::spawn_blocking(move || {
-        std::fs::File::open(path).and_then(|file| zstd::encode_all(file, LEVEL))
-    })
-    .await??;
-    client.put_compressed(to, Bytes::from(compressed)).await?;
-    Ok(())
 }
 
 /// Shows a deployment until it has ended; survives a restart of the server.

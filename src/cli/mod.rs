@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod screen;
 pub mod show;
 pub mod tree;
+mod upload;
 
 use std::io::Write;
 

@@ -75,6 +75,13 @@ pub trait Blobs: Send + Sync {
     /// [`BlobError`] when it cannot begin.
     async fn writer(&self, org: &Name, digest: Digest, limit: u64) -> Result<Box<dyn BlobWriter>, BlobError>;
 
+    /// Keeps many small contents with one wait for the disk: all of them, or after a crash some. Each is announced by its
+    /// digest.
+    ///
+    /// # Errors
+    /// [`BlobError::Mismatch`]: none was kept; [`BlobError::Full`] or [`BlobError::Unavailable`].
+    async fn keep_all(&self, org: &Name, contents: Vec<(Digest, Bytes)>) -> Result<(), BlobError>;
+
     /// Stored content of at most `limit` bytes, verified.
     ///
     /// # Errors

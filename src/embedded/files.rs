@@ -69,6 +69,28 @@ impl FileBlobs {
         settle(file, &path)
     }
 
+    /// Writes all beside, makes them durable with one sync of the file system, and renames them into place.
+    fn keep_batch(&self, org: &Name, contents: &[(Digest, Bytes)], batch: &Path) -> Result<(), BlobError> {
+        std::fs::create_dir_all(batch).map_err(|error| failed(batch, error))?;
+        for (digest, content) in contents {
+            let path = batch.join(digest.to_string());
+            let mut file = create(&path)?;
+            file.write_all(content).map_err(|error| failed(&path, error))?;
+        }
+        sync_all(batch)?;
+        for (digest, _) in contents {
+            let path = self.path(org, *digest);
+            let folder = path.parent().unwrap_or(&path);
+            std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+            match std::fs::rename(batch.join(digest.to_string()), &path) {
+                // Twice in one batch.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.exists() => {}
+                renamed => renamed.map_err(|error| failed(&path, error))?,
+            }
+        }
+        sync_all(batch)
+    }
+
     /// Opens content for reading, to its end and verified.
     ///
     /// # Errors
@@ -83,6 +105,17 @@ pub(super) fn failed(path: &Path, source: std::io::Error) -> BlobError {
         return BlobError::Full;
     }
     BlobError::Unavailable { path: path.display().to_string(), source }
+}
+
+fn create(path: &Path) -> Result<std::fs::File, BlobError> {
+    let created = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    created.map_err(|error| failed(path, error))
+}
+
+/// Waits until everything that was written to the file system of `folder` is on its disk.
+fn sync_all(folder: &Path) -> Result<(), BlobError> {
+    let file = std::fs::File::open(folder).map_err(|error| failed(folder, error))?;
+    rustix::fs::syncfs(&file).map_err(|error| failed(folder, error.into()))
 }
 
 /// Moves a written file into place so that a crash leaves all of it or nothing.
@@ -223,14 +256,26 @@ impl Blobs for FileBlobs {
 
     async fn writer(&self, org: &Name, digest: Digest, limit: u64) -> Result<Box<dyn BlobWriter>, BlobError> {
         let temporary = self.incoming();
-        let file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(|error| failed(&temporary, error))?;
+        let file = create(&temporary)?;
         let path = self.path(org, digest);
         Ok(Box::new(FileWriter { file, temporary, path, hasher: Sha256::new(), digest, left: limit, limit }))
+    }
+
+    async fn keep_all(&self, org: &Name, contents: Vec<(Digest, Bytes)>) -> Result<(), BlobError> {
+        let (blobs, org) = (self.clone(), org.clone());
+        blocking(move || {
+            if let Some((expected, content)) = contents.iter().find(|(digest, content)| Digest::of(content) != *digest) {
+                return Err(BlobError::Mismatch { expected: *expected, found: Digest::of(content) });
+            }
+            let batch = blobs.incoming();
+            let written = blobs.keep_batch(&org, &contents, &batch);
+            // Settled content has been renamed away; what is left of a failed batch is garbage.
+            if let Err(error) = std::fs::remove_dir_all(&batch) {
+                tracing::warn!(path = %batch.display(), error = %error, "a temporary folder could not be removed");
+            }
+            written
+        })
+        .await
     }
 
     async fn read(&self, org: &Name, digest: Digest, limit: u64) -> Result<Vec<u8>, BlobError> {

@@ -36,6 +36,7 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
             .service(web::resource("/status/cleanup").post(status::cleanup))
             .service(web::resource("/status/deployments").get(status::deployments))
             .service(web::resource("/sources").post(sources::create))
+            .service(web::resource("/sources/blobs").post(sources::put_batch))
             .service(web::resource("/sources/blobs/{sha256}").put(sources::put_blob))
             .service(web::resource("/projects/revisions").get(projects::revisions))
             .service(web::resource("/projects/{project}/output").get(projects::output))

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::Api;
 use super::deployments::json;
 use super::problem::{Problem, correlation};
-use crate::api;
+use crate::api::{self, batch};
 use crate::deploy::blobs::BlobWriter;
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::source::FileEntry;
@@ -81,6 +81,38 @@ pub(super) async fn put_blob(
         }
         writer.finish().await?;
         Ok(HttpResponse::Created().json(serde_json::json!({ "sha256": digest })))
+    };
+    kept.await.unwrap_or_else(|problem: Problem| {
+        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
+    })
+}
+
+/// `POST /sources/blobs`: many small contents, plain or with a `Content-Encoding`; see [`batch`]. The size after
+/// decompression is limited.
+pub(super) async fn put_batch(
+    api: Data<Api>,
+    request: HttpRequest,
+    query: Result<Query<BlobQuery>, actix_web::Error>,
+    body: Result<Bytes, actix_web::Error>,
+) -> HttpResponse {
+    let kept = async {
+        let bad = |detail: &str| Problem::new("BAD_REQUEST", detail);
+        let query = query.map_err(|error| bad(&format!("the query cannot be read: {error}")))?;
+        let org = owner(&query.organization_id)?;
+        if request.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != batch::MEDIA_TYPE) {
+            return Err(bad(&format!("a batch is {}", batch::MEDIA_TYPE)));
+        }
+        let body = body.map_err(|error| bad(&format!("the batch cannot be read: {error}")))?;
+        let contents = batch::split(&body).ok_or_else(|| bad("the batch cannot be read"))?;
+        let content = |(sha256, content): (&str, &[u8])| {
+            let digest: Digest =
+                sha256.parse().map_err(|error: crate::deploy::ids::BadId| bad(&error.to_string()))?;
+            Ok((digest, body.slice_ref(content)))
+        };
+        let contents = contents.into_iter().map(content).collect::<Result<Vec<_>, Problem>>()?;
+        let count = contents.len();
+        api.windlass.tools.blobs.keep_all(&org, contents).await?;
+        Ok(HttpResponse::Created().json(serde_json::json!({ "kept": count })))
     };
     kept.await.unwrap_or_else(|problem: Problem| {
         problem.answer(&correlation(&request, api.windlass.tools.ids.random()))

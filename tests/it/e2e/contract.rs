@@ -294,6 +294,24 @@ async fn uploads_are_verified_and_resumable() {
         201
     );
     assert_eq!(server.post("/sources", &manifest).await.1["missing"], json!([]));
+    let batch = |text: &str| zstd::encode_all(text.as_bytes(), 1).unwrap();
+    let kind = [("content-type", windlass::api::batch::MEDIA_TYPE), ("content-encoding", "zstd")];
+    let bomb = vec![b'x'; 20 << 20];
+    for (body, status, code) in [
+        (batch(&format!("{digest} 7\nchanged")), 422, "CONTENT_MISMATCH"),
+        (batch(&format!("{digest} 70\ncontent")), 400, "BAD_REQUEST"),
+        (batch("short 7\ncontent"), 400, "BAD_REQUEST"),
+        (b"not zstd".to_vec(), 400, "BAD_REQUEST"),
+        (zstd::encode_all(bomb.as_slice(), 1).unwrap(), 400, "BAD_REQUEST"),
+    ] {
+        let answer = server.call("POST", "/sources/blobs?organizationId=o", &kind, body).await;
+        let (found, problem) = parsed(&answer);
+        assert_eq!((found, problem["code"].as_str()), (status, Some(code)), "{problem}");
+    }
+    let kept = server
+        .call("POST", "/sources/blobs?organizationId=o", &kind, batch(&format!("{digest} 7\ncontent")))
+        .await;
+    assert_eq!(parsed(&kept), (201, json!({ "kept": 1 })));
     // Another organization cannot find out what this one has.
     let mut other = manifest.clone();
     other["organizationId"] = json!("other");

@@ -88,3 +88,19 @@ async fn a_folder_that_cannot_be_used_is_said_clearly() {
     writer.write(b"x".to_vec().into()).await.unwrap();
     assert!(matches!(writer.finish().await, Err(BlobError::Unavailable { .. })));
 }
+
+#[tokio::test]
+async fn a_batch_is_kept_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = FileBlobs::open(folder.path()).unwrap();
+    let content = |text: &'static str| (Digest::of(text.as_bytes()), text.into());
+    let wrong = vec![content("one"), (Digest::of(b"two"), "three".into())];
+    assert!(matches!(blobs.keep_all(&org(), wrong).await, Err(BlobError::Mismatch { .. })));
+    assert!(files_below(folder.path()).is_empty());
+    blobs.keep_all(&org(), vec![content("one"), content("two"), content("one")]).await.unwrap();
+    blobs.keep_all(&org(), vec![content("two")]).await.unwrap();
+    assert_eq!(files_below(folder.path()).len(), 2);
+    for text in ["one", "two"] {
+        assert_eq!(blobs.read(&org(), Digest::of(text.as_bytes()), 10).await.unwrap(), text.as_bytes());
+    }
+}
