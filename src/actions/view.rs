@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::ActionError;
 use super::submit::estimate;
+use crate::ambient::between;
 use crate::deploy::deployment::{Deployment, Filter, Status};
 use crate::deploy::ids::DeploymentId;
 use crate::steps::STEP_TEXTS;
@@ -11,6 +12,8 @@ use crate::windlass::Windlass;
 use crate::workflow::journal::Entry;
 use crate::workflow::state::{Event, Phase, RunState};
 
+/// Successful deployments from which the usual time of a step is learned.
+const LEARNED_FROM: usize = 5;
 /// Queued deployments that are looked through for a position.
 const MOST_QUEUED: usize = 10_000;
 
@@ -29,8 +32,17 @@ pub struct StepView {
     pub started: Option<Timestamp>,
     /// When it ended.
     pub ended: Option<Timestamp>,
+    /// How long it usually takes in this project and environment; only while the deployment is not over.
+    pub usual_ms: Option<u64>,
     /// What it left.
     pub output: serde_json::Value,
+}
+
+impl StepView {
+    fn took_ms(&self) -> Option<u64> {
+        let took = between(self.started?, self.ended?);
+        (self.status == "succeeded").then(|| u64::try_from(took.as_millis()).unwrap_or(u64::MAX))
+    }
 }
 
 /// A deployment as people see it.
@@ -66,7 +78,10 @@ impl Windlass {
             None => None,
         };
         let (state, entries) = history.map_or((None, Vec::new()), |(state, entries)| (Some(state), entries));
-        let steps = steps(state.as_ref(), &entries);
+        let mut steps = steps(state.as_ref(), &entries);
+        if !deployment.status.is_final() {
+            self.estimate_steps(&deployment, &mut steps).await?;
+        }
         let done = steps.iter().filter(|step| step.ended.is_some()).count();
         let progress = if deployment.status == Status::Succeeded {
             100
@@ -78,6 +93,35 @@ impl Windlass {
         let estimate = estimate(&self.tools.deployments.durations_ms().await?);
         let version = state.as_ref().map_or(0, |state| state.version) * 8 + deployment.status as u64;
         Ok(Some(View { deployment, steps, progress, current, position, waits_for, estimate, version }))
+    }
+
+    /// The median of the newest successful deployments of the same project and environment.
+    async fn estimate_steps(
+        &self,
+        deployment: &Deployment,
+        steps: &mut [StepView],
+    ) -> Result<(), ActionError> {
+        let wish = &deployment.wish;
+        let like_it = Filter {
+            project: Some(wish.project.clone()),
+            environment: Some(wish.environment.clone()),
+            status: Some(Status::Succeeded),
+            before: None,
+            limit: LEARNED_FROM,
+        };
+        let mut past = Vec::new();
+        for earlier in self.tools.deployments.list(&like_it).await? {
+            let Some(run) = earlier.run.filter(|_| earlier.wish.org == wish.org) else { continue };
+            let history = self.engine.journal.history(run).await?;
+            past.extend(history.map(|(state, entries)| self::steps(Some(&state), &entries)));
+        }
+        for step in steps {
+            let same = past.iter().flatten().filter(|earlier| earlier.name == step.name);
+            let mut took: Vec<u64> = same.filter_map(StepView::took_ms).collect();
+            took.sort_unstable();
+            step.usual_ms = took.get(took.len() / 2).copied();
+        }
+        Ok(())
     }
 
     async fn place_in_queue(
@@ -118,6 +162,7 @@ fn steps(state: Option<&RunState>, entries: &[Entry]) -> Vec<StepView> {
         attempts: 0,
         started: None,
         ended: None,
+        usual_ms: None,
         output: serde_json::Value::Null,
     };
     let mut steps: Vec<StepView> = STEP_TEXTS.into_iter().map(empty).collect();

@@ -73,7 +73,7 @@ pub struct Status {
 }
 
 /// One step of a deployment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Default, Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// Stored name.
@@ -90,6 +90,9 @@ pub struct Step {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<String>,
+    /// How long it usually takes in this project and environment, milliseconds; only while the deployment is not over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usual_ms: Option<u64>,
     /// What it left.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub output: Value,

@@ -137,6 +137,10 @@ pub async fn follow(
 ) -> anyhow::Result<Ending> {
     let mut after = 0;
     let mut left = REOPENINGS;
+    // Without it the bars know no usual times, that is all.
+    if let Ok(begun) = client.get::<api::Status>(&format!("/deploy/{deployment}/status")).await {
+        screen.learn(&begun.steps);
+    }
     loop {
         match follow_once(client, deployment, &mut after, screen).await {
             Ok(()) => {

@@ -1,5 +1,6 @@
 //! Shows a deployment's progress: bars on a terminal, plain lines elsewhere, or the events themselves as JSON lines.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Screen<'a> {
     mode: Mode,
     bar: Option<ProgressBar>,
     started: Option<String>,
+    /// Milliseconds that each step usually takes.
+    usual: HashMap<String, u64>,
 }
 
 impl<'a> Screen<'a> {
@@ -37,7 +40,7 @@ impl<'a> Screen<'a> {
     pub fn new(out: &'a mut (dyn Write + Send), mode: Mode) -> Self {
         let bar = (mode == Mode::Lines { terminal: true })
             .then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()));
-        Self { out, mode, bar, started: None }
+        Self { out, mode, bar, started: None, usual: HashMap::new() }
     }
 
     /// A line for people; left out of JSON.
@@ -45,6 +48,12 @@ impl<'a> Screen<'a> {
         if self.mode != Mode::Json {
             self.print(text);
         }
+    }
+
+    /// Learns how long steps usually take.
+    pub fn learn(&mut self, steps: &[api::Step]) {
+        let known = steps.iter().filter_map(|step| Some((step.name.clone(), step.usual_ms?)));
+        self.usual = known.collect();
     }
 
     /// Bytes on their way.
@@ -82,14 +91,20 @@ impl<'a> Screen<'a> {
     fn begin(&mut self, step: &str, line: &api::Line) {
         self.started = Some(line.at.clone());
         let text = format!("{step:NAME$} {}", line.text);
+        // Below a second nobody waits.
+        let usual = self.usual.get(step).filter(|ms| **ms >= 1_000).map(|ms| span(*ms));
         match &self.bar {
             Some(bar) => {
-                bar.set_style(style("{spinner} {msg} {elapsed}"));
+                let usual = usual.map(|usual| format!(" of about {usual}")).unwrap_or_default();
+                bar.set_style(style(&format!("{{spinner}} {{msg}} {{elapsed}}{usual}")));
                 bar.reset_elapsed();
                 bar.set_message(text);
                 bar.enable_steady_tick(TURN);
             }
-            None => self.print(&format!("→ {text}")),
+            None => {
+                let usual = usual.map(|usual| format!(", usually {usual}")).unwrap_or_default();
+                self.print(&format!("→ {text}{usual}"));
+            }
         }
     }
 
@@ -148,8 +163,11 @@ fn printable(text: &str) -> String {
 
 fn elapsed(start: &str, end: &str) -> Option<String> {
     let (start, end): (jiff::Timestamp, jiff::Timestamp) = (start.parse().ok()?, end.parse().ok()?);
-    let ms = end.duration_since(start).as_millis();
-    Some(if ms < 1_000 { format!("{ms} ms") } else { format!("{}.{} s", ms / 1_000, ms % 1_000 / 100) })
+    Some(span(u64::try_from(end.duration_since(start).as_millis()).unwrap_or_default()))
+}
+
+fn span(ms: u64) -> String {
+    if ms < 1_000 { format!("{ms} ms") } else { format!("{}.{} s", ms / 1_000, ms % 1_000 / 100) }
 }
 
 #[cfg(test)]
@@ -172,6 +190,11 @@ mod tests {
         let mut out = Vec::new();
         let mut screen = Screen::new(&mut out, mode);
         screen.say("Uploading 1 file");
+        screen.learn(&[api::Step {
+            name: "build".to_owned(),
+            usual_ms: Some(1_340),
+            ..api::Step::default()
+        }]);
         screen.show(&line("step.started", "build", "2026-11-20T09:00:00Z", "Building and packing"));
         screen.show(&line("build.started", "build", "2026-11-20T09:00:00Z", "sh build.sh"));
         screen.show(&line("log", "build", "2026-11-20T09:00:01Z", "\u{1b}[31mred\u{1b}[0m\u{7}"));
@@ -185,7 +208,7 @@ mod tests {
     fn plain_lines_tell_the_story() {
         insta::assert_snapshot!(shown(Mode::Lines { terminal: false }), @r"
         Uploading 1 file
-        → build     Building and packing
+        → build     Building and packing, usually 1.3 s
           │ $ sh build.sh
           │ red
         ✓ build     3 files packed into 1.2 kB  (1.2 s)

@@ -147,6 +147,7 @@ fn step(view: StepView) -> api::Step {
         status: view.status.to_owned(),
         attempts: view.attempts,
         started_at: view.started.map(|at| at.to_string()),
+        usual_ms: view.usual_ms,
         ended_at: view.ended.map(|at| at.to_string()),
         output: view.output,
     }

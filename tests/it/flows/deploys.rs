@@ -51,6 +51,26 @@ async fn the_log_tells_the_steps_in_order() {
 }
 
 #[tokio::test]
+async fn the_usual_time_of_each_step_is_learned() {
+    let mut world = World::new();
+    let usual = async |world: &World, id| {
+        let view = world.windlass.view(id).await.unwrap().unwrap();
+        view.steps.iter().map(|step| step.usual_ms).collect::<Vec<_>>()
+    };
+    for page in ["one", "two", "three"] {
+        let id = world.deploy("shop", page).await;
+        assert!(page != "one" || usual(&world, id).await == [None; 7]);
+        world.step().await;
+        // What it waits for its first step counts as the first step's.
+        world.clock.advance(Duration::from_secs(2));
+        world.run_until_idle().await;
+        assert_eq!(usual(&world, id).await, [None; 7], "it is over");
+    }
+    let id = world.deploy("shop", "four").await;
+    assert_eq!(usual(&world, id).await, [Some(2_000), Some(0), Some(0), Some(0), Some(0), None, Some(0)]);
+}
+
+#[tokio::test]
 async fn without_a_source_the_starter_page_is_deployed() {
     let mut world = World::new();
     let id = world.submit(&World::request("empty")).await;
