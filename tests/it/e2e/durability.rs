@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use windlass::ambient::{Ids as _, SeededIds};
+use windlass::ambient::{Clock as _, Ids as _, SeededIds, SystemClock};
 use windlass::workflow::state::{Event, RunState};
 
-use super::{Server, children_of, until};
+use super::{Server, children_of, have, until};
 
 const PROJECTS: u64 = 12;
 /// Longest life of a service, in milliseconds: long enough for a whole deployment, short enough to hit its middle.
@@ -22,7 +22,11 @@ fn number(name: &str, default: u64) -> u64 {
 /// Takes the lock of the one deployment at a time of each project, as the service does not supersede running ones.
 async fn submit(server: &Server, project: u64, round: u64) -> Option<String> {
     let mut body = super::request(&format!("p{project}"));
-    body["buildCommand"] = json!(format!("echo built {round}; sleep 0.0{}", round % 9));
+    // The script counts itself: every time that it runs to its end is one line.
+    body["buildCommand"] = json!(format!("sleep 0.0{}; echo effect {round}", round % 9));
+    if project == 0 && have("python3") {
+        body["startCommand"] = json!("echo started; exec python3 -m http.server --bind 127.0.0.1 $PORT");
+    }
     let request = hyper::Request::post("/deploy")
         .header("host", server.api.to_string())
         .header("content-type", "application/json")
@@ -43,12 +47,15 @@ async fn killing_the_service_at_any_moment_loses_nothing() {
     let mut server =
         Server::with(&[("WINDLASS_DOUBLED_DELIVERIES", "50"), ("MAX_CONCURRENT_PER_ORGANIZATION", "5")]);
     let mut accepted: Vec<String> = Vec::new();
+    let mut killed = Vec::new();
     for kill in 0..kills {
         for project in 0..3 {
             accepted.extend(submit(&server, (kill * 3 + project) % PROJECTS, kill).await);
         }
         let life = u64::try_from(chance.random() % u128::from(LONGEST_LIFE_MS)).unwrap();
         tokio::task::spawn_blocking(move || std::thread::sleep(Duration::from_millis(life))).await.unwrap();
+        // A kill hurts from when it is sent until the new service has woken every run.
+        killed.push(SystemClock.now());
         server = server.kill_and_restart();
     }
     until("everything has ended", async || {
@@ -56,12 +63,29 @@ async fn killing_the_service_at_any_moment_loses_nothing() {
         status["deployments"]["queued"] == 0 && status["deployments"]["running"] == 0
     })
     .await;
-    let mut ends: HashMap<String, usize> = HashMap::new();
+    let (mut ends, mut repeated) = (HashMap::<String, usize>::new(), 0);
     for id in &accepted {
         let (code, status) = server.get(&format!("/deploy/{id}/status")).await;
         assert_eq!(code, 200, "seed {seed}: {id} was accepted and is lost");
         *ends.entry(status["status"].as_str().unwrap().to_owned()).or_default() += 1;
+        let time = |name: &str| status[name].as_str().map(|text| text.parse::<jiff::Timestamp>().unwrap());
+        let (Some(begun), Some(ended)) = (time("startedAt"), time("endedAt")) else { continue };
+        let hurt = killed.iter().filter(|at| (begun..=ended).contains(at)).count();
+        let (_, log) = server.get(&format!("/deploy/{id}/logs?step=build&limit=1000")).await;
+        let lines = log["logs"].as_array().unwrap();
+        let effects = lines
+            .iter()
+            .filter(|line| line["text"].as_str().is_some_and(|text| text.starts_with("effect ")))
+            .count();
+        let reused = status["steps"][3]["output"]["reused"] == true;
+        // Only a kill repeats a build, and nothing but the build's own inputs leaves it out.
+        assert!(
+            effects <= 1 + hurt && (reused || effects >= 1),
+            "seed {seed}: {effects} builds, {hurt} kills: {status}"
+        );
+        repeated += effects.saturating_sub(1);
     }
+    println!("{repeated} builds were repeated after a kill");
     println!("{} accepted: {ends:?}", accepted.len());
     assert!(ends.keys().all(|end| end == "succeeded" || end == "superseded"), "seed {seed}: {ends:?}");
     assert!(accepted.len() as u64 >= kills && ends["succeeded"] > 0);
@@ -79,7 +103,12 @@ async fn verify(server: &Server, seed: u64) {
         std::fs::read_dir(data.join("blobs/incoming")).unwrap().next().is_none(),
         "seed {seed}: a temporary blob is left"
     );
-    assert!(children_of(server.folder.path()).is_empty(), "seed {seed}: a process is left");
+    let apps = if have("python3") { 1 } else { 0 };
+    until("the app answers again", async || apps == 0 || server.app("p0.localhost", "/").await.0 == 200)
+        .await;
+    assert_eq!(children_of(server.folder.path()).len(), apps, "seed {seed}: a process is left");
+    let revisions = std::fs::read_dir(data.join("revisions")).unwrap().count() as u64;
+    assert_eq!(revisions, PROJECTS, "seed {seed}: a revision is left, or a live one is gone");
     let (_, queue) = server.get("/status/queue").await;
     assert_eq!(queue["deadLetters"]["count"], 0, "seed {seed}");
     let connection = rusqlite::Connection::open(data.join("windlass.db")).unwrap();
