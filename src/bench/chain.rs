@@ -70,16 +70,28 @@ impl Observer for Ends {
     }
 }
 
-/// Runs chains of `steps` empty steps, `concurrency` at a time.
-pub(super) async fn chain(
-    settings: &Settings,
-    steps: usize,
-    concurrency: usize,
-    span: Duration,
-    http: bool,
-) -> anyhow::Result<Value> {
+/// What to run.
+pub(super) struct Order {
+    /// Steps of one chain.
+    pub(super) steps: usize,
+    /// Chains at the same time.
+    pub(super) concurrency: usize,
+    /// How long.
+    pub(super) span: Duration,
+    /// Whether steps are called over HTTP.
+    pub(super) http: bool,
+    /// Runs that ended before.
+    pub(super) finished: u32,
+}
+
+/// Runs chains of empty steps.
+pub(super) async fn chain(settings: &Settings, order: Order) -> anyhow::Result<Value> {
+    let Order { steps, concurrency, span, http, finished } = order;
     let folder = ThrowAway::new()?;
     let canary = canary(folder.path())?;
+    if finished > 0 {
+        super::service::seed(folder.path(), finished).await?;
+    }
     let waiting = Arc::new(Waiting::default());
     let own = Settings { http_calls: http, ..folder.settings(settings) };
     let service = Arc::new(start(&own, Extras { chains: vec![empty_chain(steps, &waiting)] }).await?);
@@ -111,6 +123,7 @@ pub(super) async fn chain(
         "rss_mib": rss_kib / 1_024,
         "steps": steps,
         "concurrency": concurrency,
+        "finished": finished,
         "dispatch": if http { "http" } else { "in-process" },
     }))
 }

@@ -1,6 +1,7 @@
 //! `windlass bench`: figures of this machine, each from a throw-away service or a folder. Not tests: nothing here fails.
 
 mod chain;
+mod crash;
 mod folders;
 mod service;
 mod timers;
@@ -22,10 +23,17 @@ const CANARY: Duration = Duration::from_millis(500);
 /// When the service cannot start or the folder cannot be read.
 pub async fn run(command: &BenchCommand, settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<()> {
     let figures = match command {
-        BenchCommand::Chain { steps, concurrency, seconds, dispatch } => {
-            chain::chain(settings, *steps, *concurrency, Duration::from_secs(*seconds), dispatch == "http")
-                .await?
+        BenchCommand::Chain { steps, concurrency, seconds, dispatch, finished } => {
+            let load = chain::Order {
+                steps: *steps,
+                concurrency: *concurrency,
+                span: Duration::from_secs(*seconds),
+                http: dispatch == "http",
+                finished: *finished,
+            };
+            chain::chain(settings, load).await?
         }
+        BenchCommand::Crash { times } => crash::crashes(settings, *times).await?,
         BenchCommand::Plan { dir } => folders::plan(dir)?,
         BenchCommand::Pack { dir } => folders::pack(dir)?,
         BenchCommand::Start { deployments, starts } => {

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -25,7 +25,7 @@ const REQUESTS: usize = 300;
 const LOG_LINES: usize = 5_000;
 
 /// Stores finished deployments and runs as they look after years of work.
-async fn seed(folder: &Path, deployments: u32) -> anyhow::Result<()> {
+pub(super) async fn seed(folder: &Path, deployments: u32) -> anyhow::Result<()> {
     let db = Db::open(&folder.join("windlass.db"))?;
     let body = r#"{"wish":{"org":"o","user":"u","project":"p","title":"P","environment":"development","env":{}},"correlation":"c"}"#;
     db.write(move |c| {
@@ -53,21 +53,7 @@ pub(super) async fn starts(settings: &Settings, deployments: u32, starts: usize)
     let (mut times, mut rss_kib) = (Vec::new(), 0);
     for _ in 0..starts {
         let begun = Instant::now();
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .args(["serve", "--port", "0", "--apps-port", "0", "--data-dir"])
-            .arg(folder.path())
-            .env("PATH", &settings.path);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
-        let port = line
-            .split("127.0.0.1:")
-            .nth(1)
-            .and_then(|rest| rest.split(',').next())
-            .and_then(|port| port.parse::<u16>().ok());
-        let address =
-            SocketAddr::from(([127, 0, 0, 1], port.with_context(|| format!("it did not start: {line}"))?));
+        let (mut child, address) = spawn(folder.path(), &settings.path)?;
         let request = hyper::Request::get("/health").header("host", address.to_string()).body(empty())?;
         anyhow::ensure!(pool.fetch(address, request).await?.status().is_success(), "it does not answer");
         times.push(begun.elapsed());
@@ -79,6 +65,19 @@ pub(super) async fn starts(settings: &Settings, deployments: u32, starts: usize)
     Ok(
         json!({ "deployments": deployments, "p50_ms": at(&times, 500), "p99_ms": at(&times, 990), "rss_idle_mib": rss_kib / 1_024 }),
     )
+}
+
+/// Starts this program as a service of its own and waits until it says where it listens.
+pub(super) fn spawn(folder: &Path, path: &str) -> anyhow::Result<(Child, SocketAddr)> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["serve", "--port", "0", "--apps-port", "0", "--data-dir"]).arg(folder).env("PATH", path);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
+    let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(',').next());
+    let port: Option<u16> = port.and_then(|port| port.parse().ok());
+    let port = port.with_context(|| format!("it did not start: {line}"))?;
+    Ok((child, SocketAddr::from(([127, 0, 0, 1], port))))
 }
 
 /// Resident memory of a process in KiB.

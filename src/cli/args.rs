@@ -283,6 +283,15 @@ pub enum BenchCommand {
         /// http: through the custom handler's port, as under the Functions host; in-process: directly.
         #[arg(long, default_value = "http", value_parser = ["http", "in-process"])]
         dispatch: String,
+        /// Runs that ended before, as after years of work.
+        #[arg(long, default_value_t = 0)]
+        finished: u32,
+    },
+    /// From a SIGKILL to the first progress of the next service, with builds under way.
+    Crash {
+        /// How often.
+        #[arg(long, default_value_t = 20)]
+        times: usize,
     },
     /// Reading and hashing a folder, from nothing and unchanged.
     Plan {

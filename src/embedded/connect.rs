@@ -3,6 +3,7 @@
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::fs::{FlockOperation, flock};
@@ -33,6 +34,10 @@ use crate::windlass::{Check, Tools, Windlass};
 use crate::workflow::Engine;
 use crate::workflow::chain::{Chain, Chains};
 use crate::workflow::queue::Queue;
+
+/// How often and how long the lock of a dead service is waited for.
+const LOOK: Duration = Duration::from_millis(10);
+const MOST_LOOKS: u32 = 500;
 
 /// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -228,10 +233,16 @@ fn lock(root: &Path) -> Result<std::fs::File, ConnectError> {
         .write(true)
         .open(&path)
         .map_err(folder(root))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    let mut looks = 0;
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
-        file.read_to_string(&mut pid).map_err(folder(root))?;
-        return Err(ConnectError::InUse { path: root.to_owned(), pid: pid.trim().to_owned() });
+        file.rewind().and_then(|()| file.read_to_string(&mut pid)).map_err(folder(root))?;
+        // A child that a dying service was about to start has its files open until it becomes another program.
+        looks += 1;
+        if is_alive(pid.trim()) || looks > MOST_LOOKS {
+            return Err(ConnectError::InUse { path: root.to_owned(), pid: pid.trim().to_owned() });
+        }
+        std::thread::park_timeout(LOOK);
     }
     let write = |file: &mut std::fs::File| {
         file.set_len(0)?;
@@ -240,6 +251,12 @@ fn lock(root: &Path) -> Result<std::fs::File, ConnectError> {
     };
     write(&mut file).map_err(folder(root))?;
     Ok(file)
+}
+
+/// Whether a process runs, and is not only waiting to be noticed as dead.
+fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 struct StoreCheck(Db);

@@ -2,8 +2,11 @@
 
 mod blobs;
 mod db;
+mod deployments;
 mod journal;
+mod logs;
 mod queue;
+mod releases;
 
 use std::sync::Arc;
 

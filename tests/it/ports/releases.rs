@@ -1,0 +1,126 @@
+//! The suites of the `Releases` and `Retention` ports.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use windlass::ambient::{Clock as _, before};
+use windlass::deploy::detect::{Kind, Plan};
+use windlass::deploy::ids::{DeploymentId, Digest, Name};
+use windlass::deploy::release::{Artifact, Release, Releases};
+use windlass::deploy::retention::{Forgotten, Retention};
+use windlass::deploy::size::{Replicas, Size};
+use windlass::deploy::wish::Environment;
+use windlass::embedded::releases::SqliteReleases;
+use windlass::embedded::retention::SqliteRetention;
+use windlass::workflow::journal::RunId;
+
+use super::Store;
+
+fn org() -> Name {
+    "o".parse().unwrap()
+}
+
+fn release(app: &str, deployment: u128, run: u128) -> Release {
+    Release {
+        app: app.to_owned(),
+        number: 0,
+        deployment: DeploymentId::new(deployment),
+        run: RunId::new(Timestamp::UNIX_EPOCH, run),
+        org: org(),
+        environment: Environment::Staging,
+        artifact: Digest::of(format!("artifact {deployment}").as_bytes()),
+        plan: Plan::new(Kind::Static, None),
+        env: BTreeMap::new(),
+        size: Size::HALF,
+        replicas: Replicas { min: 1, max: 1 },
+        hosts: vec![format!("{app}.localhost")],
+    }
+}
+
+#[tokio::test]
+async fn releases_are_numbered_within_their_app_and_one_is_live() {
+    let store = Store::new();
+    let releases: Box<dyn Releases> = Box::new(SqliteReleases(store.db.clone()));
+    let now = store.clock.now();
+    let record = async |wanted: Release| releases.record(&wanted, now).await.unwrap();
+    assert_eq!(record(release("a", 1, 1)).await.number, 1);
+    assert_eq!(record(release("a", 2, 2)).await.number, 2);
+    assert_eq!(record(release("b", 3, 3)).await.number, 1);
+    assert_eq!(record(release("a", 1, 1)).await.number, 1, "a deployment has one release");
+    let retried = record(release("a", 1, 9)).await;
+    assert_eq!((retried.number, retried.run), (1, RunId::new(Timestamp::UNIX_EPOCH, 9)));
+    assert_eq!(releases.get("a", 1).await.unwrap().unwrap().run, retried.run);
+    assert!(releases.get("a", 7).await.unwrap().is_none());
+    assert!(releases.live().await.unwrap().is_empty());
+    assert_eq!(releases.make_live("a", Some(1)).await.unwrap(), None);
+    assert_eq!(releases.make_live("b", Some(1)).await.unwrap(), None);
+    assert_eq!(releases.make_live("a", Some(2)).await.unwrap(), Some(1));
+    assert_eq!(releases.make_live("a", Some(2)).await.unwrap(), Some(2), "twice is once");
+    let live: Vec<_> =
+        releases.live().await.unwrap().iter().map(|live| (live.app.clone(), live.number)).collect();
+    assert_eq!(live, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+    assert_eq!(releases.make_live("a", None).await.unwrap(), Some(2));
+    assert_eq!(releases.live().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn projects_have_labels_of_their_own_and_artifacts_are_found_by_their_inputs() {
+    let store = Store::new();
+    let releases: Box<dyn Releases> = Box::new(SqliteReleases(store.db.clone()));
+    let now = store.clock.now();
+    let project = async |org: &str, title: &str| {
+        releases.project(&org.parse().unwrap(), &"shop".parse().unwrap(), title, now).await.unwrap()
+    };
+    let mine = project("o", "Shop").await;
+    let theirs = project("other", "Shop").await;
+    assert_eq!(mine.label, "shop");
+    assert_ne!(theirs.label, mine.label);
+    assert_eq!(project("o", "New name").await.title, "New name");
+    assert_eq!(project("o", "Shop").await.label, "shop", "a label stays");
+    let source = Digest::of(b"source");
+    releases.set_source(&mine, source).await.unwrap();
+    assert_eq!(project("o", "Shop").await.source, Some(source));
+    assert_eq!(project("other", "Shop").await.source, None);
+    let artifact = Artifact { digest: Digest::of(b"bundle"), bytes: 6, inputs: BTreeMap::new() };
+    releases.keep_artifact(&org(), Digest::of(b"inputs"), &artifact, now).await.unwrap();
+    assert_eq!(releases.artifact(&org(), Digest::of(b"inputs")).await.unwrap(), Some(artifact));
+    assert_eq!(releases.artifact(&org(), Digest::of(b"others")).await.unwrap(), None);
+    assert_eq!(releases.artifact(&"other".parse().unwrap(), Digest::of(b"inputs")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_records_point_at_is_needed_and_old_artifacts_are_forgotten() {
+    let store = Store::new();
+    let releases = SqliteReleases(store.db.clone());
+    let retention: Box<dyn Retention> = Box::new(SqliteRetention(store.db.clone()));
+    let begun = store.clock.now();
+    let kept = releases.record(&release("a", 1, 1), begun).await.unwrap();
+    let artifact = |digest| Artifact { digest, bytes: 1, inputs: BTreeMap::new() };
+    releases.keep_artifact(&org(), Digest::of(b"1"), &artifact(kept.artifact), begun).await.unwrap();
+    let unused = Digest::of(b"unused");
+    releases.keep_artifact(&org(), Digest::of(b"2"), &artifact(unused), begun).await.unwrap();
+    retention.use_source(&org(), Digest::of(b"early"), begun).await.unwrap();
+    store.clock.advance(Duration::from_secs(3_600));
+    retention.use_source(&org(), Digest::of(b"late"), store.clock.now()).await.unwrap();
+    assert_eq!(retention.organizations().await.unwrap(), [org()]);
+
+    let needed = retention.needed(&org(), begun).await.unwrap();
+    let sorted = |mut digests: Vec<Digest>| {
+        digests.sort_unstable();
+        digests
+    };
+    assert_eq!(sorted(needed.sources), sorted(vec![Digest::of(b"early"), Digest::of(b"late")]));
+    assert_eq!(sorted(needed.artifacts), sorted(vec![kept.artifact, unused]));
+    let now = store.clock.now();
+    assert_eq!(retention.needed(&org(), now).await.unwrap().sources, [Digest::of(b"late")]);
+    assert_eq!(retention.needed(&"other".parse().unwrap(), begun).await.unwrap().sources, []);
+
+    let forget = async |at, dry| retention.forget(at, 10, dry).await.unwrap();
+    assert_eq!(forget(before(begun, Duration::from_secs(1)), false).await, Forgotten::default());
+    let expected = Forgotten { artifacts: 1, ..Forgotten::default() };
+    assert_eq!(forget(now, true).await, expected);
+    assert_eq!(forget(now, false).await, expected, "a dry run forgets nothing");
+    assert_eq!(forget(now, false).await, Forgotten::default());
+    assert_eq!(retention.needed(&org(), now).await.unwrap().artifacts, [kept.artifact]);
+}
