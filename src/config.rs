@@ -9,6 +9,7 @@ use crate::deploy::deployment::Caps;
 use crate::deploy::retention::Keep;
 use crate::deploy::size::{Size, parse_cpu, parse_memory};
 use crate::deploy::source::SourceLimits;
+use crate::triggers::host_json::{HostJson, QueueSettings};
 use crate::windlass::Limits;
 
 /// Where the adapters come from.
@@ -22,19 +23,6 @@ pub enum Backend {
 
 /// Least important lines that are logged.
 pub use tracing::Level;
-
-/// Behaviour of the queues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueSettings {
-    /// Messages in one batch.
-    pub batch_size: usize,
-    /// How long a message may wait for company at most; here it never waits.
-    pub batch_timeout: Duration,
-    /// Deliveries after the first before a message goes to the dead letters.
-    pub retries: u32,
-    /// Deliveries in a thousand that are made twice, for tests.
-    pub doubled_per_mille: u16,
-}
 
 /// All settings.
 #[derive(Debug, Clone)]
@@ -53,8 +41,10 @@ pub struct Settings {
     pub log_level: Level,
     /// Bounds of deployments and sources.
     pub limits: Limits,
-    /// Queues.
-    pub queue: QueueSettings,
+    /// What the embedded host does as the real one would.
+    pub host: HostJson,
+    /// Deliveries in a thousand that are made twice, for tests.
+    pub doubled_per_mille: u16,
     /// Whether the embedded host calls functions over HTTP, as the real one does.
     pub http_calls: bool,
     /// Port that the Functions host expects us on.
@@ -196,14 +186,21 @@ impl Reader<'_> {
         }
     }
 
-    fn queue(&mut self) -> QueueSettings {
-        QueueSettings {
-            batch_size: self.count("QUEUE_MAX_BATCH_SIZE", 10, 1_000),
-            batch_timeout: Duration::from_secs(self.number("QUEUE_MAX_BATCH_TIMEOUT", 30, 0..=150)),
-            retries: u32::try_from(self.number("QUEUE_MAX_RETRIES", 3, 0..=100)).unwrap_or(3),
-            doubled_per_mille: u16::try_from(self.number("WINDLASS_DOUBLED_DELIVERIES", 0, 0..=1_000))
-                .unwrap_or(0),
-        }
+    fn host(&mut self) -> Option<HostJson> {
+        let Some(host) = HostJson::compiled_in() else {
+            self.problems.push("the compiled-in host.json cannot be read".to_owned());
+            return None;
+        };
+        let queue = host.queue;
+        let (batch, retries) = (queue.batch_size as u64, u64::from(queue.retries));
+        let timeout = self.number("QUEUE_MAX_BATCH_TIMEOUT", queue.batch_timeout.as_secs(), 0..=150);
+        let queue = QueueSettings {
+            batch_size: self.count("QUEUE_MAX_BATCH_SIZE", batch, 1_000),
+            batch_timeout: Duration::from_secs(timeout),
+            retries: u32::try_from(self.number("QUEUE_MAX_RETRIES", retries, 0..=100))
+                .unwrap_or(queue.retries),
+        };
+        Some(HostJson { queue, ..host })
     }
 
     fn build_size(&mut self) -> Size {
@@ -255,6 +252,7 @@ impl Settings {
             .text("XDG_CACHE_HOME")
             .map(PathBuf::from)
             .or_else(|| home.as_ref().map(|home| home.join(".cache")));
+        let Some(host) = reader.host() else { return Err(BadSettings(reader.problems)) };
         let settings = Self {
             backend: reader.parsed("WINDLASS_BACKEND", Backend::Embedded, "use embedded or azure", |text| {
                 match text {
@@ -276,7 +274,9 @@ impl Settings {
             ),
             log_level: reader.level(),
             limits: reader.limits(),
-            queue: reader.queue(),
+            host,
+            doubled_per_mille: u16::try_from(reader.number("WINDLASS_DOUBLED_DELIVERIES", 0, 0..=1_000))
+                .unwrap_or(0),
             http_calls: reader.parsed(
                 "WINDLASS_DISPATCH",
                 false,
@@ -327,10 +327,8 @@ mod tests {
         assert_eq!((settings.port, settings.apps_port, settings.backend), (3010, 3080, Backend::Embedded));
         assert_eq!((settings.limits.caps.total, settings.limits.caps.per_org), (5, 3));
         assert_eq!(settings.limits.deployment, Duration::from_millis(600_000));
-        assert_eq!(
-            (settings.queue.batch_size, settings.queue.batch_timeout.as_secs(), settings.queue.retries),
-            (10, 30, 3)
-        );
+        let queue = settings.host.queue;
+        assert_eq!((queue.batch_size, queue.batch_timeout.as_secs(), queue.retries), (10, 30, 3));
         assert_eq!(settings.log_level, Level::INFO);
     }
 

@@ -12,10 +12,11 @@ use windlass::cli::args::{Cli, Command, ConfigCommand, DeployFlags, DlqCommand, 
 use windlass::cli::client::{Client, ClientError};
 use windlass::cli::deploy::{Order, follow, submit};
 use windlass::cli::screen::{Mode, Screen};
-use windlass::cli::{Ending, Identity, Output, doctor, exit, show};
+use windlass::cli::{Ending, Identity, Output, doctor, exit, show, smoke};
 use windlass::config::{BadSettings, Level, Settings, explain};
 use windlass::serve::{Extras, start, start_handler};
 use windlass::telemetry::{self, Format};
+use windlass::triggers::host_json::generated;
 
 /// Where a service listens unless told otherwise.
 const HERE: &str = "http://127.0.0.1:3010";
@@ -75,6 +76,9 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Handler => return handler(&settings).await,
         Command::Bench { command } => bench::run(&command, &settings, &mut out).await?,
         Command::Config { command: ConfigCommand::Explain } => explain_settings(&flags, &mut out)?,
+        Command::Config { command: ConfigCommand::Host } => {
+            writeln!(out.to, "{:#}", generated(settings.host.queue))?;
+        }
         Command::Version => out
             .put(&serde_json::json!({ "name": "windlass", "version": env!("CARGO_PKG_VERSION") }), |to| {
                 writeln!(to, "windlass {}", env!("CARGO_PKG_VERSION"))
@@ -123,6 +127,14 @@ async fn remote(
         Command::Dlq { command: DlqCommand::Purge { id } } => {
             let id = id.map(|id| format!("/{id}")).unwrap_or_default();
             say(&client.delete(&format!("/operations/dead-letters{id}")).await?, &mut out)?;
+        }
+        Command::Sbom { id } => {
+            let bill: serde_json::Value = client.get(&format!("/deploy/{id}/sbom")).await?;
+            writeln!(out.to, "{bill:#}")?;
+        }
+        Command::Smoke { url, app } => {
+            let client = url.map_or(Ok(client), |url| Client::new(&url))?;
+            return smoke::check(&client, app.as_deref(), &mut out).await;
         }
         Command::Cleanup { dry_run } => {
             say(&client.post("/status/cleanup", &serde_json::json!({ "dryRun": dry_run })).await?, &mut out)?;

@@ -24,10 +24,6 @@ use crate::workflow::chain::Chain;
 const WORKERS: usize = 2;
 /// How long invocations and requests may end by themselves when the service stops.
 const GRACE: Duration = Duration::from_secs(5);
-/// `functionTimeout` of host.json; a house test compares them.
-pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(300);
-/// `maxConcurrentCalls` of host.json; a house test compares them.
-pub const CONCURRENT_CALLS: usize = 32;
 
 /// What else a service offers, for benchmarks.
 #[derive(Default)]
@@ -147,13 +143,13 @@ async fn run(
 }
 
 fn host_settings(settings: &Settings) -> HostSettings {
-    let queue = settings.queue;
+    let host = settings.host;
     HostSettings {
-        concurrency: CONCURRENT_CALLS,
-        batch: queue.batch_size,
-        deliveries: queue.retries + 1,
-        timeout: FUNCTION_TIMEOUT,
-        doubled_per_mille: queue.doubled_per_mille,
+        concurrency: host.concurrent_calls,
+        batch: host.queue.batch_size,
+        deliveries: host.queue.retries + 1,
+        timeout: host.function_timeout,
+        doubled_per_mille: settings.doubled_per_mille,
     }
 }
 

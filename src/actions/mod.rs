@@ -3,6 +3,7 @@
 mod admit;
 mod cancel;
 mod clean;
+mod materials;
 mod retry;
 mod source;
 mod submit;

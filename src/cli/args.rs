@@ -182,6 +182,12 @@ pub enum Command {
         /// The deployment.
         id: String,
     },
+    /// Prints a deployment's software bill of materials.
+    #[command(after_help = "Example:\n  windlass sbom dep_7N3K8M2M5Q9 > sbom.json")]
+    Sbom {
+        /// The deployment.
+        id: String,
+    },
     /// Looks at messages that failed too often.
     #[command(after_help = "Examples:\n  windlass dlq list\n  windlass dlq redrive 17\n  windlass dlq purge")]
     Dlq {
@@ -196,6 +202,17 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Checks a running service, and an app, from outside.
+    #[command(
+        after_help = "Examples:\n  windlass smoke\n  windlass smoke http://127.0.0.1:3010 --app http://hello.localhost:3080"
+    )]
+    Smoke {
+        /// The service.
+        url: Option<String>,
+        /// An app's address.
+        #[arg(long)]
+        app: Option<String>,
+    },
     /// Checks this machine.
     #[command(after_help = "Example:\n  windlass doctor")]
     Doctor {
@@ -204,7 +221,9 @@ pub enum Command {
         service: ServiceFlags,
     },
     /// Explains the settings.
-    #[command(after_help = "Example:\n  windlass config explain")]
+    #[command(
+        after_help = "Examples:\n  windlass config explain\n  QUEUE_MAX_RETRIES=5 windlass config host"
+    )]
     Config {
         /// What to do.
         #[command(subcommand)]
@@ -264,6 +283,8 @@ pub enum DlqCommand {
 pub enum ConfigCommand {
     /// Every setting: its value, where it comes from, what it does.
     Explain,
+    /// Prints host.json with this environment's queue settings in it.
+    Host,
 }
 
 /// `windlass bench …`.

@@ -85,6 +85,18 @@ impl Client {
         self.call(Method::GET, path, &[], Bytes::new()).await
     }
 
+    /// `GET` of any content; gives its length.
+    ///
+    /// # Errors
+    /// [`ClientError`], also for every status but success.
+    pub async fn page(&self, path: &str) -> Result<u64, ClientError> {
+        let response = self.send(Method::GET, path, &[], Bytes::new()).await?;
+        let status = response.status();
+        let content = response.into_body().collect().await;
+        let content = content.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
+        if status.is_success() { Ok(content.len() as u64) } else { Err(strange(status, &content)) }
+    }
+
     /// `POST` of JSON.
     ///
     /// # Errors

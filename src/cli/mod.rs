@@ -6,6 +6,7 @@ pub mod deploy;
 pub mod doctor;
 pub mod screen;
 pub mod show;
+pub mod smoke;
 pub mod tree;
 mod upload;
 

@@ -10,6 +10,7 @@ pub mod project_file;
 pub mod release;
 pub mod retention;
 pub mod runtime;
+pub mod sbom;
 pub mod secrets;
 pub mod size;
 pub mod source;

@@ -222,6 +222,18 @@ async fn read_logs(
         .json(serde_json::json!({ "deploymentId": deployment, "logs": wanted, "next": next })))
 }
 
+/// `GET /deploy/{id}/sbom`: what it is made of, as `CycloneDX`.
+pub(super) async fn materials(api: Data<Api>, request: HttpRequest, path: Path<String>) -> HttpResponse {
+    let bill = async {
+        let deployment = deployment_id(&path)?;
+        let bill = api.windlass.bill_of_materials(deployment).await?;
+        let bill =
+            bill.ok_or_else(|| Problem::new("NOT_FOUND", format!("{path} has no source that is kept")))?;
+        Ok(HttpResponse::Ok().content_type("application/vnd.cyclonedx+json").json(bill))
+    };
+    bill.await.unwrap_or_else(|problem: Problem| problem.answer(&id(&api, &request)))
+}
+
 /// `POST /deploy/{id}/cancel`.
 pub(super) async fn cancel(api: Data<Api>, request: HttpRequest, path: Path<String>) -> HttpResponse {
     let id = id(&api, &request);

@@ -3,6 +3,7 @@
 mod deployments;
 mod guard;
 mod health;
+mod metrics;
 mod operations;
 pub mod problem;
 mod projects;

@@ -7,7 +7,7 @@ use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::problem::{Problem, correlation};
-use super::{Api, deployments, guard, health, operations, projects, sources, status};
+use super::{Api, deployments, guard, health, metrics, operations, projects, sources, status};
 
 /// Bytes of a JSON body: a request with every variable at its limit fits.
 const MOST_JSON_BYTES: usize = 10 << 20;
@@ -23,6 +23,7 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
             .service(web::resource("/api/deploy").post(deployments::create_v2))
             .service(web::resource("/deploy/project/{project}").get(deployments::of_project))
             .service(web::resource("/deploy/{id}/status").get(deployments::status))
+            .service(web::resource("/deploy/{id}/sbom").get(deployments::materials))
             .service(web::resource("/deploy/{id}/logs").get(deployments::logs))
             .service(web::resource("/deploy/{id}/cancel").post(deployments::cancel))
             .service(web::resource("/deploy/{id}/retry").post(deployments::retry))
@@ -35,6 +36,7 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
             .service(web::resource("/status/queue").get(status::queue))
             .service(web::resource("/status/cleanup").post(status::cleanup))
             .service(web::resource("/status/deployments").get(status::deployments))
+            .service(web::resource("/metrics").get(metrics::prometheus))
             .service(web::resource("/sources").post(sources::create))
             .service(web::resource("/sources/blobs").post(sources::put_batch))
             .service(web::resource("/sources/blobs/{sha256}").put(sources::put_blob))

@@ -1,4 +1,5 @@
 //! The function table and the one match from event to action.
 
 pub mod dispatch;
+pub mod host_json;
 pub mod table;

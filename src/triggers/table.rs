@@ -58,6 +58,7 @@ pub const FUNCTIONS: &[Function] = &[
     http("http-deploy", "deploy/{*rest}", GET_POST),
     http("http-deploy-v2", "api/deploy", &["post"]),
     http("http-health", "health/{*rest}", GET),
+    http("http-metrics", "metrics", GET),
     http("http-operations", "operations/{*rest}", ANY),
     http("http-projects", "projects/{*rest}", GET),
     http("http-ready", "ready", GET),

@@ -143,7 +143,12 @@ async fn health_and_status_have_the_documented_shapes() {
         (queue["depth"].as_u64(), queue["inFlight"].as_u64(), queue["deadLetters"]["count"].as_u64()),
         (Some(0), Some(0), Some(0))
     );
+    // A status comes from records alone: no content is read for it.
+    let path = format!("/deploy/{}/status", accepted["deploymentId"].as_str().unwrap());
+    let before = server.get(&path).await;
     std::fs::remove_dir_all(server.folder.path().join("data/blobs")).unwrap();
+    std::fs::remove_dir_all(server.folder.path().join("data/logs")).unwrap();
+    assert_eq!(server.get(&path).await, before);
     let (code, detailed) = server.get("/health/detailed").await;
     assert_eq!((code, detailed["status"].as_str()), (503, Some("degraded")));
     assert_eq!(server.get("/health/live").await.0, 200);

@@ -107,6 +107,9 @@ async fn every_help_page_has_an_example() {
         "list",
         "explain",
         "dlq",
+        "sbom",
+        "smoke",
+        "cleanup",
         "doctor",
         "config",
         "version",
@@ -118,6 +121,55 @@ async fn every_help_page_has_an_example() {
         assert!(overview.contains(&format!("  {command} ")), "{command}");
         assert!(help(&[command]).contains("Example"), "{command}");
     }
+}
+
+#[tokio::test]
+async fn operators_check_measure_and_clean_a_service() {
+    let server = Server::start();
+    let root = server.folder.path().join("site");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("index.html"), "one").unwrap();
+    std::fs::write(root.join("requirements.txt"), "flask==3.0.0\n").unwrap();
+    std::fs::write(root.join("windlass.toml"), "kind = \"static\"\n").unwrap();
+    let status = server.deploy(&root, &[]);
+    let says = |arguments: &[&str]| {
+        let output = server.cli(arguments);
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let app = format!("http://127.0.0.1:{}", server.apps.port());
+    let (code, text) = says(&["smoke"]);
+    assert!(
+        code == 0 && text.lines().count() == 4 && text.lines().all(|line| line.starts_with("ok")),
+        "{text}"
+    );
+    let (code, text) = says(&["smoke", "--app", &app]);
+    assert!(code == 1 && text.contains("FAIL frontend"), "no app answers on that name: {text}");
+    let (code, text) = says(&["sbom", status["deploymentId"].as_str().unwrap()]);
+    assert!(code == 0 && text.contains("pkg:pypi/flask@3.0.0"), "{text}");
+    let (code, text) = says(&["cleanup", "--dry-run"]);
+    assert_eq!((code, text.as_str()), (0, "Would remove 0 deployments, 0 runs and 0 files (0 bytes)\n"));
+    let (_, cleaned) = server.post("/status/cleanup", &serde_json::json!({ "dryRun": false })).await;
+    assert_eq!((&cleaned["dryRun"], &cleaned["removed"]["deployments"]), (&false.into(), &0.into()));
+    assert_eq!(server.post("/status/cleanup", &serde_json::json!({ "dry": true })).await.0, 400);
+    let (code, metrics) = server.get("/metrics").await;
+    let metrics = metrics.as_str().unwrap();
+    for line in [
+        "windlass_deployments{status=\"succeeded\"} 1",
+        "windlass_dead_letters 0",
+        "# TYPE windlass_queue_messages gauge",
+    ] {
+        assert!(code == 200 && metrics.contains(line), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn queue_settings_reach_the_generated_host_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        windlass(folder.path()).args(["config", "host"]).env("QUEUE_MAX_BATCH_SIZE", "4").output().unwrap();
+    let host: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(host["extensions"]["serviceBus"]["maxMessageBatchSize"], 4);
+    assert_eq!(host["functionTimeout"], "00:05:00");
 }
 
 #[tokio::test]

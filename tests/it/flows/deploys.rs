@@ -31,6 +31,17 @@ async fn a_folder_becomes_a_live_release() {
     assert_eq!(deployment.result.urls, ["http://shop.development.localhost"]);
     assert_eq!(world.runtime.hosts().values().copied().collect::<Vec<_>>(), [deployment.run.unwrap()]);
     assert_eq!(world.builder.workspaces(), 0);
+    // The artifact is named by its digest and comes back by it.
+    let view = world.windlass.view(id).await.unwrap().unwrap();
+    let digest = view.steps[3].output["artifact"]["digest"].as_str().unwrap().parse().unwrap();
+    assert!(
+        !world.windlass.tools.blobs.read(&deployment.wish.org, digest, 1 << 20).await.unwrap().is_empty()
+    );
+    let bill = world.windlass.bill_of_materials(id).await.unwrap().unwrap();
+    assert_eq!(
+        bill["metadata"]["component"]["hashes"][0]["content"],
+        view.steps[3].output["artifact"]["digest"]
+    );
     world.refold(deployment.run.unwrap()).await;
 }
 

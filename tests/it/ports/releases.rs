@@ -90,6 +90,21 @@ async fn projects_have_labels_of_their_own_and_artifacts_are_found_by_their_inpu
 }
 
 #[tokio::test]
+async fn records_that_say_the_same_are_not_written_again() {
+    let store = Store::new();
+    let releases = SqliteReleases(store.db.clone());
+    let now = store.clock.now();
+    let same = async || {
+        let project = releases.project(&org(), &"shop".parse().unwrap(), "Shop", now).await.unwrap();
+        releases.set_source(&project, Digest::of(b"source")).await.unwrap();
+        store.db.commits()
+    };
+    let once = same().await;
+    assert_eq!(same().await, once);
+    assert!(once > 0);
+}
+
+#[tokio::test]
 async fn what_records_point_at_is_needed_and_old_artifacts_are_forgotten() {
     let store = Store::new();
     let releases = SqliteReleases(store.db.clone());
