@@ -1,7 +1,6 @@
 //! Reads a folder as a source: what git would take, less `.windlassignore`. Hashes in parallel, and remembers size, time
 //! and inode of every file, so that an unchanged tree costs one look per file.
 
-use std::collections::HashMap;
 use std::fs::Metadata;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -69,13 +68,9 @@ impl Tree {
 /// When a file cannot be read or is a link.
 pub fn read(root: &Path, ignored: &[String], memory: &Path, now: i128) -> anyhow::Result<Tree> {
     let found = walk(root, ignored)?;
-    let known = recall(memory);
-    let mut digests: Vec<Option<[u8; 32]>> = found
-        .iter()
-        .map(|file| {
-            known.get(&file.path).filter(|(stamp, _)| *stamp == file.stamp).map(|(_, digest)| *digest)
-        })
-        .collect();
+    let remembered = std::fs::read(memory).unwrap_or_default();
+    let known = parse(&remembered).unwrap_or_default();
+    let mut digests = recognize(&found, &known);
     let missing: Vec<usize> =
         digests.iter().enumerate().filter(|(_, digest)| digest.is_none()).map(|(index, _)| index).collect();
     let hashed = missing.len();
@@ -100,13 +95,8 @@ pub fn read(root: &Path, ignored: &[String], memory: &Path, now: i128) -> anyhow
 fn hex(digest: &[u8; 32]) -> String {
     const DIGITS: [char; 16] =
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let mut text = String::with_capacity(64);
-    for byte in digest {
-        for nibble in [byte >> 4, byte & 15] {
-            text.extend(DIGITS.get(usize::from(nibble)));
-        }
-    }
-    text
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or('0');
+    digest.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn threads() -> usize {
@@ -233,14 +223,26 @@ pub fn memory_of(root: &Path, cache_dir: &Path) -> PathBuf {
     cache_dir.join("trees").join(name.get(..32).unwrap_or(&name))
 }
 
-fn recall(memory: &Path) -> HashMap<String, (Stamp, [u8; 32])> {
-    let bytes = std::fs::read(memory).unwrap_or_default();
-    parse(&bytes).unwrap_or_default()
+/// A file as it was when it was hashed.
+struct Known<'a> {
+    path: &'a str,
+    stamp: Stamp,
+    digest: [u8; 32],
 }
 
-fn parse(bytes: &[u8]) -> Option<HashMap<String, (Stamp, [u8; 32])>> {
+/// The digests of files that have not changed. Both lists are sorted by path, so one pass finds all.
+fn recognize(found: &[Found], known: &[Known<'_>]) -> Vec<Option<[u8; 32]>> {
+    let mut known = known.iter().peekable();
+    let unchanged = |file: &Found| {
+        while known.next_if(|known| known.path < file.path.as_str()).is_some() {}
+        known.next_if(|known| known.path == file.path && known.stamp == file.stamp).map(|known| known.digest)
+    };
+    found.iter().map(unchanged).collect()
+}
+
+fn parse(bytes: &[u8]) -> Option<Vec<Known<'_>>> {
     let mut rest = bytes.strip_prefix(MEMORY)?;
-    let mut known = HashMap::with_capacity(rest.len() / 100);
+    let mut known = Vec::with_capacity(rest.len() / 100);
     while !rest.is_empty() {
         let (head, tail) = rest.split_first_chunk::<66>()?;
         let number = |range: std::ops::Range<usize>| {
@@ -251,7 +253,7 @@ fn parse(bytes: &[u8]) -> Option<HashMap<String, (Stamp, [u8; 32])>> {
         let digest: [u8; 32] = head.get(24..56)?.try_into().ok()?;
         let length = usize::try_from(number(56..64)?).ok()?;
         let (path, tail) = tail.split_at_checked(length)?;
-        known.insert(std::str::from_utf8(path).ok()?.to_owned(), (stamp, digest));
+        known.push(Known { path: std::str::from_utf8(path).ok()?, stamp, digest });
         rest = tail;
     }
     Some(known)
