@@ -79,7 +79,8 @@ fn golang(text: &str) -> Vec<Library> {
     let library = |line: &str| {
         let mut parts = line.split_whitespace();
         let (name, version) = (parts.next()?, parts.next()?);
-        (version.starts_with('v') && !version.ends_with("/go.mod")).then(|| ("golang", name.to_owned(), version.to_owned()))
+        (version.starts_with('v') && !version.ends_with("/go.mod"))
+            .then(|| ("golang", name.to_owned(), version.to_owned()))
     };
     text.lines().filter_map(library).collect()
 }

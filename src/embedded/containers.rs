@@ -173,7 +173,8 @@ impl Containers {
         if let Some(line) = &container.command {
             command.args(["sh", "-c", line]);
         }
-        self.machine.mark(&mut command, container.run);
+        // Without our mark: the container's monitor inherits it, and has to live to take the network down. What a crash
+        // leaves is found by its label.
         command.process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok((command, inner))

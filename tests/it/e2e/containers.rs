@@ -46,15 +46,20 @@ fn podman(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What the engine holds that carries the name of this service.
-fn left(server: &Server) -> String {
+/// What the service calls its containers and images.
+fn owner(server: &Server) -> String {
     let data = server.folder.path().join("data").canonicalize().unwrap();
     let owner = windlass::deploy::ids::Digest::of(data.as_os_str().as_encoded_bytes()).to_string();
-    let owner = format!("windlass-{}", &owner[..12]);
-    let containers =
-        podman(&["ps", "-a", "--filter", &format!("label=windlass.owner={owner}"), "--format", "{{.Names}}"]);
-    let images =
-        podman(&["images", "--filter", &format!("reference=localhost/{owner}"), "--format", "{{.Tag}}"]);
+    format!("windlass-{}", &owner[..12])
+}
+
+/// What the engine holds that carries the name of this service.
+fn left(server: &Server) -> String {
+    let owner = owner(server);
+    let label = format!("label=windlass.owner={owner}");
+    let containers = podman(&["ps", "-a", "--filter", &label, "--format", "{{.Names}}"]);
+    let reference = format!("reference=localhost/{owner}");
+    let images = podman(&["images", "--filter", &reference, "--format", "{{.Tag}}"]);
     format!("{containers}{images}")
 }
 
@@ -88,6 +93,12 @@ async fn a_dockerfile_becomes_a_container_that_survives_restarts_and_leaves_noth
     assert!(server.app("boxed.localhost", "/").await.1.contains("second"));
     until("the old container is gone", async || left(&server).lines().count() == 2).await;
     assert!(std::fs::read_dir(server.folder.path().join("data/workspaces")).unwrap().next().is_none());
+
+    // Told to stop, the service takes its container down; the image stays for the next start.
+    let server = server.stop();
+    let image = left(&server);
+    assert_eq!(image.lines().count(), 1, "{image}");
+    podman(&["rmi", "--force", &format!("localhost/{}:{}", owner(&server), image.trim())]);
 }
 
 #[tokio::test]

@@ -160,6 +160,14 @@ impl Server {
         Self::begin(folder, settings)
     }
 
+    /// SIGTERM, and waits until it has stopped.
+    pub(crate) fn stop(mut self) -> Self {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success(), "{}", self.log());
+        self
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("service.log")).unwrap()
     }
