@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use windlass::embedded::upstream::{Pool, empty};
+use windlass::embedded::upstream::{Pool, SendError, empty, full};
 
-use super::{Server, until};
+use super::{Server, have, until};
 
 const RELEASES: usize = 20;
 
@@ -41,16 +41,29 @@ struct Tally {
     stop: AtomicBool,
 }
 
+/// With a body that is a stream to the proxy, so that it can be sent only once.
+async fn posts(pool: Pool, apps: std::net::SocketAddr, tally: Arc<Tally>) {
+    while !tally.stop.load(Ordering::Relaxed) {
+        let request =
+            hyper::Request::post("/").header("host", "busy.localhost").body(full("a form")).unwrap();
+        count(pool.fetch(apps, request).await, &tally);
+    }
+}
+
 async fn requests(pool: Pool, apps: std::net::SocketAddr, tally: Arc<Tally>) {
     while !tally.stop.load(Ordering::Relaxed) {
         let request = hyper::Request::get("/").header("host", "busy.localhost").body(empty()).unwrap();
-        match pool.fetch(apps, request).await {
-            Ok(answer) if answer.status().is_success() && answer.body().starts_with(b"release ") => {
-                tally.answered.fetch_add(1, Ordering::Relaxed)
-            }
-            _ => tally.failed.fetch_add(1, Ordering::Relaxed),
-        };
+        count(pool.fetch(apps, request).await, &tally);
     }
+}
+
+fn count(answer: Result<hyper::Response<bytes::Bytes>, SendError>, tally: &Tally) {
+    match answer {
+        Ok(answer) if answer.status().is_success() && answer.body().starts_with(b"release ") => {
+            tally.answered.fetch_add(1, Ordering::Relaxed)
+        }
+        _ => tally.failed.fetch_add(1, Ordering::Relaxed),
+    };
 }
 
 async fn web_sockets(apps: std::net::SocketAddr, tally: Arc<Tally>) {
@@ -77,6 +90,9 @@ async fn web_sockets(apps: std::net::SocketAddr, tally: Arc<Tally>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_releases_in_a_row_fail_no_request() {
+    if !have("node") {
+        return;
+    }
     let server = Server::start();
     let root = server.folder.path().join("busy");
     std::fs::create_dir_all(&root).unwrap();
@@ -85,7 +101,7 @@ async fn twenty_releases_in_a_row_fail_no_request() {
     assert_eq!(server.deploy(&root, &[])["status"], "succeeded", "{}", server.log());
     let tally = Arc::new(Tally::default());
     let load = [
-        windlass::ambient::spawn(requests(server.pool.clone(), server.apps, Arc::clone(&tally))),
+        windlass::ambient::spawn(posts(server.pool.clone(), server.apps, Arc::clone(&tally))),
         windlass::ambient::spawn(requests(server.pool.clone(), server.apps, Arc::clone(&tally))),
         windlass::ambient::spawn(web_sockets(server.apps, Arc::clone(&tally))),
     ];
