@@ -258,3 +258,37 @@ fn keep_to(cores: usize) -> std::io::Result<()> {
     }
     Ok(sched_setaffinity(None, &kept)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_variable_of_a_project_reaches_this_program() {
+        let machine = Machine {
+            program: "/bin/windlass".into(),
+            owner: "owner".to_owned(),
+            path: "/bin".to_owned(),
+            home: None,
+        };
+        let run = RunId::new(jiff::Timestamp::UNIX_EPOCH, 1);
+        let names = ["LD_PRELOAD", "PATH", "WINDLASS_OWNER", "GCONV_PATH"];
+        let variables = names.map(|name| (name.to_owned(), "evil".to_owned())).into();
+        let command = machine.command(run, &Cage::default(), &variables).unwrap();
+        let evil: Vec<_> = command
+            .as_std()
+            .get_envs()
+            .filter(|(_, value)| value.is_some_and(|value| value == "evil"))
+            .map(|(name, _)| name.to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(evil.len(), names.len());
+        assert!(evil.iter().all(|name| name.starts_with(LATER)), "{evil:?}");
+    }
+
+    #[test]
+    fn the_parent_is_read_whatever_the_program_is_called() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(parent(own), i32::try_from(std::os::unix::process::parent_id()).ok());
+        assert_eq!(parent(-1), None);
+    }
+}
