@@ -100,11 +100,13 @@ pub(super) async fn chain(settings: &Settings, order: Order) -> anyhow::Result<V
     let before = service.db.commits();
     let workers: Vec<_> =
         (0..concurrency).map(|_| crate::ambient::spawn(load.clone().one_after_another())).collect();
-    let (mut latencies, mut chains): (Vec<Duration>, usize) = (Vec::new(), 0);
+    let mut latencies: Vec<Duration> = Vec::new();
+    let (mut chains, mut ended) = (0, 0);
     for worker in workers {
-        let (measured, all) = worker.await??;
-        latencies.extend(measured);
-        chains += all;
+        let done = worker.await??;
+        latencies.extend(done.latencies);
+        chains += done.all;
+        ended += done.ended;
     }
     let commits = service.db.commits() - before;
     // Of this process, so with the load's own share.
@@ -115,10 +117,10 @@ pub(super) async fn chain(settings: &Settings, order: Order) -> anyhow::Result<V
     }
     latencies.sort_unstable();
     Ok(json!({
-        "per_s": round(latencies.len() as f64 / span.as_secs_f64()),
+        "per_s": round(f64::from(ended) / span.as_secs_f64()),
         "p50_ms": at(&latencies, 500),
         "p99_ms": at(&latencies, 990),
-        "fsyncs_per_step": round(commits as f64 / (chains * steps).max(1) as f64),
+        "fsyncs_per_step": round(commits as f64 / (f64::from(chains) * steps as f64).max(1.0)),
         "canary_per_s": round(canary),
         "rss_mib": rss_kib / 1_024,
         "steps": steps,
@@ -152,14 +154,24 @@ struct Load {
     until: Instant,
 }
 
+/// What one worker did.
+#[derive(Default)]
+struct Done {
+    /// Of the chains that began and ended in the measured span.
+    latencies: Vec<Duration>,
+    /// Chains that ended in the span, whenever they began.
+    ended: u32,
+    /// Every chain.
+    all: u32,
+}
+
 impl Load {
-    /// Starts a chain when the one before has ended; gives the latencies of those in the measured span, and
-    /// the number of all.
-    async fn one_after_another(self) -> anyhow::Result<(Vec<Duration>, usize)> {
+    /// Starts a chain when the one before has ended.
+    async fn one_after_another(self) -> anyhow::Result<Done> {
         let engine = &self.service.windlass.engine;
         let chain =
             engine.chains.newest("bench").cloned().ok_or_else(|| anyhow::anyhow!("no bench chain"))?;
-        let (mut latencies, mut all) = (Vec::new(), 0);
+        let mut done = Done::default();
         while Instant::now() < self.until {
             let begun = Instant::now();
             let now = SystemClock.now();
@@ -170,11 +182,12 @@ impl Load {
             }
             engine.begin(run, &chain, "bench", after(now, Duration::from_secs(600))).await?;
             ended.await?;
-            all += 1;
-            if begun >= self.from && Instant::now() <= self.until {
-                latencies.push(begun.elapsed());
+            done.all += 1;
+            if (self.from..=self.until).contains(&Instant::now()) {
+                done.ended += 1;
+                done.latencies.extend((begun >= self.from).then(|| begun.elapsed()));
             }
         }
-        Ok((latencies, all))
+        Ok(done)
     }
 }

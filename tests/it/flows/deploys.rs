@@ -104,6 +104,31 @@ async fn the_newest_source_of_a_project_is_deployed_again() {
 }
 
 #[tokio::test]
+async fn what_a_build_does_not_depend_on_does_not_repeat_it() {
+    let mut world = World::new();
+    let first = world.deploy("shop", "one").await;
+    world.run_until_idle().await;
+    let digest = async |world: &World, id| {
+        let view = world.windlass.view(id).await.unwrap().unwrap();
+        (view.steps[0].output["inputs_digest"].clone(), view.steps[3].output["reused"].clone())
+    };
+    let built = digest(&world, first).await;
+    let mut body = World::request("shop");
+    body["envVariables"] = json!({ "COLOUR": "red" });
+    body["customDomain"] = json!("shop.example");
+    body["containerSize"] = json!({ "cpu": "1", "memory": "2Gi" });
+    let second = world.submit(&body).await;
+    world.run_until_idle().await;
+    assert_eq!(digest(&world, second).await, (built.0.clone(), json!(true)));
+    body["buildCommand"] = json!("make");
+    let third = world.submit(&body).await;
+    world.run_until_idle().await;
+    let rebuilt = digest(&world, third).await;
+    assert!(rebuilt.0 != built.0 && rebuilt.1 == json!(false));
+    assert_eq!(world.builder.built(), 2);
+}
+
+#[tokio::test]
 async fn a_failed_build_keeps_what_is_live_and_can_be_retried() {
     let mut world = World::new();
     let live = world.deploy("shop", "one").await;

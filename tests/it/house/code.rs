@@ -29,6 +29,41 @@ fn files_and_folders_stay_small() {
     }
 }
 
+/// Figures that are measured on a quiet machine and kept; `.ci/speed` compares a machine with them by ratios.
+#[test]
+fn the_baseline_keeps_the_promised_times() {
+    let text = std::fs::read_to_string(root().join("docs/bench-baseline.json")).unwrap();
+    let baseline: serde_json::Value = serde_json::from_str(&text).unwrap();
+    // The documents' times in milliseconds, then ours, which are tighter.
+    for (pointer, most) in [
+        ("/list_100000/list_p99_ms", 200.0),
+        ("/list_100000/status_p99_ms", 10.0),
+        ("/chain_http_64/p50_ms", 25.0),
+        ("/chain_http_64/p99_ms", 45.0),
+        ("/chain_http_64/fsyncs_per_step", 0.1),
+        ("/chain_http_64/rss_mib", 64.0),
+        ("/chain_http_1/p50_ms", 3.5),
+        ("/chain_http_1/p99_ms", 7.0),
+        ("/step_512_against_8", 1.1),
+        ("/finished_100000_against_0", 1.1),
+        ("/crash/first_progress_p50_ms", 50.0),
+        ("/timers_100000/late_p99_ms", 50.0),
+        ("/timers_100000/early", 0.0),
+        ("/start_100000/p99_ms", 20.0),
+        ("/start_100000/rss_idle_mib", 20.0),
+        ("/list_100000/list_p99_ms", 5.0),
+        ("/list_100000/status_p99_ms", 2.0),
+        ("/list_100000/tail_1000_p99_ms", 5.0),
+        ("/list_100000/line_to_follower_p99_ms", 50.0),
+        ("/plan_20000/unchanged_ms", 40.0),
+        ("/pack_20000/ms", 710.0),
+    ] {
+        let figure = baseline.pointer(pointer).and_then(serde_json::Value::as_f64);
+        assert!(figure.is_some_and(|figure| figure <= most), "{pointer} is {figure:?}, at most {most}");
+    }
+    assert!(baseline["chain_http_64"]["per_s"].as_f64().unwrap() >= 3_000.0);
+}
+
 #[test]
 fn traits_stay_small() {
     for path in files(&root().join("src"), "rs") {
