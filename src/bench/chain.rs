@@ -1,5 +1,6 @@
 //! Chains of empty steps through the whole service.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -39,16 +40,36 @@ impl Step for Nothing {
     }
 }
 
-type Waiting = Mutex<std::collections::HashMap<RunId, oneshot::Sender<()>>>;
+type Waiting = Mutex<HashMap<RunId, oneshot::Sender<()>>>;
 
-/// Tells the one who waits that a run is over.
-struct Ends(Arc<Waiting>);
+/// From the moment at which a step's end is handed to the journal until the next step starts: a commit and a delivery.
+#[derive(Default)]
+struct Hops {
+    begun: Mutex<HashMap<String, Instant>>,
+    took: Mutex<Vec<Duration>>,
+}
+
+/// Tells the one who waits that a run is over, and measures the way from step to step.
+struct Ends(Arc<Waiting>, Arc<Hops>);
 
 #[async_trait]
 impl Observer for Ends {
-    async fn started(&self, _cx: &Context<'_>, _step: &StepName, _undo: bool) {}
+    async fn started(&self, cx: &Context<'_>, _step: &StepName, _undo: bool) {
+        let begun = self.1.begun.lock().ok().and_then(|mut begun| begun.remove(cx.subject));
+        if let Some(begun) = begun
+            && let Ok(mut took) = self.1.took.lock()
+        {
+            took.push(begun.elapsed());
+        }
+    }
 
-    async fn recording(&self, _state: &RunState, _events: &[Event]) {}
+    async fn recording(&self, state: &RunState, _events: &[Event]) {
+        if !state.is_over()
+            && let Ok(mut begun) = self.1.begun.lock()
+        {
+            begun.insert(state.subject.clone(), Instant::now());
+        }
+    }
 
     async fn recorded(&self, run: RunId, state: &RunState) {
         if state.is_over()
@@ -93,8 +114,9 @@ pub(super) async fn chain(settings: &Settings, order: Order) -> anyhow::Result<V
         super::service::seed(folder.path(), finished).await?;
     }
     let waiting = Arc::new(Waiting::default());
+    let hops = Arc::new(Hops::default());
     let own = Settings { http_calls: http, ..folder.settings(settings) };
-    let service = Arc::new(start(&own, Extras { chains: vec![empty_chain(steps, &waiting)] }).await?);
+    let service = Arc::new(start(&own, Extras { chains: vec![empty_chain(steps, &waiting, &hops)] }).await?);
     let from = Instant::now() + WARM_UP;
     let load = Load { service: Arc::clone(&service), waiting, until: from + span, from };
     let before = service.db.commits();
@@ -116,10 +138,14 @@ pub(super) async fn chain(settings: &Settings, order: Order) -> anyhow::Result<V
         service.stop().await;
     }
     latencies.sort_unstable();
+    let mut took = hops.took.lock().map(|took| took.clone()).unwrap_or_default();
+    took.sort_unstable();
     Ok(json!({
         "per_s": round(f64::from(ended) / span.as_secs_f64()),
         "p50_ms": at(&latencies, 500),
         "p99_ms": at(&latencies, 990),
+        "step_to_step_p50_ms": at(&took, 500),
+        "step_to_step_p99_ms": at(&took, 990),
         "fsyncs_per_step": round(commits as f64 / (f64::from(chains) * steps as f64).max(1.0)),
         "canary_per_s": round(canary),
         "rss_mib": rss_kib / 1_024,
@@ -130,7 +156,7 @@ pub(super) async fn chain(settings: &Settings, order: Order) -> anyhow::Result<V
     }))
 }
 
-fn empty_chain(steps: usize, waiting: &Arc<Waiting>) -> Chain {
+fn empty_chain(steps: usize, waiting: &Arc<Waiting>, hops: &Arc<Hops>) -> Chain {
     let place = |index: usize| Place {
         name: StepName::from(format!("bench-{index}")),
         function: FUNCTIONS.get(index % FUNCTIONS.len()).copied().unwrap_or("step-build"),
@@ -142,7 +168,7 @@ fn empty_chain(steps: usize, waiting: &Arc<Waiting>) -> Chain {
         version: 1,
         steps: (0..steps).map(place).collect(),
         cleanup: None,
-        observer: Some(Arc::new(Ends(Arc::clone(waiting)))),
+        observer: Some(Arc::new(Ends(Arc::clone(waiting), Arc::clone(hops)))),
     }
 }
 
@@ -180,7 +206,7 @@ impl Load {
             if let Ok(mut waiting) = self.waiting.lock() {
                 waiting.insert(run, end);
             }
-            engine.begin(run, &chain, "bench", after(now, Duration::from_secs(600))).await?;
+            engine.begin(run, &chain, &run.to_string(), after(now, Duration::from_secs(600))).await?;
             ended.await?;
             done.all += 1;
             if (self.from..=self.until).contains(&Instant::now()) {

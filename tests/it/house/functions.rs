@@ -95,6 +95,25 @@ fn every_file_is_valid_for_its_published_schema() {
 }
 
 #[test]
+fn compose_starts_the_service_with_settings_that_exist() {
+    let text = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let compose = text("compose.yaml");
+    let known: Vec<&str> = windlass::config::VARIABLES.iter().map(|variable| variable.name).collect();
+    let set = compose.lines().filter_map(|line| {
+        let (name, value) = line.strip_prefix("      ")?.split_once(": ")?;
+        value.starts_with("${").then_some(name)
+    });
+    let set: Vec<&str> = set.collect();
+    assert_eq!(set.len(), 3, "{set:?}");
+    assert!(set.iter().all(|name| known.contains(name)), "{set:?}");
+    assert!(compose.contains("network_mode: host"), "the service listens on loopback only");
+    let dockerfile = text("Dockerfile");
+    assert!(dockerfile.contains("COPY target/release/windlass ") && dockerfile.contains("CMD [\"serve\""));
+    assert!(text(".dockerignore").contains("!target/release/windlass"));
+    assert!(text(".github/workflows/ci.yml").contains("bash .ci/compose"), "a job of CI starts it");
+}
+
+#[test]
 fn host_json_carries_the_documents_values() {
     let host = read("host.json");
     assert_eq!(host["functionTimeout"], "00:05:00");
