@@ -49,13 +49,13 @@ impl Windlass {
         let mut cleaned = Cleaned { workspaces: self.remove_leftovers(dry).await?, ..Cleaned::default() };
         let old = before(now, DAY.saturating_mul(u32::from(keep.days)));
         loop {
-            let forgotten = tools.retention.forget(old, keep.releases, dry).await?;
-            // A crash before the logs go leaves logs that nobody asks for, not records without logs.
             if !dry {
-                for deployment in &forgotten.deployments {
-                    tools.logs.remove(*deployment).await?;
+                // First the logs: once the record is gone nobody would know of them.
+                for deployment in tools.retention.old(old, keep.releases).await? {
+                    tools.logs.remove(deployment).await?;
                 }
             }
+            let forgotten = tools.retention.forget(old, keep.releases, dry).await?;
             cleaned.count(&forgotten);
             if dry || forgotten.deployments.is_empty() && forgotten.runs == 0 {
                 break;
@@ -66,12 +66,28 @@ impl Windlass {
             cleaned.compressed_logs = tools.logs.compress(yesterday).await?;
         }
         for org in tools.retention.organizations().await? {
-            let keep = self.content_in_use(&org, yesterday).await?;
-            let (files, bytes) = tools.blobs.retain(&org, keep, yesterday, dry).await?;
-            cleaned.files += files;
-            cleaned.bytes += bytes;
+            match self.remove_content(&org, yesterday, dry).await {
+                Ok((files, bytes)) => {
+                    cleaned.files += files;
+                    cleaned.bytes += bytes;
+                }
+                // One organization's trouble is not its neighbours'.
+                Err(error) => {
+                    tracing::warn!(org = %org, error = %error, "content of {org} could not be cleaned up");
+                }
+            }
         }
         Ok(cleaned)
+    }
+
+    async fn remove_content(
+        &self,
+        org: &Name,
+        since: Timestamp,
+        dry: bool,
+    ) -> Result<(u64, u64), ActionError> {
+        let keep = self.content_in_use(org, since).await?;
+        Ok(self.tools.blobs.retain(org, keep, since, dry).await?)
     }
 
     async fn content_in_use(&self, org: &Name, since: Timestamp) -> Result<HashSet<Digest>, ActionError> {
@@ -79,7 +95,8 @@ impl Windlass {
         let mut keep: HashSet<Digest> = needed.artifacts.into_iter().collect();
         for source in needed.sources {
             let text = match self.tools.blobs.read(org, source, MOST_MANIFEST_BYTES).await {
-                Err(BlobError::Missing(_) | BlobError::Damaged(_)) => continue,
+                // What is as large as this is no manifest, whatever a request said.
+                Err(BlobError::Missing(_) | BlobError::Damaged(_) | BlobError::TooLarge(_)) => continue,
                 read => read?,
             };
             keep.insert(source);

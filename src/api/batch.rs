@@ -7,6 +7,9 @@ pub const MOST_CONTENT_BYTES: u64 = 256 * 1024;
 /// Largest batch before compression.
 pub const MOST_BATCH_BYTES: u64 = 8 << 20;
 
+/// What a content's line takes at most.
+pub const HEAD_BYTES: u64 = 80;
+
 /// Adds one content.
 pub fn add(batch: &mut Vec<u8>, sha256: &str, content: &[u8]) {
     batch.extend_from_slice(format!("{sha256} {}\n", content.len()).as_bytes());

@@ -63,8 +63,14 @@ async fn invoke(
     let span = tracing::debug_span!("invocation", invocation.id = %invocation, function.name = %name);
     let work = async {
         // The Functions host sends none; a web page in a browser on the same machine has to.
-        if request.headers().contains_key("origin") {
-            return refuse(StatusCode::FORBIDDEN, &invocation, &name, "it comes from a web page");
+        // Nor does it compress, and a small compressed body could fill the memory.
+        if ["origin", "content-encoding"].iter().any(|name| request.headers().contains_key(*name)) {
+            return refuse(
+                StatusCode::FORBIDDEN,
+                &invocation,
+                &name,
+                "it does not come from the Functions host",
+            );
         }
         let function = match function(&name) {
             Some(function) if !matches!(function.trigger, Trigger::Http { .. }) => function,

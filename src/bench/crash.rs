@@ -31,13 +31,17 @@ pub(super) async fn crashes(settings: &Settings, times: usize) -> anyhow::Result
         runs.push((accepted.deployment_id, begun.id));
     }
     let (mut first, mut repeated) = (Vec::new(), 0);
+    let mut client = client;
     for _ in 0..times {
+        for (deployment, after) in &mut runs {
+            repeated += more_builds(&client, deployment, after).await?;
+        }
         let killed = SystemClock.now();
         service.kill()?;
         service.wait()?;
         let (next, address) = spawn(folder.path(), &settings.path)?;
         service = next;
-        let client = Client::new(&format!("http://{address}"))?;
+        client = Client::new(&format!("http://{address}"))?;
         let mut begun = Vec::new();
         for (deployment, after) in &mut runs {
             let line = next_build(&client, deployment, *after).await?;
@@ -47,6 +51,9 @@ pub(super) async fn crashes(settings: &Settings, times: usize) -> anyhow::Result
         repeated += begun.len();
         first.extend(begun.into_iter().min());
     }
+    for (deployment, after) in &mut runs {
+        repeated += more_builds(&client, deployment, after).await?;
+    }
     service.kill()?;
     service.wait()?;
     first.sort_unstable();
@@ -55,8 +62,15 @@ pub(super) async fn crashes(settings: &Settings, times: usize) -> anyhow::Result
         "under_way": UNDER_WAY,
         "first_progress_p50_ms": at(&first, 500),
         "first_progress_p99_ms": at(&first, 990),
-        "repeated_attempts_per_kill": repeated / times.max(1),
+        "repeated_attempts_per_kill": super::round(repeated as f64 / times.max(1) as f64),
     }))
+}
+
+/// Builds that began since the one that is known; none should have.
+async fn more_builds(client: &Client, deployment: &str, after: &mut u64) -> anyhow::Result<usize> {
+    let page: api::Logs = client.get(&format!("/deploy/{deployment}/logs?after={after}&limit=10000")).await?;
+    *after = page.next.max(*after);
+    Ok(page.logs.iter().filter(|line| line.kind == "build.started").count())
 }
 
 /// The first line after `after` that tells of a build's begin.

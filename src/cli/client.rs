@@ -52,6 +52,8 @@ fn fields(errors: &[api::ProblemField]) -> String {
 #[derive(Clone)]
 pub struct Client {
     base: String,
+    /// The host as it was named, when the address is another.
+    host: Option<String>,
     http: HyperClient<HttpConnector, Full<Bytes>>,
 }
 
@@ -66,9 +68,14 @@ impl Client {
         if uri.scheme_str() != Some("http") || uri.host().is_none() {
             return Err(ClientError::BadAddress(base));
         }
+        // Names below localhost lead to this machine (RFC 6761, section 6.3); not every resolver knows it.
+        let named =
+            uri.authority().filter(|name| name.host().ends_with(".localhost")).map(ToString::to_string);
+        let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let base = if named.is_some() { format!("http://127.0.0.1{port}") } else { base };
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Ok(Self { base, http: HyperClient::builder(TokioExecutor::new()).build(connector) })
+        Ok(Self { base, host: named, http: HyperClient::builder(TokioExecutor::new()).build(connector) })
     }
 
     /// Whether a Windlass server answers.
@@ -178,6 +185,9 @@ impl Client {
             .method(method)
             .uri(format!("{}{path}", self.base))
             .header("user-agent", concat!("windlass/", env!("CARGO_PKG_VERSION")));
+        if let Some(host) = &self.host {
+            request = request.header("host", host);
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -38,7 +38,19 @@ pub fn look(data_dir: &Path, path: &str) -> Vec<Finding> {
         Some(engine) => finding("container engine", "ok", *engine),
         None => finding("container engine", "ok", "none; it is optional"),
     });
+    findings.extend(open_socket());
     findings
+}
+
+/// The cage does not keep builds from sockets that have a path (ADR 0005).
+fn open_socket() -> Option<Finding> {
+    let found = ["/var/run/docker.sock", "/run/podman/podman.sock"]
+        .into_iter()
+        .find(|path| std::os::unix::net::UnixStream::connect(path).is_ok())?;
+    let text = format!(
+        "builds can use {found} as this user can, and so become root; run the service as another user"
+    );
+    Some(finding("engine socket", "warn", text))
 }
 
 fn writable(data_dir: &Path) -> Finding {

@@ -75,7 +75,8 @@ fn parcels(files: Vec<&api::File>) -> Vec<Parcel> {
         }
         open.files.push(file.clone());
         open.bytes += file.size;
-        if open.bytes + batch::MOST_CONTENT_BYTES > batch::MOST_BATCH_BYTES {
+        let heads = batch::HEAD_BYTES * open.files.len() as u64;
+        if open.bytes + heads + batch::MOST_CONTENT_BYTES > batch::MOST_BATCH_BYTES {
             parcels.push(std::mem::replace(&mut open, Parcel { files: Vec::new(), bytes: 0 }));
         }
     }

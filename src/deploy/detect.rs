@@ -117,6 +117,8 @@ pub enum DetectError {
         kind: Kind,
         /// What to add.
         hint: &'static str,
+        /// All that is known but the start.
+        plan: Box<Plan>,
     },
     /// `windlass.toml` cannot be used.
     #[error("windlass.toml: {0}")]
@@ -158,7 +160,8 @@ pub fn detect(facts: &Facts<'_>) -> Result<Plan, DetectError> {
         Kind::Procfile => plain(Kind::Procfile, None, None),
         Kind::Docker => plain(Kind::Docker, None, None),
     };
-    if let Some(web) = facts.procfile.as_deref().and_then(web_line) {
+    // An image says itself how it starts.
+    if let Some(web) = facts.procfile.as_deref().and_then(web_line).filter(|_| kind != Kind::Docker) {
         plan.start = Some(web);
     }
     amend(&mut plan, file)?;
@@ -169,7 +172,11 @@ pub fn detect(facts: &Facts<'_>) -> Result<Plan, DetectError> {
         Kind::Procfile => "add a line `web: <command>` to the Procfile",
         Kind::Rust | Kind::Go => "add a start command to windlass.toml",
     };
-    if plan.start.is_none() { Err(DetectError::NoStart { kind, hint }) } else { Ok(plan) }
+    if plan.start.is_none() {
+        Err(DetectError::NoStart { kind, hint, plan: Box::new(plan) })
+    } else {
+        Ok(plan)
+    }
 }
 
 fn kind(facts: &Facts<'_>) -> Option<Kind> {

@@ -47,6 +47,12 @@ pub trait Retention: Send + Sync {
     /// [`StoreError`].
     async fn use_source(&self, org: &Name, source: Digest, now: Timestamp) -> Result<(), StoreError>;
 
+    /// The deployments that the next [`Self::forget`] would forget.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn old(&self, before: Timestamp, releases: u32) -> Result<Vec<DeploymentId>, StoreError>;
+
     /// Forgets some of what ended before `before`, in one transaction; call it until nothing is forgotten any more.
     /// With `dry` it only counts, all there is.
     ///

@@ -83,15 +83,12 @@ impl Manifest {
     /// # Errors
     /// [`BadManifest`]: the first problem found.
     pub fn new(files: Vec<FileEntry>, limits: &SourceLimits) -> Result<Self, BadManifest> {
-        let too_large = |what: &str, found: u64, limit: u64| BadManifest::TooLarge {
-            what: what.to_owned(),
-            found,
-            limit,
-        };
-        if files.len() > limits.files {
-            return Err(too_large("files", files.len() as u64, limits.files as u64));
-        }
-        let mut bytes = 0_u64;
+        let manifest = Self::of_files(files)?;
+        manifest.fits(limits)?;
+        Ok(manifest)
+    }
+
+    fn of_files(files: Vec<FileEntry>) -> Result<Self, BadManifest> {
         let mut before: Option<&str> = None;
         for file in &files {
             check_path(&file.path)?;
@@ -101,17 +98,27 @@ impl Manifest {
             if before.is_some_and(|before| before >= file.path.as_str()) {
                 return Err(BadManifest::Order(file.path.clone()));
             }
-            if file.size > limits.file_bytes {
-                return Err(too_large(&format!("bytes in `{}`", file.path), file.size, limits.file_bytes));
-            }
-            bytes = bytes.saturating_add(file.size);
             before = Some(&file.path);
-        }
-        if bytes > limits.bytes {
-            return Err(too_large("bytes", bytes, limits.bytes));
         }
         refuse_file_as_folder(&files)?;
         Ok(Self(files))
+    }
+
+    /// Checks the size.
+    ///
+    /// # Errors
+    /// [`BadManifest::TooLarge`]: the first bound that it passes.
+    pub fn fits(&self, limits: &SourceLimits) -> Result<(), BadManifest> {
+        let too_large =
+            |what: String, found: u64, limit: u64| Err(BadManifest::TooLarge { what, found, limit });
+        if self.0.len() > limits.files {
+            return too_large("files".to_owned(), self.0.len() as u64, limits.files as u64);
+        }
+        if let Some(file) = self.0.iter().find(|file| file.size > limits.file_bytes) {
+            return too_large(format!("bytes in `{}`", file.path), file.size, limits.file_bytes);
+        }
+        let bytes = self.0.iter().fold(0_u64, |sum, file| sum.saturating_add(file.size));
+        if bytes > limits.bytes { too_large("bytes".to_owned(), bytes, limits.bytes) } else { Ok(()) }
     }
 
     /// The files, sorted.
@@ -135,7 +142,8 @@ impl Manifest {
             .collect()
     }
 
-    /// Reads what [`Manifest::to_text`] wrote; `None` when it is something else.
+    /// Reads what [`Manifest::to_text`] wrote; `None` when it is something else. Anybody can upload content that looks
+    /// like a manifest, so paths and modes are checked again.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
         let entry = |line: &str| {
@@ -145,7 +153,7 @@ impl Manifest {
             let size = parts.next()?.parse().ok()?;
             Some(FileEntry { path: parts.next()?.to_owned(), size, mode, sha256 })
         };
-        text.lines().map(entry).collect::<Option<_>>().map(Self)
+        Self::of_files(text.lines().map(entry).collect::<Option<_>>()?).ok()
     }
 
     /// The digest of the source.
@@ -209,6 +217,23 @@ mod tests {
         assert_eq!(check(&["b", "a"]), Err(BadManifest::Order("a".into())));
         assert_eq!(check(&["a", "a"]), Err(BadManifest::Order("a".into())));
         assert_eq!(check(&["a", "a-", "a/b"]), Err(BadManifest::FileAndFolder("a".into())));
+    }
+
+    #[test]
+    fn a_text_that_leaves_the_root_is_no_manifest() {
+        let digest = Digest::of(b"abc");
+        assert!(Manifest::from_text(&format!("644 {digest} 3 a\n755 {digest} 3 b/c\n")).is_some());
+        for line in [
+            "644 D 3 ../a",
+            "644 D 3 /etc/cron.d/x",
+            "4755 D 3 a",
+            "120777 D 3 a",
+            "644 D 3 b\n644 D 3 a",
+            "644 D x a",
+            "644 D 3",
+        ] {
+            assert!(Manifest::from_text(&line.replace('D', &digest.to_string())).is_none(), "{line}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::builder::BuilderParts;
+use super::containers::IMAGE;
 use super::lines::each_line;
 use super::pack::{PackError, pack};
 use super::sandbox::{Cage, kill_all_of, readable, signal_group};
@@ -24,8 +25,12 @@ use crate::deploy::log::Line;
 
 /// Lines kept for the failure report.
 const TAIL: usize = 50;
+/// What a line costs in the log besides its text.
+const LINE_BYTES: usize = 100;
 /// Bytes of one build's log that are kept.
 const MOST_LOG_BYTES: usize = 64 << 20;
+/// How long a build that is stopped may take to end by itself.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long the pipe may stay open after the build has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Lines that wait to be stored; a faster child waits too.
@@ -53,12 +58,15 @@ pub(super) async fn build(
     if job.image {
         say(parts, job, "build.started", "Dockerfile", json!({ "dockerfile": "Dockerfile" })).await;
         let containers = &parts.containers;
-        let engine =
-            containers.build(job.run, &workspace.join("src"), parts.size).await.map_err(not_started)?;
+        let engine = containers.build(job, workspace, parts.size).await.map_err(not_started)?;
         run_command(parts, job, engine, stop).await?;
-        folder = workspace.join("image");
-        let exported = containers.export(job.run, &folder).await;
-        exported.map_err(|error| failure("ARTIFACT_STORE_FAILED", error))?;
+        folder = workspace.join(IMAGE);
+        tokio::select! {
+            exported = containers.export(job.run, &folder) => {
+                exported.map_err(|error| failure("ARTIFACT_STORE_FAILED", error))?;
+            }
+            () = stop.cancelled() => return Err(failure("CANCELLED", "the build was stopped".to_owned())),
+        }
     }
     if job.image || job.command.is_some() {
         let ms = u64::try_from(between(begun, parts.clock.now()).as_millis()).unwrap_or(u64::MAX);
@@ -129,12 +137,21 @@ async fn run_command(
         () = stop.cancelled() => End::Stopped,
         () = parts.clock.sleep(waiting) => End::TimedOut,
     };
-    // Nothing that the command started outlives it; that also closes the pipe.
-    signal_group(leader, Signal::KILL);
+    if !matches!(end, End::Exited(_)) {
+        // A container engine that is asked takes its containers down.
+        signal_group(leader, Signal::TERM);
+        tokio::select! {
+            status = child.wait() => drop(status),
+            () = parts.clock.sleep(GRACE) => {}
+        }
+    }
+    // Nothing that the command started outlives it; that also closes the pipe. First by their marks, as long as the
+    // parents by which descendants are found are there.
     let run = job.run;
     if let Err(error) = tokio::task::spawn_blocking(move || kill_all_of(run)).await {
         tracing::warn!(error = %error, "what a build left running could not be looked for");
     }
+    signal_group(leader, Signal::KILL);
     if !matches!(end, End::Exited(_))
         && let Err(error) = child.wait().await
     {
@@ -233,7 +250,7 @@ async fn read_pipe(parts: Arc<BuilderParts>, deployment: DeploymentId, pipe: Rec
             batch.clear();
             continue;
         }
-        room = room.saturating_sub(batch.iter().map(|(_, text)| text.len()).sum());
+        room = room.saturating_sub(batch.iter().map(|(_, text)| text.len() + LINE_BYTES).sum());
         let line = |text: String| Line::new(now, "log", Some("build"), text);
         let mut lines: Vec<Line> = batch.drain(..).map(|(_, text)| line(text)).collect();
         lines.extend((room == 0).then(|| line("The log is full; what follows is not kept.".to_owned())));

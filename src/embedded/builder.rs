@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::build::build;
-use super::containers::Containers;
+use super::containers::{Containers, IMAGE};
 use super::files::FileBlobs;
 use super::folders::removed;
 use super::sandbox::Machine;
@@ -97,8 +97,10 @@ impl ProcessBuilder {
             ended.cancelled().await;
         }
         self.builds().remove(&run);
-        self.parts.containers.forget(run).await;
         let workspace = self.workspace(run);
+        if workspace.join(IMAGE).exists() {
+            self.parts.containers.forget(run).await;
+        }
         removed(workspace).await.map_err(BuilderError::Unavailable)
     }
 }

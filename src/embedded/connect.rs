@@ -99,7 +99,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         Arc::new(KeyFileSecrets::open(&root.join("secret.key")).map_err(folder(&root))?);
     let pool = Pool::new(tokio::runtime::Handle::current());
     let workshop = Workshop {
-        containers: Arc::new(Containers::new(machine.clone(), &root)),
+        containers: Arc::new(Containers::new(machine.clone(), Arc::clone(&clock), &root)),
         root,
         blobs: blobs.clone(),
         queue: Arc::clone(&queue),

@@ -7,11 +7,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 use super::sandbox::Machine;
+use crate::ambient::Clock;
+use crate::deploy::builder::BuildJob;
 use crate::deploy::size::Size;
 use crate::workflow::journal::RunId;
 
@@ -20,8 +24,13 @@ const CLIENTS: [&str; 2] = ["podman", "docker"];
 /// Where an app listens when neither `windlass.toml` nor the image says it.
 const USUAL_PORT: u16 = 8080;
 /// What a bundle of an image holds: the image, and its id.
-const IMAGE: &str = "image.tar";
+const IMAGE_TAR: &str = "image.tar";
 const IMAGE_ID: &str = "image.id";
+/// Folder of a workspace in which the image is packed; there once its build began.
+pub(super) const IMAGE: &str = "image";
+/// How long the engine may take to answer, and to save or load an image.
+const ANSWER: Duration = Duration::from_secs(30);
+const TRANSFER: Duration = Duration::from_secs(600);
 
 /// A container that is to run.
 #[derive(Debug, Clone)]
@@ -47,20 +56,31 @@ impl Container {
 }
 
 /// The container engine of this machine, if there is one.
-#[derive(Debug)]
 pub(super) struct Containers {
     machine: Machine,
+    clock: Arc<dyn Clock>,
     /// `windlass-` and the beginning of the data folder's name.
     owner: String,
     /// There once anything was made by the engine.
     marker: PathBuf,
     client: OnceCell<PathBuf>,
+    /// Revisions whose images are kept by the first sweep.
+    live: Mutex<Vec<RunId>>,
+    swept: OnceCell<()>,
 }
 
 impl Containers {
-    pub(super) fn new(machine: Machine, data: &Path) -> Self {
+    pub(super) fn new(machine: Machine, clock: Arc<dyn Clock>, data: &Path) -> Self {
         let owner = format!("windlass-{}", machine.owner.get(..12).unwrap_or(&machine.owner));
-        Self { machine, owner, marker: data.join("containers"), client: OnceCell::new() }
+        Self {
+            machine,
+            clock,
+            owner,
+            marker: data.join("containers"),
+            client: OnceCell::new(),
+            live: Mutex::default(),
+            swept: OnceCell::new(),
+        }
     }
 
     /// The client of an engine that answers.
@@ -70,7 +90,7 @@ impl Containers {
     pub(super) async fn client(&self) -> Result<&Path, String> {
         let found = self.client.get_or_try_init(|| async {
             for program in programs(&self.machine.path) {
-                if output(Command::new(&program).arg("ps").arg("--quiet")).await.is_ok() {
+                if self.output(Command::new(&program).arg("ps").arg("--quiet"), ANSWER).await.is_ok() {
                     return Ok(program);
                 }
             }
@@ -80,7 +100,29 @@ impl Containers {
     }
 
     async fn call(&self, arguments: &[&str]) -> Result<String, String> {
-        output(Command::new(self.client().await?).args(arguments)).await
+        self.output(Command::new(self.client().await?).args(arguments), ANSWER).await
+    }
+
+    async fn transfer(&self, arguments: &[&str]) -> Result<String, String> {
+        self.output(Command::new(self.client().await?).args(arguments), TRANSFER).await
+    }
+
+    /// Runs a command to its end; what it said last is the error.
+    async fn output(&self, command: &mut Command, most: Duration) -> Result<String, String> {
+        let ended = tokio::select! {
+            ended = command.stdin(Stdio::null()).kill_on_drop(true).output() => ended,
+            () = self.clock.sleep(most) => {
+                return Err(format!("the container engine did not answer within {} s", most.as_secs()));
+            }
+        };
+        let output = ended.map_err(|error| format!("the container engine could not be started: {error}"))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last =
+            said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it failed without a word");
+        Err(format!("the container engine: {last}"))
     }
 
     fn image(&self, tag: &str) -> String {
@@ -91,24 +133,39 @@ impl Containers {
         self.image(&format!("build-{run}"))
     }
 
-    /// The command that builds the image of `source`; [`Self::export`] follows it.
+    /// The command that builds the image of the workspace's source; [`Self::export`] follows it. Unlike a build command
+    /// it is not caged by us: the engine isolates what the Dockerfile runs.
     ///
     /// # Errors
     /// When there is no engine.
-    pub(super) async fn build(&self, run: RunId, source: &Path, size: Size) -> Result<Command, String> {
+    pub(super) async fn build(
+        &self,
+        job: &BuildJob,
+        workspace: &Path,
+        size: Size,
+    ) -> Result<Command, String> {
         let client = self.client().await?;
-        std::fs::write(&self.marker, "").map_err(|error| format!("{}: {error}", self.marker.display()))?;
+        self.begin(&workspace.join(IMAGE))?;
         let mut command = Command::new(client);
-        command.args(["build", "--tag", &self.build_tag(run)]);
-        if client.ends_with("podman") {
+        command.args(["build", "--tag", &self.build_tag(job.run)]);
+        if is_podman(client) {
             let quota = u64::from(size.cpu_millis) * 100;
             command.args(["--memory", &format!("{}m", size.memory_mib)]);
             command.args(["--cpu-period", "100000", "--cpu-quota", &quota.to_string()]);
         }
-        command.env("BUILDKIT_PROGRESS", "plain").arg(source).stdin(Stdio::null());
-        self.machine.mark(&mut command, run);
+        for (name, value) in &job.variables {
+            command.args(["--build-arg", &format!("{name}={value}")]);
+        }
+        command.env("BUILDKIT_PROGRESS", "plain").arg(workspace.join("src")).stdin(Stdio::null());
+        self.machine.mark(&mut command, job.run);
         command.process_group(0).kill_on_drop(true);
         Ok(command)
+    }
+
+    /// Leaves the traces by which what the engine is about to make is found again.
+    fn begin(&self, folder: &Path) -> Result<(), String> {
+        let made = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&self.marker, ""));
+        made.map_err(|error| format!("{}: {error}", folder.display()))
     }
 
     /// Writes the built image and its id into `folder`, and takes it out of the engine.
@@ -120,9 +177,9 @@ impl Containers {
         let tag = self.build_tag(run);
         std::fs::create_dir_all(folder).map_err(written)?;
         let id = self.call(&["image", "inspect", "--format", "{{.Id}}", &tag]).await?;
-        let file = folder.join(IMAGE);
+        let file = folder.join(IMAGE_TAR);
         // By its id: a name would come back with it when it is loaded.
-        self.call(&["save", "--output", &file.to_string_lossy(), id.trim()]).await?;
+        self.transfer(&["save", "--output", &file.to_string_lossy(), id.trim()]).await?;
         std::fs::write(folder.join(IMAGE_ID), id.trim()).map_err(written)?;
         self.forget(run).await;
         Ok(())
@@ -130,9 +187,7 @@ impl Containers {
 
     /// Takes away what a build left in the engine, if anything.
     pub(super) async fn forget(&self, run: RunId) {
-        if self.marker.exists() {
-            self.untag(&self.build_tag(run)).await;
-        }
+        self.untag(&self.build_tag(run)).await;
     }
 
     /// Takes away a revision's image; others of the same content keep theirs.
@@ -147,21 +202,29 @@ impl Containers {
         }
     }
 
+    /// Makes everything ready for [`Self::run`]: no container of that name, and the image. Gives the port inside.
+    ///
+    /// # Errors
+    /// When there is no engine, or the image cannot be loaded.
+    pub(super) async fn prepare(&self, container: &Container) -> Result<u16, String> {
+        self.begin(&container.bundle)?;
+        self.swept.get_or_init(|| self.sweep()).await;
+        self.remove(container).await?;
+        self.load(container).await?;
+        match container.port {
+            Some(port) => Ok(port),
+            None => self.exposed(&self.image(&container.run.to_string())).await,
+        }
+    }
+
     /// The command that runs `container` so that it answers on `port` of this machine. Its variables come over its
     /// standard input, where neither other users nor the engine's own settings meet them.
     ///
     /// # Errors
     /// When there is no engine, or the image cannot be loaded.
-    pub(super) async fn run(&self, container: &Container, port: u16) -> Result<(Command, u16), String> {
+    pub(super) async fn run(&self, container: &Container, port: u16, inner: u16) -> Result<Command, String> {
         let client = self.client().await?;
-        std::fs::write(&self.marker, "").map_err(|error| format!("{}: {error}", self.marker.display()))?;
-        let name = container.name(&self.owner);
-        self.remove(container).await?;
-        let image = self.load(container).await?;
-        let inner = match container.port {
-            Some(port) => port,
-            None => self.exposed(&image).await?,
-        };
+        let (name, image) = (container.name(&self.owner), self.image(&container.run.to_string()));
         let mut command = Command::new(client);
         command.args(["run", "--rm", "--pull", "never", "--name", &name, "--hostname", "app"]);
         command.args(["--label", &format!("windlass.owner={}", self.owner)]);
@@ -169,15 +232,20 @@ impl Containers {
         command.args(["--memory", &format!("{}m", container.size.memory_mib)]);
         command.args(["--cpus", &container.size.cpu()]);
         command.args(["--security-opt", "no-new-privileges", "--pids-limit", "4096", "--stop-timeout", "0"]);
-        command.args(["--env-file", "/dev/stdin", &image]);
-        if let Some(line) = &container.command {
-            command.args(["sh", "-c", line]);
+        if is_podman(client) {
+            // Otherwise the service's own proxy, with its password, would be among the app's variables.
+            command.arg("--http-proxy=false");
         }
+        command.args(["--env-file", "/dev/stdin"]);
+        match &container.command {
+            Some(line) => command.args(["--entrypoint", "sh", &image, "-c", line]),
+            None => command.arg(&image),
+        };
         // Without our mark: the container's monitor inherits it, and has to live to take the network down. What a crash
         // leaves is found by its label.
         command.process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok((command, inner))
+        Ok(command)
     }
 
     /// Removes the container, running or not.
@@ -185,23 +253,23 @@ impl Containers {
     /// # Errors
     /// What the engine says.
     pub(super) async fn remove(&self, container: &Container) -> Result<(), String> {
-        match self.call(&["rm", "--force", &container.name(&self.owner)]).await {
+        match self.call(&["rm", "--force", "--volumes", &container.name(&self.owner)]).await {
             Err(error) if !error.to_lowercase().contains("no such container") => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
-    /// The revision's own name of its image, which is loaded unless the engine has it.
-    async fn load(&self, container: &Container) -> Result<String, String> {
+    /// Gives the image the revision's own name; it is loaded unless the engine has it.
+    async fn load(&self, container: &Container) -> Result<(), String> {
         let file = container.bundle.join(IMAGE_ID);
         let id = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let image = self.image(&container.run.to_string());
         if self.call(&["tag", &id, &image]).await.is_err() {
-            let file = container.bundle.join(IMAGE);
-            self.call(&["load", "--input", &file.to_string_lossy()]).await?;
+            let file = container.bundle.join(IMAGE_TAR);
+            self.transfer(&["load", "--input", &file.to_string_lossy()]).await?;
             self.call(&["tag", &id, &image]).await?;
         }
-        Ok(image)
+        Ok(())
     }
 
     async fn exposed(&self, image: &str) -> Result<u16, String> {
@@ -217,16 +285,33 @@ impl Containers {
         Ok(lowest.unwrap_or(USUAL_PORT))
     }
 
-    /// Removes every container and every image of ours but those of `live` revisions, after a start.
-    pub(super) async fn sweep(&self, live: &[RunId]) {
-        if !self.marker.exists() {
-            return;
+    /// Names the revisions whose images the first sweep keeps. Call it before anything is started.
+    pub(super) fn keep(&self, live: Vec<RunId>) {
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live;
+    }
+
+    /// Removes what an earlier service left in the engine, unless that has been done; also before the first container.
+    pub(super) async fn clean_up(&self) {
+        if self.marker.exists() {
+            self.swept.get_or_init(|| self.sweep()).await;
         }
+    }
+
+    async fn sweep(&self) {
+        let live = std::mem::take(&mut *self.live.lock().unwrap_or_else(PoisonError::into_inner));
+        let listed = |listed: Result<String, String>| {
+            listed.unwrap_or_else(|error| {
+                tracing::warn!(
+                    error,
+                    "what an earlier service left in the container engine could not be listed"
+                );
+                String::new()
+            })
+        };
         let filter = format!("label=windlass.owner={}", self.owner);
-        let containers =
-            self.call(&["ps", "--all", "--quiet", "--filter", &filter]).await.unwrap_or_default();
+        let containers = listed(self.call(&["ps", "--all", "--quiet", "--filter", &filter]).await);
         for id in containers.split_whitespace() {
-            if let Err(error) = self.call(&["rm", "--force", id]).await {
+            if let Err(error) = self.call(&["rm", "--force", "--volumes", id]).await {
                 tracing::warn!(
                     container = id,
                     error,
@@ -235,30 +320,21 @@ impl Containers {
             }
         }
         let filter = format!("reference=localhost/{}", self.owner);
-        let tags =
-            self.call(&["images", "--format", "{{.Tag}}", "--filter", &filter]).await.unwrap_or_default();
+        let tags = listed(self.call(&["images", "--format", "{{.Tag}}", "--filter", &filter]).await);
         for tag in tags.split_whitespace().filter(|tag| !live.iter().any(|run| run.to_string() == **tag)) {
             self.untag(&self.image(tag)).await;
         }
     }
 }
 
+fn is_podman(client: &Path) -> bool {
+    client.ends_with("podman")
+}
+
 /// Every client on the `path`.
 fn programs(path: &str) -> Vec<PathBuf> {
     let all = CLIENTS.iter().flat_map(|name| path.split(':').map(move |folder| Path::new(folder).join(name)));
     all.filter(|program| program.is_file()).collect()
-}
-
-/// Runs a command to its end; what it said last is the error.
-async fn output(command: &mut Command) -> Result<String, String> {
-    let ended = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
-    let output = ended.map_err(|error| format!("the container engine could not be started: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it failed without a word");
-    Err(format!("the container engine: {last}"))
 }
 
 /// Variables as an engine reads them from a file: one line each.

@@ -4,7 +4,7 @@
 //! next line.
 
 use std::collections::HashMap;
-use std::io::{Cursor, Read, Seek, SeekFrom, Write as _};
+use std::io::{Read, Seek, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -89,17 +89,12 @@ impl FileLogs {
     }
 
     fn read_from(&self, deployment: DeploymentId, from: From, limit: usize) -> std::io::Result<Vec<Line>> {
-        match std::fs::File::open(self.path(deployment)) {
-            Ok(file) => return read_lines(file, from, limit),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        if !self.path(deployment).exists() && self.packed(deployment).exists() {
+            // Once for all the pages that will be read; it is compressed again a day later.
+            self.handle(deployment)?;
         }
-        match std::fs::File::open(self.packed(deployment)) {
-            Ok(file) => {
-                let mut text = Vec::new();
-                GzDecoder::new(file).read_to_end(&mut text)?;
-                read_lines(Cursor::new(text), from, limit)
-            }
+        match std::fs::File::open(self.path(deployment)) {
+            Ok(file) => read_lines(file, from, limit),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -122,18 +117,22 @@ impl FileLogs {
     }
 
     fn pack(&self, deployment: DeploymentId) -> std::io::Result<bool> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(handle) = open.get(&deployment) {
-            let watched = handle.lock().unwrap_or_else(PoisonError::into_inner).end.receiver_count() > 0;
-            if watched || Arc::strong_count(handle) > 1 {
-                return Ok(false);
-            }
-            open.remove(&deployment);
-        }
         let (path, temporary) = (self.path(deployment), self.root.join(format!("{deployment}.packing")));
+        let mut plain = std::fs::File::open(&path)?;
         let mut encoder = GzEncoder::new(std::fs::File::create(&temporary)?, Compression::default());
-        std::io::copy(&mut std::fs::File::open(&path)?, &mut encoder)?;
+        let length = std::io::copy(&mut plain, &mut encoder)?;
         encoder.finish()?.sync_all()?;
+        // Others were not held up so far; now nobody may write until the plain log is gone.
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = open.get(&deployment).is_some_and(|handle| {
+            let watched = handle.lock().unwrap_or_else(PoisonError::into_inner).end.receiver_count() > 0;
+            watched || Arc::strong_count(handle) > 1
+        });
+        if used || std::fs::metadata(&path)?.len() != length {
+            std::fs::remove_file(&temporary)?;
+            return Ok(false);
+        }
+        open.remove(&deployment);
         std::fs::rename(&temporary, self.packed(deployment))?;
         std::fs::remove_file(&path)?;
         Ok(true)
@@ -303,6 +302,8 @@ mod tests {
         assert_eq!(logs.compress(Timestamp::MAX).await.unwrap(), 1);
         assert!(!logs.path(id).exists() && logs.packed(id).exists());
         assert_eq!(logs.read(id, From::After(0), 5_000).await.unwrap(), before);
+        assert!(logs.path(id).exists(), "further pages are read as they lie");
+        assert_eq!(logs.compress(Timestamp::MAX).await.unwrap(), 1);
         assert_eq!(logs.read(id, From::Tail(2), 5).await.unwrap(), before[2_998..]);
         logs.append(id, vec![line("more")]).await.unwrap();
         let after = logs.read(id, From::After(before[2_999].id), 5).await.unwrap();

@@ -264,10 +264,19 @@ fn with_tar(
 ///
 /// # Errors
 /// When the bundle is damaged, too large, leaves the folder, or the disk refuses.
-pub fn unpack(bundle: impl Read, folder: &Path) -> std::io::Result<()> {
+pub fn unpack(mut bundle: impl Read, folder: &Path) -> std::io::Result<()> {
     if folder.exists() {
         return Ok(());
     }
+    let extracted = extract(&mut bundle, folder);
+    if extracted.is_err() {
+        // The rest too, so that whoever reads it with a checksum sees all of it: damage is the better reason.
+        std::io::copy(&mut bundle, &mut std::io::sink())?;
+    }
+    extracted
+}
+
+fn extract(bundle: &mut impl Read, folder: &Path) -> std::io::Result<()> {
     let temporary = folder.with_extension("unpacking");
     if temporary.exists() {
         std::fs::remove_dir_all(&temporary)?;
@@ -279,8 +288,9 @@ pub fn unpack(bundle: impl Read, folder: &Path) -> std::io::Result<()> {
     archive.set_preserve_mtime(false);
     archive.set_preserve_permissions(true);
     archive.unpack(&temporary)?;
-    // Up to its end, so that whoever reads it with a checksum has seen all of it.
     std::io::copy(&mut archive.into_inner(), &mut std::io::sink())?;
+    // It is taken for whole ever after.
+    rustix::fs::syncfs(std::fs::File::open(&temporary)?)?;
     std::fs::rename(&temporary, folder)
 }
 

@@ -39,30 +39,29 @@ impl fmt::Display for Program {
 }
 
 impl Program {
-    /// Starts it so that it answers on `port` of 127.0.0.1, with nothing in its environment but `variables` and what
-    /// tells it where it is.
-    pub(super) async fn start(
-        &self,
-        port: u16,
-        variables: &BTreeMap<String, String>,
-    ) -> std::io::Result<Child> {
+    /// Starts it on a free port of 127.0.0.1, which it gives, with nothing in its environment but `variables`, what tells
+    /// it where it is, and what its image sets.
+    pub(super) async fn start(&self, variables: &BTreeMap<String, String>) -> std::io::Result<(Child, u16)> {
         let mut variables = variables.clone();
         match self {
             Self::Process(process) => {
+                let port = free_port()?;
                 variables.insert("PORT".to_owned(), port.to_string());
-                process.start(variables)
+                Ok((process.start(variables)?, port))
             }
             Self::Container(containers, container) => {
-                let (mut command, inner) =
-                    containers.run(container, port).await.map_err(std::io::Error::other)?;
+                let inner = containers.prepare(container).await.map_err(std::io::Error::other)?;
                 variables.insert("PORT".to_owned(), inner.to_string());
                 variables.insert("HOST".to_owned(), "0.0.0.0".to_owned());
                 let text = env_file(&variables).map_err(std::io::Error::other)?;
+                let port = free_port()?;
+                let mut command =
+                    containers.run(container, port, inner).await.map_err(std::io::Error::other)?;
                 let mut child = command.spawn()?;
                 if let Some(mut pipe) = child.stdin.take() {
                     pipe.write_all(text.as_bytes()).await?;
                 }
-                Ok(child)
+                Ok((child, port))
             }
         }
     }
@@ -75,6 +74,11 @@ impl Program {
             tracing::warn!(program = %self, error, "a container could not be removed");
         }
     }
+}
+
+/// The system gives each caller another port; nobody else takes it in the moment until it is used.
+fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 impl Process {

@@ -76,12 +76,21 @@ pub(super) async fn supervise(spec: Spec) {
     loop {
         let begun = spec.clock.now();
         spec.state.send_replace(State::Starting);
-        let end = match spawn(&spec).await {
-            Ok((child, address)) => live(&spec, child, address).await,
-            Err(error) => End::Exited(Err(error)),
+        let started = tokio::select! {
+            started = spawn(&spec) => Some(started),
+            () = spec.stop.cancelled() => None,
         };
-        spec.program.clear().await;
+        let end = match started {
+            Some(Ok((child, address))) => live(&spec, child, address).await,
+            Some(Err(error)) => End::Exited(Err(error)),
+            None => End::Stopped,
+        };
         let was_ready = matches!(*spec.state.borrow(), State::Ready(_));
+        if was_ready {
+            // Nobody may be led to a port that is free again.
+            spec.state.send_replace(State::Down("it ended".to_owned()));
+        }
+        spec.program.clear().await;
         let reason = match end {
             End::Stopped => {
                 spec.state.send_replace(State::Stopped);
@@ -111,9 +120,7 @@ pub(super) async fn supervise(spec: Spec) {
 }
 
 async fn spawn(spec: &Spec) -> std::io::Result<(Child, SocketAddr)> {
-    // The system gives each caller another port; nobody else takes it in the moment between.
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-    let mut child = spec.program.start(port, &spec.env).await?;
+    let (mut child, port) = spec.program.start(&spec.env).await?;
     let (send, said) = tokio::sync::mpsc::channel(LINES_WAITING);
     if let Some(pipe) = child.stdout.take() {
         spec.background.spawn(each_line(pipe, "stdout", send.clone()));

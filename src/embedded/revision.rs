@@ -284,8 +284,13 @@ impl Revision {
         self.parts.stop.cancel();
     }
 
+    /// Waits until nothing of it runs any more, whoever stops it.
+    pub(super) async fn halted(&self) {
+        if self.leaving.load(Ordering::Relaxed) { self.gone.cancelled().await } else { self.ended().await }
+    }
+
     /// Waits until every replica has ended after [`Self::ask_to_end`].
-    pub(super) async fn ended(&self) {
+    async fn ended(&self) {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task
             && let Err(error) = task.await

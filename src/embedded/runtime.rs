@@ -120,7 +120,9 @@ impl LocalRuntime {
                 tracing::warn!(error, "an old revision could not be removed");
             }
         }
-        self.parts.containers.sweep(&live.iter().map(|release| release.run).collect::<Vec<_>>()).await;
+        let containers = Arc::clone(&self.parts.containers);
+        containers.keep(live.iter().map(|release| release.run).collect());
+        self.parts.background.spawn(async move { containers.clean_up().await });
         let mut result = Ok(());
         for release in live {
             match self.start(release, None).await {
@@ -136,7 +138,7 @@ impl LocalRuntime {
         let all: Vec<Arc<Revision>> = self.revisions().values().cloned().collect();
         all.iter().for_each(|revision| revision.ask_to_end());
         for revision in all {
-            revision.ended().await;
+            revision.halted().await;
         }
     }
 

@@ -26,8 +26,14 @@ pub(super) async fn refuse_forged(
     }
 }
 
+/// Where bodies may be compressed: there they are unpacked in small pieces, elsewhere a small one could fill the memory.
+const COMPRESSED: &str = "/sources/blobs";
+
 fn judge(request: &HttpRequest, hosts: &[String]) -> Result<(), String> {
     let headers = request.headers();
+    if headers.contains_key("content-encoding") && !request.path().starts_with(COMPRESSED) {
+        return Err(format!("only bodies for {COMPRESSED} may have a Content-Encoding"));
+    }
     let host = text(headers, "host").unwrap_or_default();
     let name = host
         .rsplit_once(':')
@@ -88,6 +94,7 @@ mod tests {
             &[("host", "localhost:3010"), ("origin", "null")],
             &[("host", "localhost:3010"), ("sec-fetch-site", "cross-site")],
             &[("host", "localhost:3010"), ("sec-fetch-site", "same-site")],
+            &[("host", "localhost:3010"), ("content-encoding", "zstd")],
         ] {
             assert!(!check(bad), "{bad:?}");
         }

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use actix_web::http::header;
 use actix_web::web::{Bytes, Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
+use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 
@@ -12,7 +13,7 @@ use super::Api;
 use super::deployments::json;
 use super::problem::{Problem, correlation};
 use crate::api::{self, batch};
-use crate::deploy::blobs::BlobWriter;
+use crate::deploy::blobs::{BlobError, BlobWriter};
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::source::FileEntry;
 
@@ -66,19 +67,7 @@ pub(super) async fn put_blob(
             .map_err(|bad: crate::deploy::ids::BadId| Problem::new("BAD_REQUEST", bad.to_string()))?;
         let blobs = &api.windlass.tools.blobs;
         let mut writer = blobs.writer(&org, digest, api.windlass.tools.limits.source.file_bytes).await?;
-        match request.headers().get(header::CONTENT_ENCODING).map(header::HeaderValue::as_bytes) {
-            None => plain(payload, writer.as_mut()).await?,
-            Some(b"zstd") => zstd(payload, writer.as_mut()).await?,
-            Some(other) => {
-                return Err(Problem::new(
-                    "BAD_REQUEST",
-                    format!(
-                        "Content-Encoding `{}` is not known; use zstd or none",
-                        String::from_utf8_lossy(other)
-                    ),
-                ));
-            }
-        }
+        receive(&request, payload, writer.as_mut()).await?;
         writer.finish().await?;
         Ok(HttpResponse::Created().json(serde_json::json!({ "sha256": digest })))
     };
@@ -87,13 +76,35 @@ pub(super) async fn put_blob(
     })
 }
 
-/// `POST /sources/blobs`: many small contents, plain or with a `Content-Encoding`; see [`batch`]. The size after
-/// decompression is limited.
+/// A batch as it comes in: in memory, and no larger than a batch may be.
+#[derive(Default)]
+struct Gathered {
+    content: Vec<u8>,
+}
+
+#[async_trait]
+impl BlobWriter for Gathered {
+    async fn write(&mut self, chunk: Bytes) -> Result<(), BlobError> {
+        // The heads of the contents come on top.
+        const MOST: u64 = 2 * batch::MOST_BATCH_BYTES;
+        if (self.content.len() + chunk.len()) as u64 > MOST {
+            return Err(BlobError::TooLarge(MOST));
+        }
+        self.content.extend_from_slice(&chunk);
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<(), BlobError> {
+        Ok(())
+    }
+}
+
+/// `POST /sources/blobs`: many small contents; see [`batch`]. Plain, or compressed with `Content-Encoding: zstd`.
 pub(super) async fn put_batch(
     api: Data<Api>,
     request: HttpRequest,
     query: Result<Query<BlobQuery>, actix_web::Error>,
-    body: Result<Bytes, actix_web::Error>,
+    payload: Payload,
 ) -> HttpResponse {
     let kept = async {
         let bad = |detail: &str| Problem::new("BAD_REQUEST", detail);
@@ -102,7 +113,9 @@ pub(super) async fn put_batch(
         if request.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != batch::MEDIA_TYPE) {
             return Err(bad(&format!("a batch is {}", batch::MEDIA_TYPE)));
         }
-        let body = body.map_err(|error| bad(&format!("the batch cannot be read: {error}")))?;
+        let mut gathered = Gathered::default();
+        receive(&request, payload, &mut gathered).await?;
+        let body = Bytes::from(gathered.content);
         let contents = batch::split(&body).ok_or_else(|| bad("the batch cannot be read"))?;
         let content = |(sha256, content): (&str, &[u8])| {
             let digest: Digest =
@@ -117,6 +130,23 @@ pub(super) async fn put_batch(
     kept.await.unwrap_or_else(|problem: Problem| {
         problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
     })
+}
+
+/// Writes a body, decompressed as its header says.
+async fn receive(
+    request: &HttpRequest,
+    payload: Payload,
+    writer: &mut dyn BlobWriter,
+) -> Result<(), Problem> {
+    match request.headers().get(header::CONTENT_ENCODING).map(header::HeaderValue::as_bytes) {
+        None => plain(payload, writer).await,
+        Some(b"zstd") => zstd(payload, writer).await,
+        Some(other) => {
+            let other = String::from_utf8_lossy(other);
+            let detail = format!("Content-Encoding `{other}` is not known; use zstd or none");
+            Err(Problem::new("BAD_REQUEST", detail))
+        }
+    }
 }
 
 async fn plain(mut payload: Payload, writer: &mut dyn BlobWriter) -> Result<(), Problem> {

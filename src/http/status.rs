@@ -100,7 +100,7 @@ pub(super) async fn cleanup(api: Data<Api>, request: HttpRequest, body: Bytes) -
         let cleaned = api.windlass.clean(order.dry_run).await?;
         let message = format!(
             "{} {} deployments, {} runs and {} files ({} bytes)",
-            if order.dry_run { "Would remove" } else { "Removed" },
+            if order.dry_run { "Would remove at least" } else { "Removed" },
             cleaned.deployments,
             cleaned.runs,
             cleaned.files,

@@ -70,12 +70,6 @@ impl Step for Build {
 }
 
 fn job(cx: &Context<'_>, deployment: &Deployment, validated: &Validated) -> BuildJob {
-    let mut variables = validated.plan.build_variables.clone();
-    variables.extend([
-        ("WINDLASS_DEPLOYMENT_ID".to_owned(), deployment.id.to_string()),
-        ("WINDLASS_PROJECT_ID".to_owned(), deployment.wish.project.to_string()),
-        ("WINDLASS_ENVIRONMENT".to_owned(), deployment.wish.environment.to_string()),
-    ]);
     BuildJob {
         run: cx.run,
         deployment: deployment.id,
@@ -83,7 +77,8 @@ fn job(cx: &Context<'_>, deployment: &Deployment, validated: &Validated) -> Buil
         command: validated.plan.build.clone(),
         output: validated.plan.output.clone(),
         image: validated.plan.kind == Kind::Docker,
-        variables,
+        // Nothing that is not among the inputs: the artifact may be reused by another deployment.
+        variables: validated.plan.build_variables.clone(),
         deadline: cx.deadline,
         wake: Hint::wake(cx.run, "step-build"),
     }

@@ -51,6 +51,9 @@ impl Step for Validate {
             None => starter(tools.blobs.as_ref(), &wish.org).await?,
         };
         tools.retention.use_source(&wish.org, manifest.digest(), cx.now).await?;
+        manifest
+            .fits(&tools.limits.source)
+            .map_err(|error| StepError::permanent("SOURCE_TOO_LARGE", error.to_string()))?;
         refuse_missing(tools, &wish.org, &manifest).await?;
         let plan = plan(tools, &deployment, &manifest).await?;
         let source = manifest.digest();
@@ -146,10 +149,9 @@ async fn plan(tools: &Tools, deployment: &Deployment, manifest: &Manifest) -> Re
     let detected = detected(tools, &wish.org, manifest).await?;
     let mut plan = match (detected, &wish.start) {
         (Ok(plan), _) => plan,
-        // A start command in the request is all that an unknown project lacks.
-        (Err(DetectError::Unknown | DetectError::NoStart { .. }), Some(start)) => {
-            Plan::new(Kind::Procfile, Some(start.clone()))
-        }
+        // A start command in the request is all that these projects lack.
+        (Err(DetectError::Unknown), Some(start)) => Plan::new(Kind::Procfile, Some(start.clone())),
+        (Err(DetectError::NoStart { plan, .. }), Some(_)) => *plan,
         (Err(error), _) => return Err(StepError::permanent("VALIDATION_PROJECT", error.to_string())),
     };
     if plan.kind == Kind::Docker

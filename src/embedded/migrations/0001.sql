@@ -71,7 +71,6 @@ CREATE TABLE deployments (
     result BLOB
 );
 CREATE INDEX deployments_project ON deployments (project, no);
-CREATE INDEX deployments_ended ON deployments (ended) WHERE ended IS NOT NULL;
 CREATE INDEX deployments_status ON deployments (status, no);
 CREATE INDEX deployments_queued ON deployments (org, project, environment) WHERE status = 'queued';
 
@@ -87,6 +86,8 @@ CREATE TABLE requests (
 CREATE TABLE sources (
     org TEXT NOT NULL,
     digest TEXT NOT NULL,
+    files INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
     created INTEGER NOT NULL,
     PRIMARY KEY (org, digest)
 ) WITHOUT ROWID;

@@ -307,7 +307,7 @@ async fn uploads_are_verified_and_resumable() {
         (batch(&format!("{digest} 70\ncontent")), 400, "BAD_REQUEST"),
         (batch("short 7\ncontent"), 400, "BAD_REQUEST"),
         (b"not zstd".to_vec(), 400, "BAD_REQUEST"),
-        (zstd::encode_all(bomb.as_slice(), 1).unwrap(), 400, "BAD_REQUEST"),
+        (zstd::encode_all(bomb.as_slice(), 1).unwrap(), 413, "SOURCE_TOO_LARGE"),
     ] {
         let answer = server.call("POST", "/sources/blobs?organizationId=o", &kind, body).await;
         let (found, problem) = parsed(&answer);

@@ -101,7 +101,7 @@ fn compose_starts_the_service_with_settings_that_exist() {
     let known: Vec<&str> = windlass::config::VARIABLES.iter().map(|variable| variable.name).collect();
     let set = compose.lines().filter_map(|line| {
         let (name, value) = line.strip_prefix("      ")?.split_once(": ")?;
-        value.starts_with("${").then_some(name)
+        (value.starts_with("${") && !name.starts_with(' ')).then_some(name)
     });
     let set: Vec<&str> = set.collect();
     assert_eq!(set.len(), 3, "{set:?}");

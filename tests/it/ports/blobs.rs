@@ -104,3 +104,23 @@ async fn a_batch_is_kept_whole_or_not_at_all() {
         assert_eq!(blobs.read(&org(), Digest::of(text.as_bytes()), 10).await.unwrap(), text.as_bytes());
     }
 }
+
+#[tokio::test]
+async fn only_old_content_that_nobody_keeps_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = FileBlobs::open(folder.path()).unwrap();
+    let (kept, unused) = (Digest::of(b"kept"), Digest::of(b"unused"));
+    blobs.keep_all(&org(), vec![(kept, "kept".into()), (unused, "unused".into())]).await.unwrap();
+    let retain = async |before: &str, dry| {
+        blobs.retain(&org(), [kept].into(), before.parse().unwrap(), dry).await.unwrap()
+    };
+    let (past, future) = ("2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z");
+    assert_eq!(retain(past, false).await, (0, 0), "it is younger than that");
+    assert_eq!(retain(future, true).await, (1, 6));
+    assert_eq!(blobs.missing(&org(), &[kept, unused]).await.unwrap(), [], "a dry run removes nothing");
+    assert_eq!(retain(future, false).await, (1, 6));
+    assert_eq!(blobs.missing(&org(), &[kept, unused]).await.unwrap(), [unused]);
+    let others =
+        blobs.retain(&"other".parse().unwrap(), [].into(), future.parse().unwrap(), false).await.unwrap();
+    assert_eq!((others, blobs.missing(&org(), &[kept]).await.unwrap().len()), ((0, 0), 0));
+}

@@ -6,7 +6,13 @@ use rusqlite::Connection;
 use windlass::embedded::db::{Db, DbError};
 
 /// Every schema that was ever released, oldest first. A new migration adds one file here.
-const OLDER: [&str; 1] = [""];
+const OLDER: [&[&str]; 2] = [
+    &[],
+    &[
+        include_str!("../../../src/embedded/migrations/0001.sql"),
+        "PRAGMA application_id = 0x574E444C; PRAGMA user_version = 1;",
+    ],
+];
 
 #[test]
 fn every_older_version_is_migrated_to_the_same_schema() {
@@ -22,7 +28,7 @@ fn every_older_version_is_migrated_to_the_same_schema() {
     assert!(fresh.len() > 10);
     for (version, sql) in OLDER.iter().enumerate() {
         let path = folder.path().join(format!("v{version}"));
-        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        Connection::open(&path).unwrap().execute_batch(&sql.concat()).unwrap();
         assert_eq!(schema(&path), fresh);
     }
 }
