@@ -98,9 +98,7 @@ impl Client {
     /// [`ClientError`], also for every status but success.
     pub async fn page(&self, path: &str) -> Result<u64, ClientError> {
         let response = self.send(Method::GET, path, &[], Bytes::new()).await?;
-        let status = response.status();
-        let content = response.into_body().collect().await;
-        let content = content.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
+        let (status, content) = whole(response).await?;
         if status.is_success() { Ok(content.len() as u64) } else { Err(strange(status, &content)) }
     }
 
@@ -161,13 +159,7 @@ impl Client {
         body: Bytes,
     ) -> Result<T, ClientError> {
         let response = self.send(method, path, headers, body).await?;
-        let status = response.status();
-        let bytes = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|error| ClientError::Broken(error.to_string()))?
-            .to_bytes();
+        let (status, bytes) = whole(response).await?;
         if !status.is_success() {
             return Err(problem(status, &bytes));
         }
@@ -217,18 +209,18 @@ impl Client {
                 Bytes::new(),
             )
             .await?;
-        let status = response.status();
-        if !status.is_success() {
-            let bytes = response
-                .into_body()
-                .collect()
-                .await
-                .map_err(|error| ClientError::Broken(error.to_string()))?
-                .to_bytes();
+        if !response.status().is_success() {
+            let (status, bytes) = whole(response).await?;
             return Err(problem(status, &bytes));
         }
         Ok(Events { body: response.into_body(), text: Vec::new() })
     }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<(StatusCode, Bytes), ClientError> {
+    let status = response.status();
+    let body = response.into_body().collect().await;
+    Ok((status, body.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes()))
 }
 
 fn problem(status: StatusCode, bytes: &[u8]) -> ClientError {

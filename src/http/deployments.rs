@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Api;
-use super::problem::{Problem, correlation};
+use super::problem::Problem;
 use super::stream;
 use crate::actions::{Cancelled, Retried, StepView, View};
 use crate::api;
@@ -24,19 +24,15 @@ const MOST_LINES: usize = 10_000;
 /// Longest idempotency key.
 const MOST_KEY_CHARS: usize = 200;
 
-fn id(api: &Api, request: &HttpRequest) -> String {
-    correlation(request, api.windlass.tools.ids.random())
-}
-
 /// `POST /deploy`: records the wish and answers 202; the chain does the work.
 pub(super) async fn create(api: Data<Api>, request: HttpRequest, body: Bytes) -> HttpResponse {
-    let id = id(&api, &request);
+    let id = api.correlation(&request);
     accept(&api, &request, &body, &id).await.unwrap_or_else(|problem| problem.answer(&id))
 }
 
 /// `POST /api/deploy`: the same for callers of the older version.
 pub(super) async fn create_v2(api: Data<Api>, request: HttpRequest, body: Bytes) -> HttpResponse {
-    let id = id(&api, &request);
+    let id = api.correlation(&request);
     accept(&api, &request, &body, &id).await.unwrap_or_else(|problem| problem.answer_v2(&id))
 }
 
@@ -104,7 +100,7 @@ async fn view(api: &Api, text: &str) -> Result<View, Problem> {
 
 /// `GET /deploy/{id}/status`.
 pub(super) async fn status(api: Data<Api>, request: HttpRequest, path: Path<String>) -> HttpResponse {
-    let id = id(&api, &request);
+    let id = api.correlation(&request);
     let view = match view(&api, &path).await {
         Ok(view) => view,
         Err(problem) => return problem.answer(&id),
@@ -181,7 +177,7 @@ pub(super) async fn logs(
     path: Path<String>,
     query: Result<Query<LogQuery>, actix_web::Error>,
 ) -> HttpResponse {
-    let id = id(&api, &request);
+    let id = api.correlation(&request);
     match read_logs(&api, &request, &path, query).await {
         Ok(response) => response,
         Err(problem) => problem.answer(&id),
@@ -231,12 +227,12 @@ pub(super) async fn materials(api: Data<Api>, request: HttpRequest, path: Path<S
             bill.ok_or_else(|| Problem::new("NOT_FOUND", format!("{path} has no source that is kept")))?;
         Ok(HttpResponse::Ok().content_type("application/vnd.cyclonedx+json").json(bill))
     };
-    bill.await.unwrap_or_else(|problem: Problem| problem.answer(&id(&api, &request)))
+    api.answer(&request, bill.await)
 }
 
 /// `POST /deploy/{id}/cancel`.
 pub(super) async fn cancel(api: Data<Api>, request: HttpRequest, path: Path<String>) -> HttpResponse {
-    let id = id(&api, &request);
+    let id = api.correlation(&request);
     let cancelled = async {
         let deployment = deployment_id(&path)?;
         match api.windlass.cancel(deployment, "the API").await? {
@@ -256,7 +252,7 @@ pub(super) async fn cancel(api: Data<Api>, request: HttpRequest, path: Path<Stri
 
 /// `POST /deploy/{id}/retry`.
 pub(super) async fn retry(api: Data<Api>, request: HttpRequest, path: Path<String>) -> HttpResponse {
-    let id = id(&api, &request);
+    let id = api.correlation(&request);
     let retried = async {
         let deployment = deployment_id(&path)?;
         match api.windlass.retry(deployment, "the API").await? {
@@ -300,7 +296,7 @@ pub(super) async fn of_project(
     path: Path<String>,
     query: Result<Query<ListQuery>, actix_web::Error>,
 ) -> HttpResponse {
-    let id = id(&api, &request);
+    let id = api.correlation(&request);
     let listed = async {
         let project: Name = path
             .parse()

@@ -4,7 +4,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::Api;
-use super::problem::{Problem, correlation};
+use super::problem::Problem;
 use crate::ambient::between;
 use crate::deploy::deployment::Status;
 
@@ -81,8 +81,9 @@ async fn metrics(api: &Api) -> Result<Vec<Metric>, Problem> {
 
 /// `GET /metrics`.
 pub(super) async fn prometheus(api: Data<Api>, request: HttpRequest) -> HttpResponse {
-    match metrics(&api).await {
-        Ok(metrics) => HttpResponse::Ok().content_type(MEDIA_TYPE).body(write(&metrics)),
-        Err(problem) => problem.answer(&correlation(&request, api.windlass.tools.ids.random())),
-    }
+    let metrics = metrics(&api).await;
+    api.answer(
+        &request,
+        metrics.map(|metrics| HttpResponse::Ok().content_type(MEDIA_TYPE).body(write(&metrics))),
+    )
 }

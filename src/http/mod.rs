@@ -14,8 +14,10 @@ mod stream;
 
 use std::sync::atomic::AtomicBool;
 
+use actix_web::{HttpRequest, HttpResponse};
 use jiff::Timestamp;
 
+use self::problem::Problem;
 use crate::windlass::Windlass;
 
 /// What every handler gets.
@@ -28,4 +30,15 @@ pub struct Api {
     pub ready: AtomicBool,
     /// Names that requests may be for; anything else is DNS rebinding.
     pub hosts: Vec<String>,
+}
+
+impl Api {
+    /// The answer, or the problem with the request's own id.
+    fn answer(&self, request: &HttpRequest, result: Result<HttpResponse, Problem>) -> HttpResponse {
+        result.unwrap_or_else(|problem| problem.answer(&self.correlation(request)))
+    }
+
+    fn correlation(&self, request: &HttpRequest) -> String {
+        problem::correlation(request, self.windlass.tools.ids.random())
+    }
 }

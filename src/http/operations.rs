@@ -6,18 +6,13 @@ use serde_json::json;
 
 use super::Api;
 use super::deployments::MOST_ROWS;
-use super::problem::{Problem, correlation};
+use super::problem::Problem;
 use crate::workflow::backlog::BacklogError;
-
-fn answer(api: &Api, request: &HttpRequest, result: Result<HttpResponse, Problem>) -> HttpResponse {
-    result.unwrap_or_else(|problem| problem.answer(&correlation(request, api.windlass.tools.ids.random())))
-}
 
 /// `GET /operations/dead-letters`.
 pub(super) async fn dead_letters(api: Data<Api>, request: HttpRequest) -> HttpResponse {
     let listed = api.windlass.tools.backlog.dead_letters(MOST_ROWS).await;
-    answer(
-        &api,
+    api.answer(
         &request,
         listed
             .map(|letters| HttpResponse::Ok().json(json!({ "deadLetters": letters })))
@@ -32,19 +27,19 @@ pub(super) async fn redrive(api: Data<Api>, request: HttpRequest, path: Path<i64
         Ok(false) => Err(Problem::new("NOT_FOUND", format!("there is no dead letter {path}"))),
         Err(error) => Err(error.into()),
     };
-    answer(&api, &request, result)
+    api.answer(&request, result)
 }
 
 /// `DELETE /operations/dead-letters`: all of them.
 pub(super) async fn purge(api: Data<Api>, request: HttpRequest) -> HttpResponse {
     let purged = api.windlass.tools.backlog.purge(None).await;
-    answer(&api, &request, counted(purged))
+    api.answer(&request, counted(purged))
 }
 
 /// `DELETE /operations/dead-letters/{id}`.
 pub(super) async fn purge_one(api: Data<Api>, request: HttpRequest, path: Path<i64>) -> HttpResponse {
     let purged = api.windlass.tools.backlog.purge(Some(*path)).await;
-    answer(&api, &request, counted(purged))
+    api.answer(&request, counted(purged))
 }
 
 fn counted(purged: Result<u64, BacklogError>) -> Result<HttpResponse, Problem> {

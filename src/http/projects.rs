@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Api;
-use super::problem::{Problem, correlation};
+use super::problem::Problem;
 
 /// Lines of an app's output unless asked otherwise, and at most.
 const LINES: usize = 200;
@@ -48,7 +48,5 @@ pub(super) async fn output(
             .map_err(|error| Problem::new("STORE_UNAVAILABLE", error.to_string()))?;
         Ok(HttpResponse::Ok().json(json!({ "app": app, "lines": lines })))
     };
-    lines.await.unwrap_or_else(|problem: Problem| {
-        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
-    })
+    api.answer(&request, lines.await)
 }

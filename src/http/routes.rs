@@ -6,7 +6,7 @@ use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::problem::{Problem, correlation};
+use super::problem::Problem;
 use super::{Api, deployments, guard, health, metrics, operations, projects, sources, status};
 
 /// Bytes of a JSON body: a request with every variable at its limit fits.
@@ -55,5 +55,5 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
 
 async fn nothing_here(api: Data<Api>, request: HttpRequest) -> HttpResponse {
     let detail = format!("{} {} is not part of the API", request.method(), request.path());
-    Problem::new("NOT_FOUND", detail).answer(&correlation(&request, api.windlass.tools.ids.random()))
+    api.answer(&request, Err(Problem::new("NOT_FOUND", detail)))
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::Api;
 use super::deployments::json;
-use super::problem::{Problem, correlation};
+use super::problem::Problem;
 use crate::api::{self, batch};
 use crate::deploy::blobs::{BlobError, BlobWriter};
 use crate::deploy::ids::{Digest, Name};
@@ -34,9 +34,7 @@ pub(super) async fn create(api: Data<Api>, request: HttpRequest, body: Bytes) ->
         let missing = accepted.missing.iter().map(ToString::to_string).collect();
         Ok(HttpResponse::Ok().json(api::Source { source: accepted.digest.to_string(), missing }))
     };
-    accepted.await.unwrap_or_else(|problem: Problem| {
-        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
-    })
+    api.answer(&request, accepted.await)
 }
 
 fn owner(text: &str) -> Result<Name, Problem> {
@@ -71,9 +69,7 @@ pub(super) async fn put_blob(
         writer.finish().await?;
         Ok(HttpResponse::Created().json(serde_json::json!({ "sha256": digest })))
     };
-    kept.await.unwrap_or_else(|problem: Problem| {
-        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
-    })
+    api.answer(&request, kept.await)
 }
 
 /// A batch as it comes in: in memory, and no larger than a batch may be.
@@ -127,9 +123,7 @@ pub(super) async fn put_batch(
         api.windlass.tools.blobs.keep_all(&org, contents).await?;
         Ok(HttpResponse::Created().json(serde_json::json!({ "kept": count })))
     };
-    kept.await.unwrap_or_else(|problem: Problem| {
-        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
-    })
+    api.answer(&request, kept.await)
 }
 
 /// Writes a body, decompressed as its header says.

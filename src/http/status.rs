@@ -7,7 +7,7 @@ use serde_json::{Map, json};
 
 use super::Api;
 use super::deployments::{ListQuery, json as parse, list};
-use super::problem::{Problem, correlation};
+use super::problem::Problem;
 use crate::ambient::between;
 use crate::deploy::deployment::{Status, StoreError};
 
@@ -19,7 +19,7 @@ pub(super) async fn service(api: Data<Api>, request: HttpRequest) -> HttpRespons
     };
     let (stats, durations) = match figures.await {
         Ok(figures) => figures,
-        Err(error) => return Problem::from(error).answer(&correlation(&request, tools.ids.random())),
+        Err(error) => return api.answer(&request, Err(error.into())),
     };
     let count = |status: Status| stats.by_status.get(&status).copied().unwrap_or_default();
     let by_status: Map<String, serde_json::Value> =
@@ -65,9 +65,7 @@ pub(super) async fn queue(api: Data<Api>, request: HttpRequest) -> HttpResponse 
             "queues": depths,
         })))
     };
-    figures.await.unwrap_or_else(|problem: Problem| {
-        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
-    })
+    api.answer(&request, figures.await)
 }
 
 /// `GET /status/deployments`: the newest, 20 unless asked otherwise, at most 100.
@@ -76,9 +74,7 @@ pub(super) async fn deployments(
     request: HttpRequest,
     query: Result<Query<ListQuery>, actix_web::Error>,
 ) -> HttpResponse {
-    list(&api, None, query)
-        .await
-        .unwrap_or_else(|problem| problem.answer(&correlation(&request, api.windlass.tools.ids.random())))
+    api.answer(&request, list(&api, None, query).await)
 }
 
 /// Body of `POST /status/cleanup`.
@@ -109,7 +105,5 @@ pub(super) async fn cleanup(api: Data<Api>, request: HttpRequest, body: Bytes) -
         Ok(HttpResponse::Ok()
             .json(json!({ "dryRun": order.dry_run, "removed": cleaned, "message": message })))
     };
-    cleaned.await.unwrap_or_else(|problem: Problem| {
-        problem.answer(&correlation(&request, api.windlass.tools.ids.random()))
-    })
+    api.answer(&request, cleaned.await)
 }
