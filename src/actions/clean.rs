@@ -56,6 +56,12 @@ impl Windlass {
                 }
             }
             let forgotten = tools.retention.forget(old, keep.releases, dry).await?;
+            if !dry {
+                // And those that grew old between the two.
+                for deployment in &forgotten.deployments {
+                    tools.logs.remove(*deployment).await?;
+                }
+            }
             cleaned.count(&forgotten);
             if dry || forgotten.deployments.is_empty() && forgotten.runs == 0 {
                 break;

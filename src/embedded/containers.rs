@@ -146,6 +146,7 @@ impl Containers {
     ) -> Result<Command, String> {
         let client = self.client().await?;
         self.begin(&workspace.join(IMAGE))?;
+        self.clean_up().await?;
         let mut command = Command::new(client);
         command.args(["build", "--tag", &self.build_tag(job.run)]);
         if is_podman(client) {
@@ -208,7 +209,7 @@ impl Containers {
     /// When there is no engine, or the image cannot be loaded.
     pub(super) async fn prepare(&self, container: &Container) -> Result<u16, String> {
         self.begin(&container.bundle)?;
-        self.swept.get_or_init(|| self.sweep()).await;
+        self.clean_up().await?;
         self.remove(container).await?;
         self.load(container).await?;
         match container.port {
@@ -290,26 +291,22 @@ impl Containers {
         *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live;
     }
 
-    /// Removes what an earlier service left in the engine, unless that has been done; also before the first container.
-    pub(super) async fn clean_up(&self) {
+    /// Removes what an earlier service left in the engine, unless that has been done. Comes before anything is made, so
+    /// that it finds nothing of this service.
+    ///
+    /// # Errors
+    /// When the engine does not answer; the next call tries again.
+    pub(super) async fn clean_up(&self) -> Result<(), String> {
         if self.marker.exists() {
-            self.swept.get_or_init(|| self.sweep()).await;
+            self.swept.get_or_try_init(|| self.sweep()).await?;
         }
+        Ok(())
     }
 
-    async fn sweep(&self) {
-        let live = std::mem::take(&mut *self.live.lock().unwrap_or_else(PoisonError::into_inner));
-        let listed = |listed: Result<String, String>| {
-            listed.unwrap_or_else(|error| {
-                tracing::warn!(
-                    error,
-                    "what an earlier service left in the container engine could not be listed"
-                );
-                String::new()
-            })
-        };
+    async fn sweep(&self) -> Result<(), String> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let filter = format!("label=windlass.owner={}", self.owner);
-        let containers = listed(self.call(&["ps", "--all", "--quiet", "--filter", &filter]).await);
+        let containers = self.call(&["ps", "--all", "--quiet", "--filter", &filter]).await?;
         for id in containers.split_whitespace() {
             if let Err(error) = self.call(&["rm", "--force", "--volumes", id]).await {
                 tracing::warn!(
@@ -320,10 +317,11 @@ impl Containers {
             }
         }
         let filter = format!("reference=localhost/{}", self.owner);
-        let tags = listed(self.call(&["images", "--format", "{{.Tag}}", "--filter", &filter]).await);
+        let tags = self.call(&["images", "--format", "{{.Tag}}", "--filter", &filter]).await?;
         for tag in tags.split_whitespace().filter(|tag| !live.iter().any(|run| run.to_string() == **tag)) {
             self.untag(&self.image(tag)).await;
         }
+        Ok(())
     }
 }
 

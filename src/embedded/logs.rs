@@ -24,6 +24,9 @@ const BLOCK: u64 = 64 * 1024;
 /// Open files kept; more deployments at a time reopen theirs.
 const MOST_OPEN: usize = 64;
 
+/// Folder of files that are being written.
+const TEMPORARY: &str = "temporary";
+
 struct Open {
     file: std::fs::File,
     end: watch::Sender<u64>,
@@ -34,6 +37,8 @@ struct Open {
 pub struct FileLogs {
     root: PathBuf,
     open: Arc<Mutex<HashMap<DeploymentId, Arc<Mutex<Open>>>>>,
+    /// One compresses or unpacks at a time. Taken before `open`.
+    packing: Arc<Mutex<()>>,
 }
 
 impl FileLogs {
@@ -42,8 +47,10 @@ impl FileLogs {
     /// # Errors
     /// When the folder cannot be made.
     pub fn open(root: &Path) -> std::io::Result<Self> {
-        std::fs::create_dir_all(root)?;
-        Ok(Self { root: root.to_owned(), open: Arc::default() })
+        // What a crash left half compressed.
+        absent(std::fs::remove_dir_all(root.join(TEMPORARY)))?;
+        std::fs::create_dir_all(root.join(TEMPORARY))?;
+        Ok(Self { root: root.to_owned(), open: Arc::default(), packing: Arc::default() })
     }
 
     fn path(&self, deployment: DeploymentId) -> PathBuf {
@@ -89,9 +96,8 @@ impl FileLogs {
     }
 
     fn read_from(&self, deployment: DeploymentId, from: From, limit: usize) -> std::io::Result<Vec<Line>> {
-        if !self.path(deployment).exists() && self.packed(deployment).exists() {
-            // Once for all the pages that will be read; it is compressed again a day later.
-            self.handle(deployment)?;
+        if !self.path(deployment).exists() {
+            self.unpack_to_read(deployment)?;
         }
         match std::fs::File::open(self.path(deployment)) {
             Ok(file) => read_lines(file, from, limit),
@@ -100,8 +106,28 @@ impl FileLogs {
         }
     }
 
+    /// Unpacks a compressed log once for all the pages that will be read; it is compressed again a day later. Others are
+    /// held up only while the file is renamed.
+    fn unpack_to_read(&self, deployment: DeploymentId) -> std::io::Result<()> {
+        let _one_at_a_time = self.packing.lock().unwrap_or_else(PoisonError::into_inner);
+        let packed = match std::fs::File::open(self.packed(deployment)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            packed => packed?,
+        };
+        let temporary = self.root.join(TEMPORARY).join(format!("{deployment}.reading"));
+        std::io::copy(&mut GzDecoder::new(packed), &mut std::fs::File::create(&temporary)?)?;
+        std::fs::File::open(&temporary)?.sync_all()?;
+        let _nobody_writes = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.path(deployment).exists() {
+            return std::fs::remove_file(&temporary);
+        }
+        std::fs::rename(&temporary, self.path(deployment))?;
+        absent(std::fs::remove_file(self.packed(deployment)))
+    }
+
     /// Compresses every log that was last written before `before` and that nobody has open.
     fn pack_all(&self, before: Timestamp) -> std::io::Result<u64> {
+        let _one_at_a_time = self.packing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut packed = 0;
         for entry in std::fs::read_dir(&self.root)? {
             let entry = entry?;
@@ -110,14 +136,19 @@ impl FileLogs {
             let written =
                 Timestamp::try_from(entry.metadata()?.modified()?).map_err(std::io::Error::other)?;
             if let Some(id) = id.filter(|_| written < before) {
-                packed += u64::from(self.pack(id)?);
+                match self.pack(id) {
+                    // Somebody removed it meanwhile.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    done => packed += u64::from(done?),
+                }
             }
         }
         Ok(packed)
     }
 
     fn pack(&self, deployment: DeploymentId) -> std::io::Result<bool> {
-        let (path, temporary) = (self.path(deployment), self.root.join(format!("{deployment}.packing")));
+        let (path, temporary) =
+            (self.path(deployment), self.root.join(TEMPORARY).join(format!("{deployment}.packing")));
         let mut plain = std::fs::File::open(&path)?;
         let mut encoder = GzEncoder::new(std::fs::File::create(&temporary)?, Compression::default());
         let length = std::io::copy(&mut plain, &mut encoder)?;
@@ -143,7 +174,7 @@ impl FileLogs {
         let (path, packed) = (self.path(deployment), self.packed(deployment));
         // After a crash both may be there: the plain one is then whole.
         if !path.exists() && packed.exists() {
-            let temporary = self.root.join(format!("{deployment}.unpacking"));
+            let temporary = self.root.join(TEMPORARY).join(format!("{deployment}.unpacking"));
             let mut plain = std::fs::File::create(&temporary)?;
             std::io::copy(&mut GzDecoder::new(std::fs::File::open(&packed)?), &mut plain)?;
             plain.sync_all()?;
@@ -239,6 +270,12 @@ impl Logs for FileLogs {
         from: From,
         limit: usize,
     ) -> Result<Vec<Line>, StoreError> {
+        if self.packed(deployment).exists() {
+            let logs = self.clone();
+            let read = tokio::task::spawn_blocking(move || logs.read_from(deployment, from, limit)).await;
+            let read = read.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            return read.map_err(|error| StoreError(error.into()));
+        }
         self.read_from(deployment, from, limit).map_err(|error| StoreError(error.into()))
     }
 
@@ -310,7 +347,10 @@ mod tests {
         assert_eq!(after.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["more"]);
         assert!(!logs.packed(id).exists());
         logs.remove(id).await.unwrap();
-        assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none());
+        assert!(
+            std::fs::read_dir(folder.path()).unwrap().all(|entry| entry.unwrap().file_name() == TEMPORARY)
+        );
+        assert!(std::fs::read_dir(folder.path().join(TEMPORARY)).unwrap().next().is_none());
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ToSql, named_params, params};
 
 use super::db::Db;
 use crate::deploy::deployment::StoreError;
@@ -16,21 +16,31 @@ const SOME: i64 = 500;
 /// [`Retention`] in SQLite.
 pub struct SqliteRetention(pub Db);
 
-/// Deployments that ended before ?1, that are neither live nor among the ?2 newest releases of their app, and whose app
-/// nobody changes now, since what was live before is what a failure goes back to.
+/// Deployments that ended before `:before`, that are neither live nor among the newest releases of their app, and whose
+/// app nobody changes now, since what was live before is what a failure goes back to.
 const OLD: &str = "SELECT d.id FROM deployments d
-    WHERE d.ended < ?1 AND d.status IN ('succeeded', 'failed', 'cancelled', 'superseded')
+    WHERE d.ended < :before AND d.status IN ('succeeded', 'failed', 'cancelled', 'superseded')
     AND NOT EXISTS (SELECT 1 FROM releases r WHERE r.deployment = d.id AND (r.live = 1 OR
-        r.number > (SELECT max(number) FROM releases newest WHERE newest.app = r.app) - ?2))
+        r.number > (SELECT max(number) FROM releases newest WHERE newest.app = r.app) - :releases))
     AND NOT EXISTS (SELECT 1 FROM deployments o WHERE o.status IN ('running', 'stuck')
         AND o.org = d.org AND o.project = d.project AND o.environment = d.environment)
     ORDER BY d.no";
-/// Runs that have ended and that no deployment is left for; a run's id begins with the time of its start.
-const ORPHANS: &str = "SELECT id FROM runs WHERE open = 0 AND id < ?1
-    AND NOT EXISTS (SELECT 1 FROM deployments d WHERE d.run = runs.id)";
-/// Artifacts kept before ?1 that no release is made of.
-const UNUSED: &str =
-    "created < ?1 AND body ->> '$.digest' NOT IN (SELECT body ->> '$.artifact' FROM releases)";
+
+/// Runs that have ended and that no deployment is left for. A run's id begins with the time of its start.
+fn orphans(deployments: &str) -> String {
+    format!(
+        "SELECT id FROM runs WHERE open = 0 AND id < :earliest AND NOT EXISTS (
+         SELECT 1 FROM deployments d WHERE d.run = runs.id {deployments})"
+    )
+}
+
+/// Artifacts that were kept before `:before` and that no release is made of.
+fn unused(releases: &str) -> String {
+    format!(
+        "FROM artifacts WHERE created < :before AND body ->> '$.digest' NOT IN (
+         SELECT body ->> '$.artifact' FROM releases {releases})"
+    )
+}
 
 fn forget(c: &Connection, before: Timestamp, releases: u32) -> rusqlite::Result<Forgotten> {
     let at = before.as_microsecond();
@@ -41,40 +51,41 @@ fn forget(c: &Connection, before: Timestamp, releases: u32) -> rusqlite::Result<
             c.prepare_cached(delete)?.execute([id.to_string()])?;
         }
     }
-    let (earliest, some) = (RunId::new(before, 0), format!("{ORPHANS} ORDER BY id LIMIT {SOME}"));
-    let limit = params![earliest.as_bytes()];
-    c.prepare(&format!("DELETE FROM events WHERE run IN ({some})"))?.execute(limit)?;
-    let runs = c.prepare(&format!("DELETE FROM runs WHERE id IN ({some})"))?.execute(limit)?;
-    let artifacts = c.execute(&format!("DELETE FROM artifacts WHERE {UNUSED}"), [at])?;
+    let some = format!("{} ORDER BY id LIMIT {SOME}", orphans(""));
+    let earliest = RunId::new(before, 0);
+    let earliest = named_params! { ":earliest": earliest.as_bytes() };
+    c.execute(&format!("DELETE FROM events WHERE run IN ({some})"), earliest)?;
+    let runs = c.execute(&format!("DELETE FROM runs WHERE id IN ({some})"), earliest)?;
+    let artifacts = c.execute(&format!("DELETE {}", unused("")), named_params! { ":before": at })?;
     let keys = c.execute("DELETE FROM requests WHERE at < ?1", [at])?;
     c.execute("DELETE FROM sources WHERE created < ?1", [at])?;
     Ok(Forgotten { deployments: old, runs: runs as u64, artifacts: artifacts as u64, keys: keys as u64 })
 }
 
 fn old(c: &Connection, before: Timestamp, releases: u32, most: i64) -> rusqlite::Result<Vec<DeploymentId>> {
+    let bounds = named_params! { ":before": before.as_microsecond(), ":releases": releases, ":most": most };
     let ids: Vec<String> = c
-        .prepare(&format!("{OLD} LIMIT ?3"))?
-        .query_map(params![before.as_microsecond(), releases, most], |row| row.get(0))?
+        .prepare(&format!("{OLD} LIMIT :most"))?
+        .query_map(bounds, |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
 }
 
 /// What [`forget`] would do until nothing is left to forget, without doing it.
 fn count(c: &Connection, before: Timestamp, releases: u32) -> rusqlite::Result<Forgotten> {
-    let at = before.as_microsecond();
-    let one = |sql: &str, params: &[&dyn rusqlite::ToSql]| -> rusqlite::Result<u64> {
-        c.query_row(sql, params, |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
+    let (at, earliest) = (before.as_microsecond(), RunId::new(before, 0));
+    let one = |sql: &str, bounds: &[(&str, &dyn ToSql)]| {
+        c.query_row(sql, bounds, |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
     };
-    let earliest = RunId::new(before, 0);
-    let kept =
-        format!("d.run = runs.id AND d.id NOT IN ({})", OLD.replace("?1", "?2").replace("- ?2", "- ?3"));
-    let runs = ORPHANS.replace("d.run = runs.id", &kept);
-    let unused = UNUSED.replace("FROM releases", &format!("FROM releases WHERE deployment NOT IN ({OLD})"));
+    let runs = format!("SELECT count(*) FROM ({})", orphans(&format!("AND d.id NOT IN ({OLD})")));
+    let artifacts = format!("SELECT count(*) {}", unused(&format!("WHERE deployment NOT IN ({OLD})")));
+    let bounds: &[(&str, &dyn ToSql)] = named_params! { ":before": at, ":releases": releases };
+    let earliest = named_params! { ":before": at, ":releases": releases, ":earliest": earliest.as_bytes() };
     Ok(Forgotten {
         deployments: old(c, before, releases, i64::MAX)?,
-        runs: one(&format!("SELECT count(*) FROM ({runs})"), &[earliest.as_bytes(), &at, &releases])?,
-        artifacts: one(&format!("SELECT count(*) FROM artifacts WHERE {unused}"), &[&at, &releases])?,
-        keys: one("SELECT count(*) FROM requests WHERE at < ?1", &[&at])?,
+        runs: one(&runs, earliest)?,
+        artifacts: one(&artifacts, bounds)?,
+        keys: one("SELECT count(*) FROM requests WHERE at < :at", named_params! { ":at": at })?,
     })
 }
 

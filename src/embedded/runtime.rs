@@ -122,7 +122,11 @@ impl LocalRuntime {
         }
         let containers = Arc::clone(&self.parts.containers);
         containers.keep(live.iter().map(|release| release.run).collect());
-        self.parts.background.spawn(async move { containers.clean_up().await });
+        self.parts.background.spawn(async move {
+            if let Err(error) = containers.clean_up().await {
+                tracing::warn!(error, "what an earlier service left in the container engine is still there");
+            }
+        });
         let mut result = Ok(());
         for release in live {
             match self.start(release, None).await {

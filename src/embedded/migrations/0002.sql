@@ -6,6 +6,6 @@ CREATE TABLE sources (
     created INTEGER NOT NULL,
     PRIMARY KEY (org, digest)
 ) WITHOUT ROWID;
-CREATE INDEX deployments_ended ON deployments (ended) WHERE ended IS NOT NULL;
+CREATE INDEX IF NOT EXISTS deployments_ended ON deployments (ended) WHERE ended IS NOT NULL;
 CREATE INDEX deployments_run ON deployments (run);
 CREATE INDEX deployments_like ON deployments (project, environment, status, no);
