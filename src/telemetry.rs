@@ -1,7 +1,5 @@
 //! Sets up tracing once: one JSON line per event on stderr for services, short lines for people.
 
-use std::io::IsTerminal as _;
-
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -27,7 +25,7 @@ pub fn start(level: Level, format: Format) {
     let json = || tracing_subscriber::fmt::layer().json().flatten_event(true);
     let started = match format {
         Format::People => {
-            let people = tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal());
+            let people = tracing_subscriber::fmt::layer().with_ansi(false);
             registry.with(people.with_target(false).with_writer(std::io::stderr)).try_init()
         }
         Format::Json => registry.with(json().with_writer(std::io::stderr)).try_init(),

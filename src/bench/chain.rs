@@ -42,11 +42,45 @@ impl Step for Nothing {
 
 type Waiting = Mutex<HashMap<RunId, oneshot::Sender<()>>>;
 
-/// From the moment at which a step's end is handed to the journal until the next step starts: a commit and a delivery.
+/// The way from a step to the next one.
 #[derive(Default)]
 struct Hops {
+    /// Since a step's end was handed to the journal: a commit and a delivery.
+    whole: Hop,
+    /// Since the commit was on disk, and with it the next step's message: the delivery alone.
+    delivery: Hop,
+}
+
+#[derive(Default)]
+struct Hop {
     begun: Mutex<HashMap<String, Instant>>,
     took: Mutex<Vec<Duration>>,
+}
+
+impl Hop {
+    fn begin(&self, subject: &str) {
+        if let Ok(mut begun) = self.begun.lock() {
+            begun.insert(subject.to_owned(), Instant::now());
+        }
+    }
+
+    fn forget(&self, subject: &str) -> Option<Instant> {
+        self.begun.lock().ok()?.remove(subject)
+    }
+
+    /// A step that starts before anybody could note the begin took no time that could be noted.
+    fn end(&self, subject: &str) {
+        let took = self.forget(subject).map_or(Duration::ZERO, |begun| begun.elapsed());
+        if let Ok(mut all) = self.took.lock() {
+            all.push(took);
+        }
+    }
+
+    fn at(&self, per_mille: usize) -> Option<f64> {
+        let mut took = self.took.lock().ok()?.clone();
+        took.sort_unstable();
+        at(&took, per_mille)
+    }
 }
 
 /// Tells the one who waits that a run is over, and measures the way from step to step.
@@ -55,23 +89,21 @@ struct Ends(Arc<Waiting>, Arc<Hops>);
 #[async_trait]
 impl Observer for Ends {
     async fn started(&self, cx: &Context<'_>, _step: &StepName, _undo: bool) {
-        let begun = self.1.begun.lock().ok().and_then(|mut begun| begun.remove(cx.subject));
-        if let Some(begun) = begun
-            && let Ok(mut took) = self.1.took.lock()
-        {
-            took.push(begun.elapsed());
-        }
+        self.1.whole.end(cx.subject);
+        self.1.delivery.end(cx.subject);
     }
 
     async fn recording(&self, state: &RunState, _events: &[Event]) {
-        if !state.is_over()
-            && let Ok(mut begun) = self.1.begun.lock()
-        {
-            begun.insert(state.subject.clone(), Instant::now());
+        self.1.delivery.forget(&state.subject);
+        if !state.is_over() {
+            self.1.whole.begin(&state.subject);
         }
     }
 
     async fn recorded(&self, run: RunId, state: &RunState) {
+        if !state.is_over() {
+            self.1.delivery.begin(&state.subject);
+        }
         if state.is_over()
             && let Ok(mut waiting) = self.0.lock()
             && let Some(end) = waiting.remove(&run)
@@ -138,14 +170,13 @@ pub(super) async fn chain(settings: &Settings, order: Order) -> anyhow::Result<V
         service.stop().await;
     }
     latencies.sort_unstable();
-    let mut took = hops.took.lock().map(|took| took.clone()).unwrap_or_default();
-    took.sort_unstable();
     Ok(json!({
         "per_s": round(f64::from(ended) / span.as_secs_f64()),
         "p50_ms": at(&latencies, 500),
         "p99_ms": at(&latencies, 990),
-        "step_to_step_p50_ms": at(&took, 500),
-        "step_to_step_p99_ms": at(&took, 990),
+        "step_to_step_p50_ms": hops.whole.at(500),
+        "step_to_step_p99_ms": hops.whole.at(990),
+        "delivery_p99_ms": hops.delivery.at(990),
         "fsyncs_per_step": round(commits as f64 / (f64::from(chains) * steps as f64).max(1.0)),
         "canary_per_s": round(canary),
         "rss_mib": rss_kib / 1_024,

@@ -38,8 +38,9 @@ pub struct Screen<'a> {
 impl<'a> Screen<'a> {
     /// Shows on `out`.
     pub fn new(out: &'a mut (dyn Write + Send), mode: Mode) -> Self {
-        let bar = (mode == Mode::Lines { terminal: true })
-            .then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()));
+        let bar = (mode == Mode::Lines { terminal: true }).then(|| {
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style("{msg}"))
+        });
         Self { out, mode, bar, started: None, usual: HashMap::new() }
     }
 
