@@ -93,10 +93,11 @@ pub fn read(root: &Path, ignored: &[String], memory: &Path, now: i128) -> anyhow
 }
 
 fn hex(digest: &[u8; 32]) -> String {
-    const DIGITS: [char; 16] =
-        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or('0');
-    digest.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
+    let mut text = Vec::with_capacity(64);
+    digest.iter().for_each(|byte| text.extend([digit(byte >> 4), digit(byte & 15)]));
+    String::from_utf8(text).unwrap_or_default()
 }
 
 fn threads() -> usize {
@@ -136,7 +137,8 @@ fn walk(root: &Path, ignored: &[String]) -> anyhow::Result<Vec<Found>> {
         })
     });
     let mut found = collected.into_inner().unwrap_or_else(|_| Ok(Vec::new()))?;
-    found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    // A stable sort only merges the threads' lists, which are sorted.
+    found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 
@@ -148,6 +150,7 @@ struct Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
+        self.found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         if let Ok(mut into) = self.into.lock()
             && let Ok(all) = into.as_mut()
         {
