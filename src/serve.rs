@@ -114,10 +114,8 @@ async fn run(
     let calls = match (handler, settings.handler_port) {
         (true, Some(_)) => Calls::Http(pool.clone(), api),
         (true, None) => {
-            // Triggers get a port of their own, so that the API's port cannot reach them.
-            let listener = TcpListener::bind(("127.0.0.1", 0))?;
-            let address = listener.local_addr()?;
-            servers.push(serve_triggers(listener, Arc::new(windlass.clone()))?);
+            let (server, address) = serve_triggers(Arc::new(windlass.clone()))?;
+            servers.push(server);
             Calls::Http(pool.clone(), address)
         }
         (false, _) => Calls::InProcess,
@@ -181,12 +179,14 @@ fn serve_api(listener: TcpListener, state: Arc<Api>, handler: bool) -> anyhow::R
     ))
 }
 
-fn serve_triggers(listener: TcpListener, windlass: Arc<Windlass>) -> anyhow::Result<ServerHandle> {
+/// Triggers get a port of their own, so that the API's port cannot reach them.
+fn serve_triggers(windlass: Arc<Windlass>) -> anyhow::Result<(ServerHandle, SocketAddr)> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let address = listener.local_addr()?;
     let server =
         HttpServer::new(move || App::new().configure(|config| custom_handler::mount(config, &windlass)));
-    Ok(start_server(
-        server.workers(WORKERS).disable_signals().shutdown_timeout(GRACE.as_secs()).listen(listener)?.run(),
-    ))
+    let server = server.workers(WORKERS).disable_signals().shutdown_timeout(GRACE.as_secs());
+    Ok((start_server(server.listen(listener)?.run()), address))
 }
 
 fn serve_apps(listener: TcpListener, door: Arc<FrontDoor>) -> anyhow::Result<ServerHandle> {

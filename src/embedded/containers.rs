@@ -176,7 +176,6 @@ impl Containers {
     pub(super) async fn export(&self, run: RunId, folder: &Path) -> Result<(), String> {
         let written = |error: std::io::Error| format!("{}: {error}", folder.display());
         let tag = self.build_tag(run);
-        std::fs::create_dir_all(folder).map_err(written)?;
         let id = self.call(&["image", "inspect", "--format", "{{.Id}}", &tag]).await?;
         let file = folder.join(IMAGE_TAR);
         // By its id: a name would come back with it when it is loaded.
@@ -222,7 +221,7 @@ impl Containers {
     /// standard input, where neither other users nor the engine's own settings meet them.
     ///
     /// # Errors
-    /// When there is no engine, or the image cannot be loaded.
+    /// When there is no engine.
     pub(super) async fn run(&self, container: &Container, port: u16, inner: u16) -> Result<Command, String> {
         let client = self.client().await?;
         let (name, image) = (container.name(&self.owner), self.image(&container.run.to_string()));
