@@ -124,7 +124,7 @@ fn read(function: &Function, body: &[u8]) -> Result<Event, String> {
         Some(value) if invocation.data.len() == 1 => value,
         _ => return Err("`Data` has to have exactly one member".to_owned()),
     };
-    let many = matches!(function.trigger, Trigger::ServiceBus { many: true, .. });
+    let many = function.trigger.brings_many();
     Ok(Event::Messages(if many { texts(value) } else { vec![text(value)] }))
 }
 

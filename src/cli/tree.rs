@@ -1,21 +1,23 @@
 //! Reads a folder as a source: what git would take, less `.windlassignore`. Hashes in parallel, and remembers size, time
 //! and inode of every file, so that an unchanged tree costs one look per file.
 
-use std::fs::Metadata;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, bail};
 use ignore::{DirEntry, WalkBuilder, WalkState};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat, statat};
 use sha2::{Digest as _, Sha256};
 
 use crate::api;
 
 /// Bytes hashed at a time.
 const CHUNK: usize = 128 * 1024;
+/// Walking threads per core: one that finds nothing to do sleeps a millisecond, and another should use the core then.
+const WALKERS: usize = 4;
 /// First bytes of the memory file; another version is forgotten.
 const MEMORY: &[u8; 8] = b"wndl-st1";
 /// A file that changed so shortly before it was hashed may change again without another time stamp.
@@ -29,11 +31,11 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(meta: &Metadata) -> Self {
+    fn of(stat: &Stat) -> Self {
         Self {
-            size: meta.len(),
-            mtime: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
-            inode: meta.ino(),
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            mtime: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+            inode: stat.st_ino,
         }
     }
 }
@@ -118,21 +120,20 @@ fn walk(root: &Path, ignored: &[String]) -> anyhow::Result<Vec<Found>> {
         .add_custom_ignore_filename(".windlassignore")
         .overrides(overrides.build()?)
         .filter_entry(|entry| !matches!(entry.file_name().to_str(), Some(".git" | ".windlass")))
-        .threads(threads())
+        .threads(WALKERS * threads())
         .build_parallel();
     let collected: Mutex<anyhow::Result<Vec<Found>>> = Mutex::new(Ok(Vec::new()));
     walker.run(|| {
-        let mut batch = Batch { found: Vec::new(), into: &collected };
-        Box::new(move |entry| match entry.map_err(anyhow::Error::from).and_then(|entry| look(root, &entry)) {
-            Ok(found) => {
-                batch.found.extend(found);
-                WalkState::Continue
-            }
-            Err(error) => {
-                if let Ok(mut collected) = batch.into.lock() {
-                    *collected = Err(error);
+        let mut batch = Batch { found: Vec::new(), folder: None, into: &collected };
+        Box::new(move |entry| {
+            match entry.map_err(anyhow::Error::from).and_then(|entry| batch.look(root, &entry)) {
+                Ok(()) => WalkState::Continue,
+                Err(error) => {
+                    if let Ok(mut collected) = batch.into.lock() {
+                        *collected = Err(error);
+                    }
+                    WalkState::Quit
                 }
-                WalkState::Quit
             }
         })
     });
@@ -145,6 +146,8 @@ fn walk(root: &Path, ignored: &[String]) -> anyhow::Result<Vec<Found>> {
 /// One thread's files; handed over when the thread is through.
 struct Batch<'a> {
     found: Vec<Found>,
+    /// The folder of the last file: looking from there spares the kernel the way from the root.
+    folder: Option<(PathBuf, OwnedFd)>,
     into: &'a Mutex<anyhow::Result<Vec<Found>>>,
 }
 
@@ -159,24 +162,37 @@ impl Drop for Batch<'_> {
     }
 }
 
-fn look(root: &Path, entry: &DirEntry) -> anyhow::Result<Option<Found>> {
-    let Some(kind) = entry.file_type().filter(|kind| !kind.is_dir()) else { return Ok(None) };
-    let relative = entry.path().strip_prefix(root).unwrap_or(entry.path());
-    let path = relative
-        .to_str()
-        .with_context(|| format!("the file name {} is not UTF-8", relative.display()))?
-        .to_owned();
-    if kind.is_symlink() {
-        bail!(
-            "{path} is a symbolic link; links are not deployed. Replace it by a file, or name it in .windlassignore"
-        );
+impl Batch<'_> {
+    fn look(&mut self, root: &Path, entry: &DirEntry) -> anyhow::Result<()> {
+        let Some(kind) = entry.file_type().filter(|kind| !kind.is_dir()) else { return Ok(()) };
+        let relative = entry.path().strip_prefix(root).unwrap_or(entry.path());
+        let path = relative
+            .to_str()
+            .with_context(|| format!("the file name {} is not UTF-8", relative.display()))?;
+        if kind.is_symlink() {
+            bail!(
+                "{path} is a symbolic link; links are not deployed. Replace it by a file, or name it in .windlassignore"
+            );
+        }
+        if kind.is_file() {
+            let stat = self.stat(entry.path()).with_context(|| format!("cannot look at {path}"))?;
+            let mode = if stat.st_mode & 0o111 == 0 { 0o644 } else { 0o755 };
+            self.found.push(Found { path: path.to_owned(), mode, stamp: Stamp::of(&stat) });
+        }
+        Ok(())
     }
-    if !kind.is_file() {
-        return Ok(None);
+
+    fn stat(&mut self, path: &Path) -> rustix::io::Result<Stat> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW);
+        };
+        if !self.folder.as_ref().is_some_and(|(known, _)| known.as_os_str() == parent.as_os_str()) {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            self.folder = Some((parent.to_owned(), openat(CWD, parent, flags, Mode::empty())?));
+        }
+        let folder = self.folder.as_ref().ok_or(rustix::io::Errno::BADF)?;
+        statat(&folder.1, name, AtFlags::SYMLINK_NOFOLLOW)
     }
-    let meta = entry.metadata()?;
-    let mode = if meta.mode() & 0o111 == 0 { 0o644 } else { 0o755 };
-    Ok(Some(Found { path, mode, stamp: Stamp::of(&meta) }))
 }
 
 type Hashed = Vec<(usize, [u8; 32])>;

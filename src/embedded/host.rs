@@ -85,7 +85,7 @@ impl Host {
     pub fn start(self: &Arc<Self>) {
         let alarms = Arc::clone(self);
         self.until_stopped(async move { alarms.queues.ring_alarms().await });
-        for function in FUNCTIONS {
+        for function in FUNCTIONS.iter() {
             let host = Arc::clone(self);
             match function.trigger {
                 Trigger::Http { .. } => {}
@@ -127,7 +127,7 @@ impl Host {
 
     async fn read_queue(self: Arc<Self>, function: &'static Function) {
         let Some(queue) = queue_of(function) else { return };
-        let many = matches!(function.trigger, Trigger::ServiceBus { many: true, .. });
+        let many = function.trigger.brings_many();
         let most = if many { self.settings.batch } else { 1 };
         let free = Arc::new(Semaphore::new(if many { 1 } else { self.settings.concurrency }));
         loop {
@@ -321,7 +321,7 @@ impl Call<'_> {
                 "Data": { "timer": { "Schedule": { "AdjustForDST": true }, "ScheduleStatus": { "Next": due }, "IsPastDue": between(*due, now) > Duration::from_secs(1) } },
                 "Metadata": { "sys": sys },
             }),
-            Self::Messages([only]) if !matches!(function.trigger, Trigger::ServiceBus { many: true, .. }) => {
+            Self::Messages([only]) if !function.trigger.brings_many() => {
                 json!({
                     "Data": { "msg": layered(&only.body) },
                     "Metadata": { "DeliveryCount": only.count.to_string(), "MessageId": layered(&only.id.to_string()), "sys": sys },

@@ -75,7 +75,7 @@ enum OurMessage {
 /// # Errors
 /// [`DispatchError`]: the invocation failed and nothing that matters is lost.
 pub async fn dispatch(windlass: &Windlass, function: &Function, event: Event) -> Result<(), DispatchError> {
-    match (function.trigger, event) {
+    match (&function.trigger, event) {
         (Trigger::Http { .. }, _) => {
             Err(DispatchError::Malformed("HTTP functions take no events".to_owned()))
         }

@@ -1,36 +1,65 @@
-//! Every function, once. A house test compares this table with `functions/*/function.json`, both ways.
+//! The one list of functions. What starts each is read from its `function.json`, as the Functions host reads it.
 
-/// What starts a function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+/// What starts a function: its input binding.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "type")]
 pub enum Trigger {
     /// A request on this route; forwarded as it came.
+    #[serde(rename = "httpTrigger")]
     Http {
         /// In the host's notation.
         route: &'static str,
         /// Methods it takes.
-        methods: &'static [&'static str],
+        methods: Vec<&'static str>,
     },
     /// A message on a Service Bus queue.
+    #[serde(rename = "serviceBusTrigger", rename_all = "camelCase")]
     ServiceBus {
         /// The queue.
-        queue: &'static str,
-        /// Whether up to ten come in one call.
-        many: bool,
+        queue_name: &'static str,
+        /// How many messages come in one call.
+        #[serde(default)]
+        cardinality: Cardinality,
     },
     /// A message on a Storage Queue.
+    #[serde(rename = "queueTrigger", rename_all = "camelCase")]
     StorageQueue {
         /// The queue.
-        queue: &'static str,
+        queue_name: &'static str,
     },
     /// A schedule in NCRONTAB, UTC.
+    #[serde(rename = "timerTrigger")]
     Timer {
         /// Six fields.
         schedule: &'static str,
     },
 }
 
+impl Trigger {
+    /// Whether a call brings an array of messages.
+    #[must_use]
+    pub fn brings_many(&self) -> bool {
+        matches!(self, Self::ServiceBus { cardinality: Cardinality::Many, .. })
+    }
+}
+
+/// How many messages a call brings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cardinality {
+    /// One.
+    #[default]
+    One,
+    /// As many as `host.json` lets wait for each other.
+    Many,
+}
+
 /// One function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
     /// Its folder and, for triggers, its path.
     pub name: &'static str,
@@ -38,45 +67,56 @@ pub struct Function {
     pub trigger: Trigger,
 }
 
-const GET: &[&str] = &["get"];
-const GET_POST: &[&str] = &["get", "post"];
-const ANY: &[&str] = &["get", "post", "put", "delete"];
-
-const fn http(name: &'static str, route: &'static str, methods: &'static [&'static str]) -> Function {
-    Function { name, trigger: Trigger::Http { route, methods } }
-}
-
-const fn step(name: &'static str) -> Function {
-    Function { name, trigger: Trigger::ServiceBus { queue: name, many: false } }
-}
-
 /// The queue on which admission is woken, and on which producers outside may put jobs.
 pub const DEPLOYMENT_QUEUE: &str = "deployment-queue";
 
-/// Every function.
-pub const FUNCTIONS: &[Function] = &[
-    http("http-deploy", "deploy/{*rest}", GET_POST),
-    http("http-deploy-v2", "api/deploy", &["post"]),
-    http("http-health", "health/{*rest}", GET),
-    http("http-metrics", "metrics", GET),
-    http("http-operations", "operations/{*rest}", ANY),
-    http("http-projects", "projects/{*rest}", GET),
-    http("http-ready", "ready", GET),
-    http("http-sources", "sources/{*rest}", &["post", "put"]),
-    http("http-status", "status/{*rest}", GET_POST),
-    Function { name: "admit", trigger: Trigger::ServiceBus { queue: DEPLOYMENT_QUEUE, many: true } },
-    step("step-validate"),
-    step("step-builder"),
-    step("step-sync"),
-    step("step-build"),
-    step("step-release"),
-    step("step-domain"),
-    step("step-cleanup"),
-    Function { name: "dead-letter", trigger: Trigger::ServiceBus { queue: "deployment-dlq", many: false } },
-    Function { name: "alarm", trigger: Trigger::StorageQueue { queue: "alarm" } },
-    Function { name: "timer-sweep", trigger: Trigger::Timer { schedule: "0 * * * * *" } },
-    Function { name: "timer-cleanup", trigger: Trigger::Timer { schedule: "0 0 3 * * *" } },
+macro_rules! folders {
+    ($($name:literal),+ $(,)?) => {
+        &[$(($name, include_str!(concat!("../../functions/", $name, "/function.json")))),+]
+    };
+}
+
+/// Each folder with its `function.json`.
+pub const FOLDERS: &[(&str, &str)] = folders![
+    "http-deploy",
+    "http-deploy-v2",
+    "http-health",
+    "http-metrics",
+    "http-operations",
+    "http-projects",
+    "http-ready",
+    "http-sources",
+    "http-status",
+    "admit",
+    "step-validate",
+    "step-builder",
+    "step-sync",
+    "step-build",
+    "step-release",
+    "step-domain",
+    "step-cleanup",
+    "dead-letter",
+    "alarm",
+    "timer-sweep",
+    "timer-cleanup",
 ];
+
+/// Every function. A folder that cannot be read is left out, as the host leaves it out; a house test rules that out.
+pub static FUNCTIONS: LazyLock<Vec<Function>> = LazyLock::new(|| {
+    let read = |(name, json): &(&'static str, &'static str)| Some(Function { name, trigger: trigger(json)? });
+    FOLDERS.iter().filter_map(read).collect()
+});
+
+/// The trigger that a `function.json` declares; `None` when it declares none that Windlass knows.
+fn trigger(json: &'static str) -> Option<Trigger> {
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(borrow)]
+        bindings: Vec<&'static serde_json::value::RawValue>,
+    }
+    let file: File = serde_json::from_str(json).ok()?;
+    file.bindings.iter().find_map(|binding| serde_json::from_str(binding.get()).ok())
+}
 
 /// The function of that name, in any casing, as the Functions host compares names.
 #[must_use]
@@ -88,7 +128,7 @@ pub fn function(name: &str) -> Option<&'static Function> {
 #[must_use]
 pub fn queue_of(function: &Function) -> Option<&'static str> {
     match function.trigger {
-        Trigger::ServiceBus { queue, .. } | Trigger::StorageQueue { queue } => Some(queue),
+        Trigger::ServiceBus { queue_name, .. } | Trigger::StorageQueue { queue_name } => Some(queue_name),
         Trigger::Http { .. } | Trigger::Timer { .. } => None,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use windlass::triggers::table::{FUNCTIONS, Function, Trigger};
+use windlass::triggers::table::{Cardinality, FOLDERS, FUNCTIONS, Function, Trigger};
 
 use super::root;
 
@@ -15,21 +15,21 @@ fn read(path: &str) -> Value {
 }
 
 fn expected(function: &Function) -> Vec<Value> {
-    match function.trigger {
+    match &function.trigger {
         Trigger::Http { route, methods } => vec![
             json!({ "type": "httpTrigger", "direction": "in", "name": "req", "authLevel": "anonymous", "methods": methods, "route": route }),
             json!({ "type": "http", "direction": "out", "name": "res" }),
         ],
-        Trigger::ServiceBus { queue, many: false } => {
+        Trigger::ServiceBus { queue_name: queue, cardinality: Cardinality::One } => {
             vec![
                 json!({ "type": "serviceBusTrigger", "direction": "in", "name": "msg", "queueName": queue, "connection": "ServiceBusConnection" }),
             ]
         }
-        Trigger::ServiceBus { queue, many: true } => vec![json!({
+        Trigger::ServiceBus { queue_name: queue, cardinality: Cardinality::Many } => vec![json!({
             "type": "serviceBusTrigger", "direction": "in", "name": "msgs", "queueName": queue, "connection": "ServiceBusConnection",
             "cardinality": "many", "dataType": "string",
         })],
-        Trigger::StorageQueue { queue } => {
+        Trigger::StorageQueue { queue_name: queue } => {
             vec![
                 json!({ "type": "queueTrigger", "direction": "in", "name": "msg", "queueName": queue, "connection": "AzureWebJobsStorage" }),
             ]
@@ -49,7 +49,8 @@ fn the_table_and_the_folders_are_the_same() {
         .collect();
     let names: BTreeSet<String> = FUNCTIONS.iter().map(|function| function.name.to_owned()).collect();
     assert_eq!(folders, names);
-    for function in FUNCTIONS {
+    assert_eq!(FUNCTIONS.len(), FOLDERS.len());
+    for function in FUNCTIONS.iter() {
         let file = read(&format!("functions/{}/function.json", function.name));
         assert_eq!(file["bindings"], Value::Array(expected(function)), "{}", function.name);
     }
@@ -148,7 +149,7 @@ fn no_http_route_leads_to_a_triggers_path() {
     let routes: Vec<&str> = FUNCTIONS
         .iter()
         .filter_map(
-            |function| if let Trigger::Http { route, .. } = function.trigger { Some(route) } else { None },
+            |function| if let Trigger::Http { route, .. } = &function.trigger { Some(*route) } else { None },
         )
         .collect();
     for function in FUNCTIONS.iter().filter(|function| !matches!(function.trigger, Trigger::Http { .. })) {
@@ -161,7 +162,7 @@ fn no_http_route_leads_to_a_triggers_path() {
             );
         }
     }
-    for function in FUNCTIONS {
+    for function in FUNCTIONS.iter() {
         let plain = |name: &str| {
             name.starts_with(|c: char| c.is_ascii_lowercase())
                 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
