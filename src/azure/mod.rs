@@ -1,3 +1,19 @@
-//! What belongs to Azure: the custom handler's side of the Functions host protocol. The service adapters come later.
+//! What belongs to Azure: the adapters on its services, and the custom handler's side of the Functions host protocol.
 
+pub mod alarms;
+pub mod blobs;
+pub mod cosmos;
 pub mod custom_handler;
+pub mod deployments;
+mod desk;
+pub mod identity;
+pub mod journal;
+pub mod logs;
+pub mod post;
+mod record;
+pub mod releases;
+pub mod retention;
+pub mod service_bus;
+pub mod services;
+pub mod transport;
+pub mod vault;

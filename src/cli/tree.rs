@@ -186,7 +186,7 @@ impl Batch<'_> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW);
         };
-        if !self.folder.as_ref().is_some_and(|(known, _)| known.as_os_str() == parent.as_os_str()) {
+        if self.folder.as_ref().is_none_or(|(known, _)| known.as_os_str() != parent.as_os_str()) {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             self.folder = Some((parent.to_owned(), openat(CWD, parent, flags, Mode::empty())?));
         }

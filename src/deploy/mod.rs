@@ -11,6 +11,7 @@ pub mod release;
 pub mod retention;
 pub mod runtime;
 pub mod sbom;
+pub mod sealing;
 pub mod secrets;
 pub mod size;
 pub mod source;

@@ -21,7 +21,7 @@ use super::releases::SqliteReleases;
 use super::retention::SqliteRetention;
 use super::runtime::{LocalRuntime, RuntimeParts};
 use super::sandbox::Machine;
-use super::secrets::KeyFileSecrets;
+use super::secrets::key_file;
 use super::upstream::Pool;
 use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
 use crate::config::Settings;
@@ -95,8 +95,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
     let queue: Arc<dyn Queue> = Arc::new(SqliteQueue(Arc::clone(&queues)));
     let blobs = FileBlobs::open(&root.join("blobs"))?;
     let logs = Arc::new(FileLogs::open(&root.join("logs")).map_err(folder(&root))?);
-    let secrets: Arc<dyn Secrets> =
-        Arc::new(KeyFileSecrets::open(&root.join("secret.key")).map_err(folder(&root))?);
+    let secrets: Arc<dyn Secrets> = Arc::new(key_file(&root.join("secret.key")).map_err(folder(&root))?);
     let pool = Pool::new(tokio::runtime::Handle::current());
     let workshop = Workshop {
         containers: Arc::new(Containers::new(machine.clone(), Arc::clone(&clock), &root)),

@@ -17,6 +17,7 @@ use crate::deploy::deployment::{
 };
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::wish::Wish;
+use crate::triggers::message::admit_text;
 use crate::triggers::table::DEPLOYMENT_QUEUE;
 use crate::workflow::journal::RunId;
 
@@ -75,7 +76,7 @@ fn wake(
     id: DeploymentId,
     now: Timestamp,
 ) -> rusqlite::Result<Option<Posted>> {
-    queues.post(c, DEPLOYMENT_QUEUE, &format!("{{\"w1\":{{\"admit\":\"{id}\"}}}}"), now).map(Some)
+    queues.post(c, DEPLOYMENT_QUEUE, &admit_text(id), now).map(Some)
 }
 
 fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {

@@ -12,8 +12,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
 use super::db::{Db, DbError};
-use super::queue::{Posted, SqliteQueues, hint_text};
+use super::queue::{Posted, SqliteQueues};
 use crate::ambient::Clock;
+use crate::triggers::message::hint_text;
 use crate::workflow::chain::StepName;
 use crate::workflow::journal::{Append, Claim, Entry, Journal, JournalError, Lease, RunId};
 use crate::workflow::queue::Hint;

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::db::{Db, DbError};
 use crate::ambient::{Clock, between};
+use crate::triggers::message::hint_text;
 use crate::workflow::queue::{Hint, Queue, QueueError};
 
 /// Due messages moved to their queues in one go.
@@ -308,13 +309,6 @@ fn posted(row: &rusqlite::Row<'_>) -> rusqlite::Result<Posted> {
     let body: String = row.get(2)?;
     let delivery = Delivery { id: row.get(0)?, body: body.into(), count: row.get::<_, u32>(3)? + 1 };
     Ok(Posted { queue: row.get(1)?, due: 0, delivery })
-}
-
-/// The text of a hint on the wire, nested under one key because the Functions host lifts top-level properties into
-/// the metadata (functions-host-protocol, section 4.3).
-#[must_use]
-pub fn hint_text(hint: &Hint) -> String {
-    format!("{{\"w1\":{{\"run\":\"{}\",\"seq\":{}}}}}", hint.run, hint.seq)
 }
 
 /// [`Queue`] on the queues of this machine.

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use jiff::Timestamp;
 use serde_json::Value;
 
-use super::table::{Function, Trigger};
+use super::message::{Envelope, OurMessage};
+use super::table::{Function, Trigger, function};
 use crate::actions::{ActionError, SubmitError};
 use crate::ambient::after;
 use crate::deploy::deployment::QUEUE_KEY;
 use crate::windlass::Windlass;
 use crate::workflow::advance::Advanced;
-use crate::workflow::journal::{JournalError, RunId};
+use crate::workflow::journal::JournalError;
 use crate::workflow::queue::{Hint, QueueError};
 
 /// When a hint comes again whose run somebody else works on: soon, without spinning.
@@ -44,30 +45,6 @@ impl From<JournalError> for DispatchError {
     fn from(error: JournalError) -> Self {
         Self::Action(error.into())
     }
-}
-
-/// Our messages nest everything under one key (see `embedded::queue::hint_text`).
-#[derive(Deserialize)]
-struct Envelope {
-    w1: OurMessage,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OurMessage {
-    Run {
-        run: RunId,
-        seq: u64,
-    },
-    Admit {
-        #[serde(rename = "admit")]
-        _deployment: String,
-    },
-    DeadLetter {
-        #[serde(rename = "deadLetter")]
-        id: i64,
-        queue: String,
-    },
 }
 
 /// Performs what the event asks of `function`.
@@ -143,6 +120,7 @@ async fn deliver(windlass: &Windlass, function: &Function, text: &str) -> Result
             Ok(Then::Nothing)
         }
         Ok(Envelope { w1: OurMessage::Admit { .. } }) => Ok(Then::Admit),
+        Ok(Envelope { w1: OurMessage::Alarm { to, due, text } }) => pass_on(windlass, &to, due, &text).await,
         Ok(Envelope { w1: OurMessage::DeadLetter { id, queue } }) => {
             tracing::error!(
                 message.id = id,
@@ -154,6 +132,18 @@ async fn deliver(windlass: &Windlass, function: &Function, text: &str) -> Result
         Err(error) if function.name == "admit" => job(windlass, text, &error).await,
         Err(error) => Err(DispatchError::Malformed(error.to_string())),
     }
+}
+
+/// Sends the hint that an alarm carries to its own queue; one that is not due yet waits on.
+async fn pass_on(windlass: &Windlass, to: &str, due: Timestamp, text: &str) -> Result<Then, DispatchError> {
+    let envelope: Envelope =
+        serde_json::from_str(text).map_err(|error| DispatchError::Malformed(error.to_string()))?;
+    let (Some(function), OurMessage::Run { run, seq }) = (function(to), envelope.w1) else {
+        return Err(DispatchError::Malformed(format!("an alarm for {to} carries no hint")));
+    };
+    let hint = Hint { run, function: function.name, seq };
+    windlass.queue.send(&hint, due.max(windlass.engine.clock.now())).await?;
+    Ok(Then::Nothing)
 }
 
 /// A job of the documents' request shape, put on the queue by somebody else. Its digest makes redelivery harmless.

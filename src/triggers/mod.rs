@@ -2,4 +2,5 @@
 
 pub mod dispatch;
 pub mod host_json;
+pub mod message;
 pub mod table;

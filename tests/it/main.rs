@@ -6,6 +6,7 @@
     reason = "tests read the environment: PATH, seeds, and whether to write documents"
 )]
 
+mod azure;
 mod e2e;
 mod flows;
 mod house;

@@ -36,14 +36,15 @@ async fn wrong_settings_are_all_listed_at_once() {
 }
 
 #[tokio::test]
-async fn azure_says_that_it_is_not_there_yet() {
+async fn azure_names_every_setting_that_it_lacks() {
     let folder = tempfile::tempdir().unwrap();
     let output = windlass(folder.path()).arg("serve").env("WINDLASS_BACKEND", "azure").output().unwrap();
-    assert!(
-        String::from_utf8_lossy(&output.stderr)
-            .contains("WINDLASS_BACKEND=azure is not part of this version yet")
-    );
-    assert!(!output.status.success() && std::fs::read_dir(folder.path()).unwrap().next().is_none());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78));
+    for name in ["COSMOS_ENDPOINT", "SERVICEBUS_NAMESPACE", "KEYVAULT_URL", "AZURE_SUBSCRIPTION_ID"] {
+        assert!(said.contains(name), "{said}");
+    }
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none());
 }
 
 #[tokio::test]

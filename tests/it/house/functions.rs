@@ -99,7 +99,7 @@ fn every_file_is_valid_for_its_published_schema() {
 fn compose_starts_the_service_with_settings_that_exist() {
     let text = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
     let compose = text("compose.yaml");
-    let known: Vec<&str> = windlass::config::VARIABLES.iter().map(|variable| variable.name).collect();
+    let known: Vec<&str> = windlass::config::variables().map(|variable| variable.name).collect();
     let set = compose.lines().filter_map(|line| {
         let (name, value) = line.strip_prefix("      ")?.split_once(": ")?;
         (value.starts_with("${") && !name.starts_with(' ')).then_some(name)

@@ -1,5 +1,6 @@
 //! The suite of the `Deployments` port.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,25 +14,30 @@ use windlass::deploy::deployment::{
 use windlass::deploy::ids::{DeploymentId, Digest};
 use windlass::deploy::secrets::Secrets as _;
 use windlass::deploy::wish;
-use windlass::embedded::deployments::SqliteDeployments;
-use windlass::embedded::secrets::KeyFileSecrets;
+use windlass::embedded::secrets::key_file;
 use windlass::workflow::journal::RunId;
 
-use super::Store;
+use super::Ports;
 
 const CAPS: Caps = Caps { total: 3, per_org: 2 };
 
+every_adapter!(
+    a_deployment_is_admitted_settled_and_put_back,
+    one_turn_for_each_app_within_the_caps_oldest_first,
+    a_newer_wish_supersedes_the_one_that_waits,
+    a_key_finds_its_deployment_and_no_other_body,
+    pages_go_back_in_time_and_durations_are_learned,
+);
+
 struct Suite {
-    store: Store,
-    deployments: Box<dyn Deployments>,
+    store: Ports,
+    deployments: Arc<dyn Deployments>,
     next: AtomicU64,
 }
 
 impl Suite {
-    fn new() -> Self {
-        let store = Store::new();
-        let deployments =
-            Box::new(SqliteDeployments::new(store.db.clone(), std::sync::Arc::clone(&store.queues)));
+    fn new(store: Ports) -> Self {
+        let deployments = Arc::clone(&store.deployments);
         Self { store, deployments, next: AtomicU64::new(1) }
     }
 
@@ -45,7 +51,7 @@ impl Suite {
 
     fn wanted(&self, org: &str, project: &str) -> NewDeployment {
         let body = json!({ "projectId": project, "userId": "u", "organizationId": org, "projectName": project, "environment": "staging" });
-        let secrets = KeyFileSecrets::open(&self.store.folder.path().join("key")).unwrap();
+        let secrets = key_file(&self.store.folder.path().join("key")).unwrap();
         let wish = wish::parse(&body, &|text| secrets.seal(text)).unwrap();
         NewDeployment {
             id: DeploymentId::new(self.number()),
@@ -83,9 +89,8 @@ impl Suite {
     }
 }
 
-#[tokio::test]
-async fn a_deployment_is_admitted_settled_and_put_back() {
-    let suite = Suite::new();
+async fn a_deployment_is_admitted_settled_and_put_back(ports: Ports) {
+    let suite = Suite::new(ports);
     let id = suite.submit("o", "p").await;
     let queued = suite.get(id).await;
     assert_eq!(
@@ -108,9 +113,8 @@ async fn a_deployment_is_admitted_settled_and_put_back() {
     assert!(suite.deployments.get(DeploymentId::new(77)).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn one_turn_for_each_app_within_the_caps_oldest_first() {
-    let suite = Suite::new();
+async fn one_turn_for_each_app_within_the_caps_oldest_first(ports: Ports) {
+    let suite = Suite::new(ports);
     let first = suite.submit("a", "one").await;
     assert_eq!(suite.admit().await, [first]);
     let (again, two, three, other, last) = (
@@ -129,9 +133,8 @@ async fn one_turn_for_each_app_within_the_caps_oldest_first() {
     assert_eq!(suite.deployments.stats().await.unwrap().by_status[&Status::Running], 3);
 }
 
-#[tokio::test]
-async fn a_newer_wish_supersedes_the_one_that_waits() {
-    let suite = Suite::new();
+async fn a_newer_wish_supersedes_the_one_that_waits(ports: Ports) {
+    let suite = Suite::new(ports);
     let (old, other, new) =
         (suite.submit("o", "p").await, suite.submit("o", "q").await, suite.submit("o", "p").await);
     assert_eq!(suite.get(old).await.status, Status::Superseded);
@@ -139,9 +142,8 @@ async fn a_newer_wish_supersedes_the_one_that_waits() {
     assert_eq!(suite.deployments.requeue(old, suite.now()).await.unwrap(), Requeued::Refused);
 }
 
-#[tokio::test]
-async fn a_key_finds_its_deployment_and_no_other_body() {
-    let suite = Suite::new();
+async fn a_key_finds_its_deployment_and_no_other_body(ports: Ports) {
+    let suite = Suite::new(ports);
     let with_key = |key: &str, body: &[u8]| NewDeployment {
         key: Some((key.to_owned(), Digest::of(body))),
         ..suite.wanted("o", "p")
@@ -162,9 +164,8 @@ async fn a_key_finds_its_deployment_and_no_other_body() {
     assert_eq!(suite.deployments.submit(with_key("k", b"one")).await.unwrap(), Submitted::Repeated(id));
 }
 
-#[tokio::test]
-async fn pages_go_back_in_time_and_durations_are_learned() {
-    let suite = Suite::new();
+async fn pages_go_back_in_time_and_durations_are_learned(ports: Ports) {
+    let suite = Suite::new(ports);
     let mut ids = Vec::new();
     for (index, project) in ["p", "q", "p", "p"].into_iter().enumerate() {
         ids.push(suite.submit("o", project).await);

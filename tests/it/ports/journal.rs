@@ -6,27 +6,34 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 use windlass::ambient::{Clock as _, after};
-use windlass::embedded::journal::SqliteJournal;
 use windlass::workflow::chain::StepName;
 use windlass::workflow::journal::{Append, Claim, Journal, JournalError, Lease, RunId};
 use windlass::workflow::queue::Hint;
 use windlass::workflow::state::{Event, Outcome, RunState};
 
-use super::Store;
+use super::Ports;
 
 const LEASE: Duration = Duration::from_secs(30);
 
+every_adapter!(
+    creating_a_run_twice_changes_nothing_and_sends_one_hint,
+    one_worker_at_a_time_until_the_lease_runs_out,
+    a_worker_that_lost_its_lease_cannot_append,
+    an_append_that_expects_another_version_writes_nothing,
+    outputs_are_the_newest_of_their_step,
+    open_runs_are_those_that_are_neither_over_nor_held,
+    everything_survives_a_restart_and_a_lease_ends,
+);
+
 struct Suite {
-    store: Store,
+    store: Ports,
     journal: Arc<dyn Journal>,
     run: RunId,
 }
 
 impl Suite {
-    async fn new() -> Self {
-        let store = Store::new();
-        let journal: Arc<dyn Journal> =
-            Arc::new(SqliteJournal::new(store.db.clone(), Arc::clone(&store.queues), store.time()));
+    async fn new(store: Ports) -> Self {
+        let journal = Arc::clone(&store.journal);
         let run = RunId::new(store.clock.now(), 1);
         let suite = Self { store, journal, run };
         suite.create().await;
@@ -78,18 +85,16 @@ fn done(step: &'static str) -> Event {
     Event::StepDone { step: StepName::new(step), output: json!({ "of": step }) }
 }
 
-#[tokio::test]
-async fn creating_a_run_twice_changes_nothing_and_sends_one_hint() {
-    let suite = Suite::new().await;
+async fn creating_a_run_twice_changes_nothing_and_sends_one_hint(ports: Ports) {
+    let suite = Suite::new(ports).await;
     suite.create().await;
-    assert_eq!(suite.store.queues.take("step-build", 10).await.len(), 1);
+    assert_eq!(suite.store.sent("step-build"), 1);
     let (state, entries) = suite.journal.history(suite.run).await.unwrap().unwrap();
     assert_eq!((state.version, entries.len()), (1, 1));
 }
 
-#[tokio::test]
-async fn one_worker_at_a_time_until_the_lease_runs_out() {
-    let suite = Suite::new().await;
+async fn one_worker_at_a_time_until_the_lease_runs_out(ports: Ports) {
+    let suite = Suite::new(ports).await;
     let (first, _) = suite.claim().await.unwrap();
     assert!(suite.claim().await.is_none());
     suite.store.clock.advance(LEASE / 2);
@@ -102,9 +107,8 @@ async fn one_worker_at_a_time_until_the_lease_runs_out() {
     assert!(matches!(suite.journal.renew(&first, Timestamp::MAX).await, Err(JournalError::Fenced(_))));
 }
 
-#[tokio::test]
-async fn a_worker_that_lost_its_lease_cannot_append() {
-    let suite = Suite::new().await;
+async fn a_worker_that_lost_its_lease_cannot_append(ports: Ports) {
+    let suite = Suite::new(ports).await;
     let (first, state) = suite.claim().await.unwrap();
     suite.store.clock.advance(LEASE * 2);
     let (second, _) = suite.claim().await.unwrap();
@@ -116,21 +120,19 @@ async fn a_worker_that_lost_its_lease_cannot_append() {
     );
 }
 
-#[tokio::test]
-async fn an_append_that_expects_another_version_writes_nothing() {
-    let suite = Suite::new().await;
-    suite.store.queues.take("step-build", 1).await;
+async fn an_append_that_expects_another_version_writes_nothing(ports: Ports) {
+    let suite = Suite::new(ports).await;
+    suite.store.sent("step-build");
     let (lease, state) = suite.claim().await.unwrap();
     let signalled = suite.append(None, &state, Event::CancelRequested { by: "t".into() }).await.unwrap();
     assert!(matches!(suite.append(Some(&lease), &state, done("a")).await, Err(JournalError::Conflict(_))));
     let (stored, entries) = suite.journal.history(suite.run).await.unwrap().unwrap();
     assert_eq!((stored, entries.len()), (signalled, 2));
-    assert_eq!(suite.store.queues.take("step-sync", 10).await.len(), 1, "only the hint of what was written");
+    assert_eq!(suite.store.sent("step-sync"), 1, "only the hint of what was written");
 }
 
-#[tokio::test]
-async fn outputs_are_the_newest_of_their_step() {
-    let suite = Suite::new().await;
+async fn outputs_are_the_newest_of_their_step(ports: Ports) {
+    let suite = Suite::new(ports).await;
     let (lease, state) = suite.claim().await.unwrap();
     let state = suite.append(Some(&lease), &state, done("a")).await.unwrap();
     assert_eq!(
@@ -148,9 +150,8 @@ async fn outputs_are_the_newest_of_their_step() {
     );
 }
 
-#[tokio::test]
-async fn open_runs_are_those_that_are_neither_over_nor_held() {
-    let suite = Suite::new().await;
+async fn open_runs_are_those_that_are_neither_over_nor_held(ports: Ports) {
+    let suite = Suite::new(ports).await;
     assert_eq!(suite.journal.open_runs(suite.now()).await.unwrap().len(), 1);
     let (lease, state) = suite.claim().await.unwrap();
     assert!(suite.journal.open_runs(suite.now()).await.unwrap().is_empty());
@@ -158,19 +159,18 @@ async fn open_runs_are_those_that_are_neither_over_nor_held() {
     assert!(suite.journal.open_runs(suite.now()).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn everything_survives_a_restart_and_leases_do_not() {
-    let suite = Suite::new().await;
+async fn everything_survives_a_restart_and_a_lease_ends(ports: Ports) {
+    let suite = Suite::new(ports).await;
     let (lease, state) = suite.claim().await.unwrap();
     let written = suite.append(Some(&lease), &state, done("a")).await.unwrap();
     suite.claim().await.unwrap();
     let Suite { store, journal, run } = suite;
     drop(journal);
+    store.clock.advance(LEASE * 2);
     let store = store.reopen();
-    let journal = SqliteJournal::new(store.db.clone(), Arc::clone(&store.queues), store.time());
     let now = store.clock.now();
     assert!(
-        matches!(journal.claim(run, now, after(now, LEASE)).await.unwrap(), Claim::Held(_, state) if *state == written)
+        matches!(store.journal.claim(run, now, after(now, LEASE)).await.unwrap(), Claim::Held(_, state) if *state == written)
     );
-    assert_eq!(store.queues.take("step-sync", 10).await.len(), 1);
+    assert_eq!(store.sent("step-sync"), 1);
 }

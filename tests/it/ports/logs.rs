@@ -10,7 +10,7 @@ use windlass::deploy::ids::DeploymentId;
 use windlass::deploy::log::{From, Line, Logs};
 use windlass::deploy::secrets::Secrets;
 use windlass::embedded::logs::FileLogs;
-use windlass::embedded::secrets::KeyFileSecrets;
+use windlass::embedded::secrets::key_file;
 
 fn line(text: &str) -> Line {
     Line::new(Timestamp::UNIX_EPOCH, "log", Some("build"), text).with("n", 1)
@@ -20,10 +20,8 @@ async fn texts(logs: &dyn Logs, id: DeploymentId, from: From) -> Vec<String> {
     logs.read(id, from, 100).await.unwrap().into_iter().map(|line| line.text).collect()
 }
 
-#[tokio::test]
-async fn lines_resume_follow_compress_and_go() {
-    let folder = tempfile::tempdir().unwrap();
-    let logs: Box<dyn Logs> = Box::new(FileLogs::open(folder.path()).unwrap());
+/// Leaves four lines of deployment 1 and one of deployment 2.
+pub(crate) async fn lines_resume_and_follow(logs: &dyn Logs) {
     let (id, other) = (DeploymentId::new(1), DeploymentId::new(2));
     assert!(logs.changed(id, 0).now_or_never().is_none(), "there is nothing yet");
     logs.append(id, vec![line("one"), line("two")]).await.unwrap();
@@ -32,17 +30,28 @@ async fn lines_resume_follow_compress_and_go() {
     let all = logs.read(id, From::After(0), 100).await.unwrap();
     assert!(all.windows(2).all(|pair| pair[0].id < pair[1].id) && all[0].id > 0);
     assert_eq!(all[0].data["n"], 1);
-    assert_eq!(texts(logs.as_ref(), id, From::After(all[0].id)).await, ["two", "three"]);
-    assert_eq!(texts(logs.as_ref(), id, From::Tail(1)).await, ["three"]);
+    assert_eq!(texts(logs, id, From::After(all[0].id)).await, ["two", "three"]);
+    assert_eq!(texts(logs, id, From::Tail(1)).await, ["three"]);
+    assert_eq!(texts(logs, id, From::Tail(9)).await, ["one", "two", "three"]);
     assert_eq!(logs.read(id, From::After(0), 2).await.unwrap().len(), 2);
-    assert!(logs.changed(id, all[1].id).now_or_never().is_some(), "there is more already");
+    logs.changed(id, all[1].id).await;
     let last = all[2].id;
     let (more, ()) = tokio::join!(logs.append(id, vec![line("four")]), logs.changed(id, last));
     more.unwrap();
+    assert_eq!(logs.read(id, From::After(0), 100).await.unwrap()[..3], all);
+}
 
+#[tokio::test]
+async fn lines_resume_follow_compress_and_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs: Box<dyn Logs> = Box::new(FileLogs::open(folder.path()).unwrap());
+    let (id, other) = (DeploymentId::new(1), DeploymentId::new(2));
+    lines_resume_and_follow(logs.as_ref()).await;
+    assert!(logs.changed(id, 0).now_or_never().is_some(), "there is more already");
+    let all = logs.read(id, From::After(0), 100).await.unwrap();
     assert_eq!(logs.compress(after(SystemClock.now(), Duration::from_secs(60))).await.unwrap(), 2);
     assert_eq!(texts(logs.as_ref(), id, From::After(0)).await, ["one", "two", "three", "four"]);
-    assert_eq!(logs.read(id, From::After(0), 100).await.unwrap()[..3], all);
+    assert_eq!(logs.read(id, From::After(0), 100).await.unwrap(), all);
     logs.remove(id).await.unwrap();
     logs.remove(id).await.unwrap();
     assert!(texts(logs.as_ref(), id, From::After(0)).await.is_empty());
@@ -52,9 +61,7 @@ async fn lines_resume_follow_compress_and_go() {
 #[test]
 fn a_secret_is_opened_with_its_own_key_only() {
     let folder = tempfile::tempdir().unwrap();
-    let open = |name: &str| -> Box<dyn Secrets> {
-        Box::new(KeyFileSecrets::open(&folder.path().join(name)).unwrap())
-    };
+    let open = |name: &str| -> Box<dyn Secrets> { Box::new(key_file(&folder.path().join(name)).unwrap()) };
     let secrets = open("key");
     let (sealed, again) = (secrets.seal("canary"), secrets.seal("canary"));
     let text = serde_json::to_string(&sealed).unwrap();

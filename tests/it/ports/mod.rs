@@ -1,19 +1,54 @@
 //! One suite per port; every adapter passes it unchanged.
 
-mod blobs;
+/// Runs each test of a suite on every adapter.
+macro_rules! every_adapter {
+    ($($test:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(crate::ports::Ports::embedded()).await;
+            })+
+        }
+        mod azure {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(crate::ports::Ports::azure().await).await;
+            })+
+        }
+    };
+}
+
+pub(crate) mod blobs;
 mod db;
 mod deployments;
 mod journal;
-mod logs;
+pub(crate) mod logs;
 mod queue;
 mod releases;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use tempfile::TempDir;
-use windlass::ambient::{Clock, ManualClock};
+use windlass::ambient::{Clock, ManualClock, SystemIds};
+use windlass::azure::deployments::CosmosDeployments;
+use windlass::azure::journal::CosmosJournal;
+use windlass::azure::post::{Letter, Post, PostError};
+use windlass::azure::releases::CosmosReleases;
+use windlass::azure::retention::CosmosRetention;
+use windlass::deploy::deployment::Deployments;
+use windlass::deploy::release::Releases;
+use windlass::deploy::retention::Retention;
 use windlass::embedded::db::Db;
+use windlass::embedded::deployments::SqliteDeployments;
+use windlass::embedded::journal::SqliteJournal;
 use windlass::embedded::queue::SqliteQueues;
+use windlass::embedded::releases::SqliteReleases;
+use windlass::embedded::retention::SqliteRetention;
+use windlass::workflow::journal::Journal;
+
+use crate::azure::cosmos::Account;
 
 /// An embedded store with a manual clock.
 pub(crate) struct Store {
@@ -45,8 +80,105 @@ impl Store {
         drop((db, queues));
         Self::open(folder, clock)
     }
+}
 
-    pub(crate) fn time(&self) -> Arc<dyn Clock> {
-        Arc::clone(&self.clock) as Arc<_>
+/// The stores of one adapter with a manual clock, and whatever they sent.
+pub(crate) struct Ports {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) folder: TempDir,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) deployments: Arc<dyn Deployments>,
+    pub(crate) releases: Arc<dyn Releases>,
+    pub(crate) retention: Arc<dyn Retention>,
+    backing: Backing,
+}
+
+enum Backing {
+    Embedded { db: Db, queues: Arc<SqliteQueues> },
+    Azure { account: Account, outbox: Arc<Outbox> },
+}
+
+/// Keeps what was sent.
+#[derive(Default)]
+pub(crate) struct Outbox(Mutex<Vec<Letter>>);
+
+#[async_trait]
+impl Post for Outbox {
+    async fn send(&self, letter: Letter) -> Result<(), PostError> {
+        let mut letters = self.0.lock().unwrap();
+        if letters.iter().all(|known| known.id != letter.id) {
+            letters.push(letter);
+        }
+        Ok(())
+    }
+}
+
+impl Ports {
+    pub(crate) fn embedded() -> Self {
+        let Store { folder, db, queues, clock } = Store::new();
+        Self::on((folder, clock), Backing::Embedded { db, queues })
+    }
+
+    pub(crate) async fn azure() -> Self {
+        let clock = Arc::new(ManualClock::new("2026-11-20T09:00:00Z".parse().unwrap()));
+        let backing = Backing::Azure { account: Account::new().await, outbox: Arc::default() };
+        Self::on((tempfile::tempdir().unwrap(), clock), backing)
+    }
+
+    fn on((folder, clock): (TempDir, Arc<ManualClock>), backing: Backing) -> Self {
+        let time = Arc::clone(&clock) as Arc<dyn Clock>;
+        match &backing {
+            Backing::Embedded { db, queues } => Self {
+                journal: Arc::new(SqliteJournal::new(db.clone(), Arc::clone(queues), time)),
+                deployments: Arc::new(SqliteDeployments::new(db.clone(), Arc::clone(queues))),
+                releases: Arc::new(SqliteReleases(db.clone())),
+                retention: Arc::new(SqliteRetention(db.clone())),
+                clock,
+                folder,
+                backing,
+            },
+            Backing::Azure { account, outbox } => {
+                let post = Arc::clone(outbox) as Arc<dyn Post>;
+                let (runs, records) = (account.runs.clone(), account.records.clone());
+                let deployments = Arc::new(CosmosDeployments::new(records.clone(), Arc::clone(&post)));
+                Self {
+                    journal: Arc::new(CosmosJournal::new(runs.clone(), post, time, Arc::new(SystemIds))),
+                    deployments: Arc::clone(&deployments) as Arc<_>,
+                    releases: Arc::new(CosmosReleases(records.clone())),
+                    retention: Arc::new(CosmosRetention::new(records, runs, deployments)),
+                    clock,
+                    folder,
+                    backing,
+                }
+            }
+        }
+    }
+
+    /// Messages that were sent to `queue` since it was asked last.
+    pub(crate) fn sent(&self, queue: &'static str) -> usize {
+        match &self.backing {
+            Backing::Embedded { queues, .. } => {
+                queues.ring().unwrap();
+                queues.take(queue, 100).now_or_never().map_or(0, |taken| taken.len())
+            }
+            Backing::Azure { outbox, .. } => {
+                let mut letters = outbox.0.lock().unwrap();
+                let before = letters.len();
+                letters.retain(|letter| letter.queue != queue);
+                before - letters.len()
+            }
+        }
+    }
+
+    /// As after a crash: everything in memory is gone.
+    pub(crate) fn reopen(self) -> Self {
+        let Self { clock, folder, backing, .. } = self;
+        match backing {
+            Backing::Embedded { db, queues } => {
+                let Store { folder, db, queues, clock } = Store { folder, db, queues, clock }.reopen();
+                Self::on((folder, clock), Backing::Embedded { db, queues })
+            }
+            azure @ Backing::Azure { .. } => Self::on((folder, clock), azure),
+        }
     }
 }

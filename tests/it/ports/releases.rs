@@ -8,14 +8,19 @@ use windlass::ambient::{Clock as _, before};
 use windlass::deploy::detect::{Kind, Plan};
 use windlass::deploy::ids::{DeploymentId, Digest, Name};
 use windlass::deploy::release::{Artifact, Release, Releases};
-use windlass::deploy::retention::{Forgotten, Retention};
+use windlass::deploy::retention::Forgotten;
 use windlass::deploy::size::{Replicas, Size};
 use windlass::deploy::wish::Environment;
 use windlass::embedded::releases::SqliteReleases;
-use windlass::embedded::retention::SqliteRetention;
 use windlass::workflow::journal::RunId;
 
-use super::Store;
+use super::{Ports, Store};
+
+every_adapter!(
+    releases_are_numbered_within_their_app_and_one_is_live,
+    projects_have_labels_of_their_own_and_artifacts_are_found_by_their_inputs,
+    what_records_point_at_is_needed_and_old_artifacts_are_forgotten,
+);
 
 fn org() -> Name {
     "o".parse().unwrap()
@@ -38,10 +43,8 @@ fn release(app: &str, deployment: u128, run: u128) -> Release {
     }
 }
 
-#[tokio::test]
-async fn releases_are_numbered_within_their_app_and_one_is_live() {
-    let store = Store::new();
-    let releases: Box<dyn Releases> = Box::new(SqliteReleases(store.db.clone()));
+async fn releases_are_numbered_within_their_app_and_one_is_live(store: Ports) {
+    let releases = &store.releases;
     let now = store.clock.now();
     let record = async |wanted: Release| releases.record(&wanted, now).await.unwrap();
     assert_eq!(record(release("a", 1, 1)).await.number, 1);
@@ -64,10 +67,8 @@ async fn releases_are_numbered_within_their_app_and_one_is_live() {
     assert_eq!(releases.live().await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn projects_have_labels_of_their_own_and_artifacts_are_found_by_their_inputs() {
-    let store = Store::new();
-    let releases: Box<dyn Releases> = Box::new(SqliteReleases(store.db.clone()));
+async fn projects_have_labels_of_their_own_and_artifacts_are_found_by_their_inputs(store: Ports) {
+    let releases = &store.releases;
     let now = store.clock.now();
     let project = async |org: &str, title: &str| {
         releases.project(&org.parse().unwrap(), &"shop".parse().unwrap(), title, now).await.unwrap()
@@ -104,11 +105,8 @@ async fn records_that_say_the_same_are_not_written_again() {
     assert!(once > 0);
 }
 
-#[tokio::test]
-async fn what_records_point_at_is_needed_and_old_artifacts_are_forgotten() {
-    let store = Store::new();
-    let releases = SqliteReleases(store.db.clone());
-    let retention: Box<dyn Retention> = Box::new(SqliteRetention(store.db.clone()));
+async fn what_records_point_at_is_needed_and_old_artifacts_are_forgotten(store: Ports) {
+    let (releases, retention) = (&store.releases, &store.retention);
     let begun = store.clock.now();
     let kept = releases.record(&release("a", 1, 1), begun).await.unwrap();
     let artifact = |digest| Artifact { digest, bytes: 1, inputs: BTreeMap::new() };

@@ -24,7 +24,7 @@ use windlass::embedded::journal::SqliteJournal;
 use windlass::embedded::logs::FileLogs;
 use windlass::embedded::queue::{Delivery, SqliteQueue, SqliteQueues};
 use windlass::embedded::releases::SqliteReleases;
-use windlass::embedded::secrets::KeyFileSecrets;
+use windlass::embedded::secrets::key_file;
 use windlass::steps::deploy_chain;
 use windlass::triggers::dispatch::{Event, dispatch};
 use windlass::triggers::table::{FUNCTIONS, Function, queue_of};
@@ -117,7 +117,7 @@ impl World {
             logs: Arc::new(FileLogs::open(&root.join("logs")).unwrap()),
             builder: Arc::clone(&builder) as Arc<_>,
             runtime: Arc::clone(&runtime) as Arc<_>,
-            secrets: Arc::new(KeyFileSecrets::open(&root.join("key")).unwrap()),
+            secrets: Arc::new(key_file(&root.join("key")).unwrap()),
             backlog: Arc::new(SqliteBacklog {
                 db: db.clone(),
                 queues: Arc::clone(&queues),

@@ -1,5 +1,7 @@
 //! Environment and flags → typed settings. The only reader of the environment; reports every problem at once.
 
+mod azure;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -23,6 +25,8 @@ pub enum Backend {
 
 /// Least important lines that are logged.
 pub use tracing::Level;
+
+pub use azure::{Auth, AzureSettings, is_loopback};
 
 /// All settings.
 #[derive(Debug, Clone)]
@@ -57,6 +61,8 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// Server that the command line talks to.
     pub server: Option<String>,
+    /// Azure's services, when they are the backend.
+    pub azure: Option<Box<AzureSettings>>,
 }
 
 /// One row of `windlass config explain`.
@@ -75,7 +81,11 @@ const fn variable(name: &'static str, default: &'static str, meaning: &'static s
 }
 
 /// Every variable that is read.
-pub const VARIABLES: &[Variable] = &[
+pub fn variables() -> impl Iterator<Item = &'static Variable> {
+    VARIABLES.iter().chain(&azure::AZURE_VARIABLES)
+}
+
+const VARIABLES: &[Variable] = &[
     variable("WINDLASS_BACKEND", "embedded", "where the adapters come from: embedded or azure"),
     variable("WINDLASS_PORT", "3010", "port of the API; 0 takes a free one"),
     variable("WINDLASS_APPS_PORT", "3080", "port of the deployed apps; 0 takes a free one"),
@@ -253,54 +263,53 @@ impl Settings {
             .map(PathBuf::from)
             .or_else(|| home.as_ref().map(|home| home.join(".cache")));
         let Some(host) = reader.host() else { return Err(BadSettings(reader.problems)) };
-        let settings = Self {
-            backend: reader.parsed("WINDLASS_BACKEND", Backend::Embedded, "use embedded or azure", |text| {
-                match text {
-                    "embedded" => Some(Backend::Embedded),
-                    "azure" => Some(Backend::Azure),
-                    _ => None,
-                }
-            }),
-            port: reader.port("WINDLASS_PORT", 3010),
-            apps_port: reader.port("WINDLASS_APPS_PORT", 3080),
-            data_dir: reader
-                .text("WINDLASS_DATA_DIR")
-                .map_or_else(|| PathBuf::from(".windlass"), PathBuf::from),
-            bind: reader.parsed(
-                "WINDLASS_BIND",
-                IpAddr::from([127, 0, 0, 1]),
-                "use 127.0.0.1 or ::1; other addresses need API tokens, which this version does not have",
-                |text| text.parse().ok().filter(IpAddr::is_loopback),
-            ),
-            log_level: reader.level(),
-            limits: reader.limits(),
-            host,
-            doubled_per_mille: u16::try_from(reader.number("WINDLASS_DOUBLED_DELIVERIES", 0, 0..=1_000))
-                .unwrap_or(0),
-            http_calls: reader.parsed(
-                "WINDLASS_DISPATCH",
-                false,
-                "use in-process or http",
-                |text| match text {
-                    "in-process" => Some(false),
-                    "http" => Some(true),
-                    _ => None,
-                },
-            ),
-            handler_port: reader
-                .text("FUNCTIONS_CUSTOMHANDLER_PORT")
-                .is_some()
-                .then(|| reader.port("FUNCTIONS_CUSTOMHANDLER_PORT", 0)),
-            path: reader.text("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin").to_owned(),
-            cache_dir: caches.unwrap_or_else(|| PathBuf::from(".windlass-cache")).join("windlass"),
-            home,
-            server: reader.text("WINDLASS_URL").map(str::to_owned),
-        };
+        let wanted = "use embedded or azure";
+        let backend = reader.parsed("WINDLASS_BACKEND", Backend::Embedded, wanted, |text| match text {
+            "embedded" => Some(Backend::Embedded),
+            "azure" => Some(Backend::Azure),
+            _ => None,
+        });
+        let settings =
+            Self {
+                backend,
+                azure: if backend == Backend::Azure { reader.azure().map(Box::new) } else { None },
+                port: reader.port("WINDLASS_PORT", 3010),
+                apps_port: reader.port("WINDLASS_APPS_PORT", 3080),
+                data_dir: reader
+                    .text("WINDLASS_DATA_DIR")
+                    .map_or_else(|| PathBuf::from(".windlass"), PathBuf::from),
+                bind: reader.parsed(
+                    "WINDLASS_BIND",
+                    IpAddr::from([127, 0, 0, 1]),
+                    "use 127.0.0.1 or ::1; other addresses need API tokens, which this version does not have",
+                    |text| text.parse().ok().filter(IpAddr::is_loopback),
+                ),
+                log_level: reader.level(),
+                limits: reader.limits(),
+                host,
+                doubled_per_mille: u16::try_from(reader.number("WINDLASS_DOUBLED_DELIVERIES", 0, 0..=1_000))
+                    .unwrap_or(0),
+                http_calls: reader.parsed("WINDLASS_DISPATCH", false, "use in-process or http", |text| {
+                    match text {
+                        "in-process" => Some(false),
+                        "http" => Some(true),
+                        _ => None,
+                    }
+                }),
+                handler_port: reader
+                    .text("FUNCTIONS_CUSTOMHANDLER_PORT")
+                    .is_some()
+                    .then(|| reader.port("FUNCTIONS_CUSTOMHANDLER_PORT", 0)),
+                path: reader.text("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin").to_owned(),
+                cache_dir: caches.unwrap_or_else(|| PathBuf::from(".windlass-cache")).join("windlass"),
+                home,
+                server: reader.text("WINDLASS_URL").map(str::to_owned),
+            };
         if reader.problems.is_empty() { Ok(settings) } else { Err(BadSettings(reader.problems)) }
     }
 }
 
-/// Which of the variables the environment or a flag sets, with their values; none of them is a secret.
+/// Which of the variables the environment or a flag sets, with their values; a secret is only said to be set.
 #[must_use]
 pub fn explain(flags: &BTreeMap<String, String>) -> Vec<(Variable, Option<String>)> {
     let value = |name: &str| {
@@ -308,7 +317,12 @@ pub fn explain(flags: &BTreeMap<String, String>) -> Vec<(Variable, Option<String
         let from_environment = std::env::var(name).ok();
         flags.get(name).cloned().or(from_environment)
     };
-    VARIABLES.iter().map(|variable| (*variable, value(variable.name))).collect()
+    let shown = |variable: &Variable| {
+        let value = value(variable.name);
+        // The one secret among them.
+        if variable.name.ends_with("_SECRET") { value.map(|_| "(set)".to_owned()) } else { value }
+    };
+    variables().map(|variable| (*variable, shown(variable))).collect()
 }
 
 #[cfg(test)]

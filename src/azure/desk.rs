@@ -1,0 +1,100 @@
+//! Whose turn it is: one record that every change of a deployment goes through, so that no cap can be passed although
+//! many processes work at the same time.
+//!
+//! It holds only what waits or runs, and counters of all else, because Cosmos DB adds nothing up.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::deploy::deployment::{Caps, Status};
+use crate::deploy::ids::{DeploymentId, Name};
+use crate::deploy::wish::Wish;
+
+/// Deployments that take their turn with one write: a batch has 100 operations at most.
+const MOST_AT_ONCE: usize = 40;
+
+/// A deployment that waits or runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    pub(super) no: i64,
+    pub(super) id: DeploymentId,
+    pub(super) org: Name,
+    pub(super) app: String,
+}
+
+impl Place {
+    pub(super) fn of(no: i64, id: DeploymentId, wish: &Wish) -> Self {
+        Self { no, id, org: wish.org.clone(), app: wish.app() }
+    }
+}
+
+/// The record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Desk {
+    /// The number of the newest deployment.
+    pub(super) last: i64,
+    /// Those who have their turn.
+    pub(super) running: Vec<Place>,
+    /// Those who wait, oldest first.
+    pub(super) queued: Vec<Place>,
+    /// How many deployments have each status.
+    pub(super) counts: BTreeMap<Status, u64>,
+}
+
+impl Desk {
+    /// Counts a deployment that has `to` now and had `from`.
+    pub(super) fn count(&mut self, from: Option<Status>, to: Option<Status>) {
+        if let Some(count) = from.and_then(|from| self.counts.get_mut(&from)) {
+            *count = count.saturating_sub(1);
+        }
+        if let Some(to) = to {
+            *self.counts.entry(to).or_default() += 1;
+        }
+        self.counts.retain(|_, count| *count > 0);
+    }
+
+    /// Puts a deployment where its number belongs.
+    pub(super) fn enqueue(&mut self, place: Place) {
+        let at = self.queued.partition_point(|other| other.no < place.no);
+        self.queued.insert(at, place);
+    }
+
+    /// Takes a waiting deployment out.
+    pub(super) fn leave_queue(&mut self, id: DeploymentId) -> Option<Place> {
+        let at = self.queued.iter().position(|place| place.id == id)?;
+        Some(self.queued.remove(at))
+    }
+
+    /// Ends the turn of a deployment.
+    pub(super) fn end_turn(&mut self, id: DeploymentId) {
+        self.running.retain(|place| place.id != id);
+    }
+
+    /// Gives those their turn who may have it: oldest first, within the caps, one for each app.
+    pub(super) fn admit(&mut self, caps: Caps) -> Vec<Place> {
+        let mut apps: HashSet<String> = self.running.iter().map(|place| place.app.clone()).collect();
+        let mut orgs: HashMap<Name, usize> = HashMap::new();
+        for place in &self.running {
+            *orgs.entry(place.org.clone()).or_default() += 1;
+        }
+        let most = caps.total.saturating_sub(self.running.len()).min(MOST_AT_ONCE);
+        let mut chosen = Vec::new();
+        for place in &self.queued {
+            if chosen.len() == most {
+                break;
+            }
+            let of_org = orgs.entry(place.org.clone()).or_default();
+            if *of_org < caps.per_org && apps.insert(place.app.clone()) {
+                *of_org += 1;
+                chosen.push(place.clone());
+            }
+        }
+        self.queued.retain(|place| !chosen.contains(place));
+        self.running.extend(chosen.iter().cloned());
+        for _ in &chosen {
+            self.count(Some(Status::Queued), Some(Status::Running));
+        }
+        chosen
+    }
+}

@@ -1,0 +1,133 @@
+//! The one HTTP client of all Azure calls.
+//!
+//! The SDK lets tokens travel by TLS only. Services on loopback may speak plain http: they are https to the SDK, and
+//! only the last step before the socket knows better. Nothing outside the machine is ever sent without TLS.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use azure_core::error::ErrorKind;
+use azure_core::http::{AsyncRawResponse, ClientOptions, HttpClient, Request, Transport, Url};
+use azure_core::{Error, Result};
+
+use crate::config::{AzureSettings, is_loopback};
+
+/// Longest wait for the head of an answer: an invocation has 60 s.
+const ANSWER: Duration = Duration::from_secs(30);
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Why no client can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The root certificate.
+    #[error("WINDLASS_ROOT_CERTIFICATE {path} cannot be read")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// TLS.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] reqwest::Error),
+}
+
+/// Gives every client its options.
+#[derive(Clone)]
+pub struct Wire {
+    transport: Transport,
+}
+
+#[derive(Debug)]
+struct Client {
+    outside: reqwest::Client,
+    /// Trusts the own root certificate too.
+    inside: reqwest::Client,
+    /// `host:port` of loopback services that speak plain http.
+    plain: HashSet<(String, Option<u16>)>,
+}
+
+fn authority(url: &Url) -> (String, Option<u16>) {
+    (url.host_str().unwrap_or_default().to_owned(), url.port())
+}
+
+impl Wire {
+    /// The client for these services.
+    ///
+    /// # Errors
+    /// When the root certificate cannot be read, or TLS cannot be set up.
+    pub fn new(settings: &AzureSettings) -> std::result::Result<Self, WireError> {
+        let root = match &settings.root_certificate {
+            Some(path) => {
+                let pem = std::fs::read(path)
+                    .map_err(|source| WireError::Certificate { path: path.clone(), source })?;
+                Some(reqwest::Certificate::from_pem(&pem)?)
+            }
+            None => None,
+        };
+        let services = [
+            &settings.authority,
+            &settings.arm,
+            &settings.service_bus,
+            &settings.blobs,
+            &settings.queues,
+            &settings.vault,
+            &settings.logs,
+        ];
+        let plain = services
+            .into_iter()
+            .filter(|url| url.scheme() == "http" && is_loopback(url))
+            .map(authority)
+            .collect();
+        let builder = || {
+            reqwest::Client::builder().connect_timeout(CONNECT).redirect(reqwest::redirect::Policy::none())
+        };
+        let inside = builder().no_proxy();
+        let inside = match root {
+            Some(root) => inside.tls_certs_merge([root]),
+            None => inside,
+        };
+        let client = Client { outside: builder().build()?, inside: inside.build()?, plain };
+        Ok(Self { transport: Transport::new(Arc::new(client)) })
+    }
+
+    /// Options for a client of the SDK.
+    #[must_use]
+    pub fn options(&self) -> ClientOptions {
+        ClientOptions { transport: Some(self.transport.clone()), ..ClientOptions::default() }
+    }
+
+    /// The address as the SDK wants to see it.
+    #[must_use]
+    pub fn secure(url: &Url) -> Url {
+        let mut url = url.clone();
+        let port = url.port_or_known_default();
+        if url.scheme() == "http" {
+            // Neither fails for an address with a host.
+            let changed = url.set_scheme("https").and_then(|()| url.set_port(port));
+            debug_assert!(changed.is_ok());
+        }
+        url
+    }
+}
+
+#[async_trait]
+impl HttpClient for Client {
+    async fn execute_request(&self, request: &Request) -> Result<AsyncRawResponse> {
+        let inside = is_loopback(request.url());
+        let client: &dyn HttpClient = if inside { &self.inside } else { &self.outside };
+        let answer = if inside && self.plain.contains(&authority(request.url())) {
+            let mut plain = request.clone();
+            let refused = |()| Error::with_message(ErrorKind::Other, "this address has no plain form");
+            plain.url_mut().set_scheme("http").map_err(refused)?;
+            tokio::time::timeout(ANSWER, client.execute_request(&plain)).await
+        } else {
+            tokio::time::timeout(ANSWER, client.execute_request(request)).await
+        };
+        answer.map_err(|_| Error::with_message(ErrorKind::Io, "no answer within 30 s"))?
+    }
+}

@@ -1,0 +1,320 @@
+//! Settings of the Azure backend. Every address is a setting, so that other clouds, and tests, are other values and not
+//! other code.
+
+use std::path::PathBuf;
+
+use azure_core::http::Url;
+use secrecy::SecretString;
+
+use super::{Reader, Variable, variable};
+
+/// Names of services in one of Microsoft's clouds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cloud {
+    authority: &'static str,
+    arm: &'static str,
+    service_bus: &'static str,
+    storage: &'static str,
+    vault: &'static str,
+    logs: &'static str,
+}
+
+/// Clouds by the word in the setting. From the endpoint lists of the clouds' documentation.
+const CLOUDS: [(&str, Cloud); 3] = [
+    (
+        "public",
+        Cloud {
+            authority: "https://login.microsoftonline.com/",
+            arm: "https://management.azure.com/",
+            service_bus: "servicebus.windows.net",
+            storage: "core.windows.net",
+            vault: "vault.azure.net",
+            logs: "https://api.loganalytics.io/",
+        },
+    ),
+    (
+        "usgovernment",
+        Cloud {
+            authority: "https://login.microsoftonline.us/",
+            arm: "https://management.usgovcloudapi.net/",
+            service_bus: "servicebus.usgovcloudapi.net",
+            storage: "core.usgovcloudapi.net",
+            vault: "vault.usgovcloudapi.net",
+            logs: "https://api.loganalytics.us/",
+        },
+    ),
+    (
+        "china",
+        Cloud {
+            authority: "https://login.chinacloudapi.cn/",
+            arm: "https://management.chinacloudapi.cn/",
+            service_bus: "servicebus.chinacloudapi.cn",
+            storage: "core.chinacloudapi.cn",
+            vault: "vault.azure.cn",
+            logs: "https://api.loganalytics.azure.cn/",
+        },
+    ),
+];
+
+/// How tokens are obtained.
+#[derive(Debug, Clone)]
+pub enum Auth {
+    /// The identity of the Functions app; user-assigned when a client id is given.
+    ManagedIdentity {
+        /// Of a user-assigned identity.
+        client: Option<String>,
+    },
+    /// A token file that the platform renews.
+    WorkloadIdentity,
+    /// An app registration with a secret.
+    ServicePrincipal {
+        /// Its directory.
+        tenant: String,
+        /// Its id.
+        client: String,
+        /// Its secret.
+        secret: SecretString,
+    },
+    /// Whoever is signed in to the Azure CLI.
+    Cli,
+}
+
+/// Where Azure's services are, and who we are to them.
+#[derive(Debug, Clone)]
+pub struct AzureSettings {
+    /// How tokens are obtained.
+    pub auth: Auth,
+    /// Signs people and services in.
+    pub authority: Url,
+    /// Azure Resource Manager.
+    pub arm: Url,
+    /// Cosmos DB account.
+    pub cosmos: Url,
+    /// Its database.
+    pub database: String,
+    /// Service Bus namespace.
+    pub service_bus: Url,
+    /// Blob service.
+    pub blobs: Url,
+    /// Queue service.
+    pub queues: Url,
+    /// Key Vault.
+    pub vault: Url,
+    /// Log Analytics queries.
+    pub logs: Url,
+    /// Subscription that apps are deployed to.
+    pub subscription: String,
+    /// Resource group of the apps.
+    pub group: String,
+    /// Region of the apps.
+    pub location: String,
+    /// Certificate that signed those of services on loopback.
+    pub root_certificate: Option<PathBuf>,
+}
+
+/// Every variable of this page.
+pub(super) const AZURE_VARIABLES: [Variable; 19] = [
+    variable("WINDLASS_AZURE_CLOUD", "public", "Microsoft's cloud: public, usgovernment or china"),
+    variable(
+        "WINDLASS_AZURE_AUTH",
+        "managed-identity",
+        "managed-identity, workload-identity, service-principal or cli",
+    ),
+    variable("AZURE_TENANT_ID", "", "directory of the service principal"),
+    variable("AZURE_CLIENT_ID", "", "id of the service principal, or of a user-assigned identity"),
+    variable("AZURE_CLIENT_SECRET", "", "secret of the service principal"),
+    variable("AZURE_SUBSCRIPTION_ID", "", "subscription that apps are deployed to"),
+    variable("AZURE_RESOURCE_GROUP", "", "resource group of the apps"),
+    variable("AZURE_LOCATION", "", "region of the apps, such as westeurope"),
+    variable("COSMOS_ENDPOINT", "", "Cosmos DB account, https://<account>.documents.azure.com/"),
+    variable("COSMOS_DATABASE", "windlass", "database with the containers `runs` and `records`"),
+    variable("SERVICEBUS_NAMESPACE", "", "Service Bus namespace: its name, host or address"),
+    variable("STORAGE_ACCOUNT", "", "storage account of content, logs and alarms"),
+    variable("WINDLASS_BLOB_ENDPOINT", "", "blob service, when it is not the account's own address"),
+    variable("WINDLASS_QUEUE_ENDPOINT", "", "queue service, when it is not the account's own address"),
+    variable("KEYVAULT_URL", "", "Key Vault: its name or address"),
+    variable("WINDLASS_AUTHORITY", "", "sign-in service, when it is not the cloud's own"),
+    variable("WINDLASS_ARM_ENDPOINT", "", "Azure Resource Manager, when it is not the cloud's own"),
+    variable("WINDLASS_LOG_ANALYTICS_ENDPOINT", "", "Log Analytics, when it is not the cloud's own"),
+    variable("WINDLASS_ROOT_CERTIFICATE", "", "certificate (PEM) that is trusted for services on loopback"),
+];
+
+/// Whether a token may travel there: by TLS, or without leaving the machine.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn address(text: &str) -> Option<Url> {
+    let url: Url = text.parse().ok()?;
+    (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url))).then_some(url)
+}
+
+impl Reader<'_> {
+    fn needed(&mut self, names: &[&str]) -> String {
+        let found = names.iter().find_map(|name| self.text(name)).map(str::to_owned);
+        found.unwrap_or_else(|| {
+            self.problems.push(format!("{} is not set; the Azure backend needs it", names.join(" or ")));
+            String::new()
+        })
+    }
+
+    /// The address in `name`, or the one that follows from what else is set.
+    fn address(&mut self, name: &str, otherwise: Option<String>) -> Option<Url> {
+        let Some(text) = self.text(name).map(str::to_owned).or(otherwise) else {
+            self.problems.push(format!("{name} is not set; the Azure backend needs it"));
+            return None;
+        };
+        self.checked(name, &text, &text)
+    }
+
+    /// A setting that may be a name, a host or an address, as an address.
+    fn service(&mut self, names: &[&str], suffix: &str) -> Option<Url> {
+        let text = self.needed(names);
+        let whole = match text.as_str() {
+            "" => return None,
+            address if address.contains("://") => address.to_owned(),
+            host if host.contains('.') => format!("https://{host}/"),
+            name => format!("https://{name}.{suffix}/"),
+        };
+        self.checked(names.first().copied().unwrap_or_default(), &text, &whole)
+    }
+
+    fn checked(&mut self, name: &str, text: &str, whole: &str) -> Option<Url> {
+        let found = address(whole);
+        if found.is_none() {
+            self.problems.push(format!("{name} is `{text}`; use an https address (http only on loopback)"));
+        }
+        found
+    }
+
+    fn auth(&mut self) -> Auth {
+        let client = self.text("AZURE_CLIENT_ID").map(str::to_owned);
+        match self.text("WINDLASS_AZURE_AUTH").unwrap_or("managed-identity") {
+            "managed-identity" => Auth::ManagedIdentity { client },
+            "workload-identity" => Auth::WorkloadIdentity,
+            "service-principal" => Auth::ServicePrincipal {
+                tenant: self.needed(&["AZURE_TENANT_ID"]),
+                client: self.needed(&["AZURE_CLIENT_ID"]),
+                secret: SecretString::from(self.needed(&["AZURE_CLIENT_SECRET"])),
+            },
+            "cli" => Auth::Cli,
+            other => {
+                let problem = format!(
+                    "WINDLASS_AZURE_AUTH is `{other}`; use managed-identity, workload-identity, service-principal or cli"
+                );
+                self.problems.push(problem);
+                Auth::Cli
+            }
+        }
+    }
+
+    /// The settings of the Azure backend; `None` when something is among the problems.
+    pub(super) fn azure(&mut self) -> Option<AzureSettings> {
+        let wanted = "use public, usgovernment or china";
+        let cloud = self.parsed("WINDLASS_AZURE_CLOUD", CLOUDS[0].1, wanted, |text| {
+            CLOUDS.iter().find(|(word, _)| *word == text).map(|(_, cloud)| *cloud)
+        });
+        let account = self.text("STORAGE_ACCOUNT").or_else(|| self.text("AzureWebJobsStorage__accountName"));
+        let account = account.map(str::to_owned);
+        let storage =
+            |kind: &str| account.as_ref().map(|name| format!("https://{name}.{kind}.{}/", cloud.storage));
+        let auth = self.auth();
+        let authority = self.address("WINDLASS_AUTHORITY", Some(cloud.authority.to_owned()));
+        let arm = self.address("WINDLASS_ARM_ENDPOINT", Some(cloud.arm.to_owned()));
+        let cosmos = self.address("COSMOS_ENDPOINT", None);
+        let bus = ["SERVICEBUS_NAMESPACE", "ServiceBusConnection__fullyQualifiedNamespace"];
+        let service_bus = self.service(&bus, cloud.service_bus);
+        let blobs = self.address("WINDLASS_BLOB_ENDPOINT", storage("blob"));
+        let queues = self.address("WINDLASS_QUEUE_ENDPOINT", storage("queue"));
+        let vault = self.service(&["KEYVAULT_URL"], cloud.vault);
+        let logs = self.address("WINDLASS_LOG_ANALYTICS_ENDPOINT", Some(cloud.logs.to_owned()));
+        let target = ["AZURE_SUBSCRIPTION_ID", "AZURE_RESOURCE_GROUP", "AZURE_LOCATION"]
+            .map(|name| self.needed(&[name]));
+        let [subscription, group, location] = target;
+        Some(AzureSettings {
+            auth,
+            authority: authority?,
+            arm: arm?,
+            cosmos: cosmos?,
+            database: self.text("COSMOS_DATABASE").unwrap_or("windlass").to_owned(),
+            service_bus: service_bus?,
+            blobs: blobs?,
+            queues: queues?,
+            vault: vault?,
+            logs: logs?,
+            subscription,
+            group,
+            location,
+            root_certificate: self.text("WINDLASS_ROOT_CERTIFICATE").map(PathBuf::from),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::{BadSettings, Settings};
+    use super::*;
+
+    const NEEDED: [(&str, &str); 8] = [
+        ("WINDLASS_BACKEND", "azure"),
+        ("COSMOS_ENDPOINT", "https://wl.documents.azure.com/"),
+        ("SERVICEBUS_NAMESPACE", "wl-bus"),
+        ("STORAGE_ACCOUNT", "wlstore"),
+        ("KEYVAULT_URL", "wl-vault"),
+        ("AZURE_SUBSCRIPTION_ID", "s"),
+        ("AZURE_RESOURCE_GROUP", "g"),
+        ("AZURE_LOCATION", "westeurope"),
+    ];
+
+    fn check(more: &[(&str, &str)]) -> Result<AzureSettings, BadSettings> {
+        let values: BTreeMap<String, String> = NEEDED
+            .iter()
+            .chain(more)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        Settings::from_values(&values).map(|settings| *settings.azure.unwrap())
+    }
+
+    #[test]
+    fn names_become_addresses_of_the_cloud() {
+        let public = check(&[]).unwrap();
+        assert_eq!(public.service_bus.as_str(), "https://wl-bus.servicebus.windows.net/");
+        assert_eq!(public.blobs.as_str(), "https://wlstore.blob.core.windows.net/");
+        assert_eq!(public.vault.as_str(), "https://wl-vault.vault.azure.net/");
+        assert!(matches!(public.auth, Auth::ManagedIdentity { client: None }));
+        let china = check(&[("WINDLASS_AZURE_CLOUD", "china")]).unwrap();
+        assert_eq!(china.queues.as_str(), "https://wlstore.queue.core.chinacloudapi.cn/");
+        assert_eq!(china.arm.as_str(), "https://management.chinacloudapi.cn/");
+    }
+
+    #[test]
+    fn plain_http_stays_on_the_machine() {
+        let loopback = check(&[("WINDLASS_ARM_ENDPOINT", "http://127.0.0.1:9000/")]).unwrap();
+        assert_eq!(loopback.arm.port(), Some(9000));
+        let problems = check(&[("WINDLASS_ARM_ENDPOINT", "http://example.com/")]).unwrap_err().0;
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].contains("http only on loopback"), "{problems:?}");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_at_once() {
+        let values = BTreeMap::from([
+            ("WINDLASS_BACKEND".to_owned(), "azure".to_owned()),
+            ("WINDLASS_AZURE_AUTH".to_owned(), "service-principal".to_owned()),
+        ]);
+        let problems = Settings::from_values(&values).unwrap_err().0;
+        for name in [
+            "COSMOS_ENDPOINT",
+            "SERVICEBUS_NAMESPACE",
+            "KEYVAULT_URL",
+            "AZURE_CLIENT_SECRET",
+            "AZURE_LOCATION",
+        ] {
+            assert!(problems.iter().any(|problem| problem.contains(name)), "{name}: {problems:?}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What only a journal far away has to bear: lost answers, throttling, and many workers at the same time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use windlass::ambient::{Clock as _, ManualClock, SystemIds, after};
+use windlass::azure::journal::CosmosJournal;
+use windlass::workflow::chain::StepName;
+use windlass::workflow::journal::{Append, Claim, Journal as _, RunId};
+use windlass::workflow::queue::Hint;
+use windlass::workflow::state::{Event, RunState};
+
+use super::cosmos::{Account, Trouble, emulator};
+use crate::ports::Outbox;
+
+fn begin(run: RunId, now: Timestamp) -> (Event, RunState, Hint) {
+    let first =
+        Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline: Timestamp::MAX };
+    let state = RunState::begin(&first, now).unwrap();
+    (first, state, Hint { run, function: "step-build", seq: 1 })
+}
+
+fn journal(account: &Account, clock: &Arc<ManualClock>) -> CosmosJournal {
+    let outbox: Arc<Outbox> = Arc::default();
+    CosmosJournal::new(account.runs.clone(), outbox, Arc::clone(clock) as Arc<_>, Arc::new(SystemIds))
+}
+
+/// Moves the run `steps` times and gives how often a move had to be begun again.
+async fn walk(journal: &CosmosJournal, run: RunId, clock: &Arc<ManualClock>, steps: usize) -> usize {
+    let (mut done, mut again) = (0, 0);
+    while done < steps {
+        clock.advance(Duration::from_millis(1));
+        let now = clock.now();
+        let (lease, state) = match journal.claim(run, now, after(now, Duration::from_secs(30))).await {
+            Ok(Claim::Held(lease, state)) => (lease, *state),
+            Ok(Claim::Busy) => {
+                // A claim whose answer was lost: its lease runs out.
+                clock.advance(Duration::from_secs(31));
+                again += 1;
+                continue;
+            }
+            Ok(Claim::Missing) => panic!("the run is gone"),
+            Err(_) => {
+                again += 1;
+                continue;
+            }
+        };
+        done = usize::try_from(state.version).unwrap() - 1;
+        if done == steps {
+            journal.release(&lease).await;
+            break;
+        }
+        let event = Event::StepWaits {
+            step: StepName::new("s"),
+            until: Timestamp::MAX,
+            memo: json!({ "n": done, "text": "x".repeat(2_000) }),
+        };
+        let mut next = state.clone();
+        next.apply(&event, now).unwrap();
+        let append = Append {
+            run,
+            expected: state.version,
+            lease: Some(&lease),
+            events: &[event],
+            state: &next,
+            hints: Vec::new(),
+        };
+        again += usize::from(journal.append(append).await.is_err());
+    }
+    again
+}
+
+#[tokio::test]
+async fn a_long_history_is_paged_and_folds_to_the_same() {
+    let account = Account::new().await;
+    let clock = Arc::new(ManualClock::new("2026-11-20T09:00:00Z".parse().unwrap()));
+    let journal = journal(&account, &clock);
+    let run = RunId::new(clock.now(), 1);
+    let (first, state, hint) = begin(run, clock.now());
+    journal.create(run, &first, &state, hint).await.unwrap();
+    assert_eq!(walk(&journal, run, &clock, 400).await, 0);
+    let (stored, entries) = journal.history(run).await.unwrap().unwrap();
+    assert_eq!((stored.version, entries.len()), (401, 401));
+    assert!(entries.iter().zip(1..).all(|(entry, seq)| entry.seq == seq));
+    let mut folded = RunState::begin(&entries[0].event, entries[0].at).unwrap();
+    for entry in &entries[1..] {
+        folded.apply(&entry.event, entry.at).unwrap();
+    }
+    assert_eq!(folded.memo, stored.memo);
+}
+
+#[tokio::test]
+async fn answers_that_are_lost_cost_time_and_nothing_else() {
+    for (trouble, percent) in [
+        (Trouble::LostAnswers, 30),
+        (Trouble::Throttled, 90),
+        (Trouble::Unavailable, 60),
+        (Trouble::RetryWith, 20),
+    ] {
+        let emulator = emulator();
+        let account = Account::troubled(&emulator, trouble, percent).await;
+        let clock = Arc::new(ManualClock::new("2026-11-20T09:00:00Z".parse().unwrap()));
+        let journal = journal(&account, &clock);
+        let run = RunId::new(clock.now(), 1);
+        let (first, state, hint) = begin(run, clock.now());
+        while journal.create(run, &first, &state, hint.clone()).await.is_err() {}
+        let again = walk(&journal, run, &clock, 10).await;
+        let calm = Account::of(&emulator).await;
+        let (stored, entries) = self::journal(&calm, &clock).history(run).await.unwrap().unwrap();
+        assert_eq!((stored.version, entries.len()), (11, 11), "{trouble:?}");
+        for (n, entry) in entries[1..].iter().enumerate() {
+            let Event::StepWaits { memo, .. } = &entry.event else { panic!("{entry:?}") };
+            assert_eq!(memo["n"], n, "{trouble:?}: no move is there twice");
+        }
+        eprintln!("{trouble:?} in {percent} of 100: {again} moves were begun again");
+    }
+}

@@ -1,0 +1,35 @@
+//! The doubles that stand in for Azure's services, and what only they can show.
+
+pub(crate) mod azurite;
+pub(crate) mod cosmos;
+mod doubles;
+mod journal;
+mod messages;
+mod storage;
+mod vault;
+
+use std::collections::BTreeMap;
+
+use windlass::config::{AzureSettings, Settings};
+
+/// Settings of the Azure backend whose services are nowhere but for `more`.
+pub(crate) fn settings(more: &[(&str, &str)]) -> AzureSettings {
+    let mut values: BTreeMap<String, String> = [
+        ("WINDLASS_BACKEND", "azure"),
+        ("COSMOS_ENDPOINT", "http://127.0.0.1:1/"),
+        ("SERVICEBUS_NAMESPACE", "http://127.0.0.1:1/"),
+        ("WINDLASS_BLOB_ENDPOINT", "http://127.0.0.1:1/"),
+        ("WINDLASS_QUEUE_ENDPOINT", "http://127.0.0.1:1/"),
+        ("WINDLASS_ARM_ENDPOINT", "http://127.0.0.1:1/"),
+        ("WINDLASS_AUTHORITY", "http://127.0.0.1:1/"),
+        ("WINDLASS_LOG_ANALYTICS_ENDPOINT", "http://127.0.0.1:1/"),
+        ("KEYVAULT_URL", "http://127.0.0.1:1/"),
+        ("AZURE_SUBSCRIPTION_ID", "00000000-0000-0000-0000-000000000002"),
+        ("AZURE_RESOURCE_GROUP", "apps"),
+        ("AZURE_LOCATION", "westeurope"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    values.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    *Settings::from_values(&values).unwrap().azure.unwrap()
+}
