@@ -12,6 +12,7 @@ pub mod config;
 pub mod deploy;
 pub mod embedded;
 pub mod http;
+pub mod package;
 pub mod serve;
 pub mod steps;
 pub mod telemetry;

@@ -14,6 +14,7 @@ use windlass::cli::deploy::{Order, follow, submit};
 use windlass::cli::screen::{Mode, Screen};
 use windlass::cli::{Ending, Identity, Output, doctor, exit, show, smoke};
 use windlass::config::{BadSettings, Level, Settings, explain};
+use windlass::package;
 use windlass::serve::{Extras, start, start_handler};
 use windlass::telemetry::{self, Format};
 use windlass::triggers::host_json::generated;
@@ -86,6 +87,14 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "windlass", &mut out.to);
         }
+        Command::Package { verify: Some(path), .. } => return verify_package(&path, &mut out),
+        Command::Package { output, binary, auth_level, verify: None } => {
+            let binary = binary.map_or_else(std::env::current_exe, Ok)?;
+            let order = package::Order { output, binary, auth: auth_level };
+            let bytes = package::package(&order, &settings)?;
+            let made = serde_json::json!({ "package": order.output, "bytes": bytes });
+            out.put(&made, |to| writeln!(to, "{} ({bytes} bytes)", order.output.display()))?;
+        }
         Command::Doctor { .. } => return examine(&settings, &mut out),
         command => return remote(command, &settings, cli.server, cli.json).await,
     }
@@ -146,6 +155,7 @@ async fn remote(
         | Command::Config { .. }
         | Command::Version
         | Command::Completions { .. }
+        | Command::Package { .. }
         | Command::Doctor { .. } => anyhow::bail!("this command needs no server"),
     }
     Ok(exit::OK)
@@ -335,6 +345,19 @@ fn explain_settings(flags: &BTreeMap<String, String>, out: &mut Output<'_>) -> a
         out.put(&row, |to| writeln!(to, "{:32} {value:12} {source:8} {}", variable.name, variable.meaning))?;
     }
     Ok(())
+}
+
+/// Says what the Functions host would not run.
+fn verify_package(path: &std::path::Path, out: &mut Output<'_>) -> anyhow::Result<u8> {
+    let findings = package::verify(path)?;
+    for finding in &findings {
+        out.put(finding, |to| writeln!(to, "{finding}"))?;
+    }
+    if findings.is_empty() {
+        let fine = serde_json::json!({ "package": path, "findings": 0 });
+        out.put(&fine, |to| writeln!(to, "{} is fine", path.display()))?;
+    }
+    Ok(if findings.is_empty() { exit::OK } else { exit::FAILED })
 }
 
 fn examine(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<u8> {

@@ -5,6 +5,15 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+/// Whom the platform lets call the HTTP functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum AuthLevel {
+    /// Anybody.
+    Anonymous,
+    /// Whoever has a function key.
+    Function,
+}
+
 /// Deploys a folder as a live, health-checked app, durably.
 #[derive(Debug, Parser)]
 #[command(
@@ -212,6 +221,24 @@ pub enum Command {
         /// An app's address.
         #[arg(long)]
         app: Option<String>,
+    },
+    /// Makes or checks the package that Azure Functions runs.
+    #[command(
+        after_help = "Examples:\n  infra/package windlass.zip\n  windlass package --binary ./windlass --output windlass.zip\n  windlass package --verify windlass.zip"
+    )]
+    Package {
+        /// Where the package is written.
+        #[arg(long, default_value = "windlass.zip", conflicts_with = "verify")]
+        output: PathBuf,
+        /// The binary for Azure; this one unless told otherwise.
+        #[arg(long, conflicts_with = "verify")]
+        binary: Option<PathBuf>,
+        /// Whom the platform lets call the HTTP functions; our own authentication is behind it.
+        #[arg(long, value_enum, default_value = "anonymous", conflicts_with = "verify")]
+        auth_level: AuthLevel,
+        /// Checks this package instead of making one.
+        #[arg(long, value_name = "FILE")]
+        verify: Option<PathBuf>,
     },
     /// Checks this machine.
     #[command(after_help = "Example:\n  windlass doctor")]

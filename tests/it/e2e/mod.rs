@@ -5,6 +5,7 @@ mod contract;
 mod deploys;
 mod durability;
 mod handler;
+mod package;
 mod proxy;
 mod service;
 mod zero_downtime;
