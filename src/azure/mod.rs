@@ -1,7 +1,12 @@
 //! What belongs to Azure: the adapters on its services, and the custom handler's side of the Functions host protocol.
 
 pub mod alarms;
+pub mod app_body;
+pub mod app_logs;
+pub mod arm;
+pub mod arm_error;
 pub mod blobs;
+pub mod container_apps;
 pub mod cosmos;
 pub mod custom_handler;
 pub mod deployments;

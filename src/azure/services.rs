@@ -17,6 +17,8 @@ use azure_storage_blob::{BlobContainerClient, BlobContainerClientOptions};
 use azure_storage_queue::{QueueClient, QueueClientOptions};
 
 use super::alarms::AzurePost;
+use super::app_logs::AppLogs;
+use super::arm::Arm;
 use super::cosmos::Container;
 use super::identity::credential;
 use super::service_bus::ServiceBus;
@@ -172,6 +174,18 @@ impl Services {
     pub fn post(&self, clock: Arc<dyn Clock>) -> Result<AzurePost, ServiceError> {
         let bus = ServiceBus::new(&self.settings.service_bus, Arc::clone(&self.credential), &self.wire);
         Ok(AzurePost::new(bus, self.alarms()?, clock))
+    }
+
+    /// Resource Manager.
+    #[must_use]
+    pub fn arm(&self) -> Arm {
+        Arm::new(&self.settings, Arc::clone(&self.credential), &self.wire)
+    }
+
+    /// What apps say.
+    #[must_use]
+    pub fn app_logs(&self) -> AppLogs {
+        AppLogs::new(&self.settings, Arc::clone(&self.credential), &self.wire)
     }
 
     /// The vault.

@@ -56,6 +56,16 @@ const CLOUDS: [(&str, Cloud); 3] = [
     ),
 ];
 
+/// What apps are deployed to.
+const TARGET: [&str; 6] = [
+    "AZURE_SUBSCRIPTION_ID",
+    "AZURE_RESOURCE_GROUP",
+    "AZURE_LOCATION",
+    "CONTAINER_APPS_ENVIRONMENT",
+    "APPS_IDENTITY",
+    "ACR_LOGIN_SERVER",
+];
+
 /// How tokens are obtained.
 #[derive(Debug, Clone)]
 pub enum Auth {
@@ -108,12 +118,20 @@ pub struct AzureSettings {
     pub group: String,
     /// Region of the apps.
     pub location: String,
+    /// Log Analytics workspace that keeps what apps say.
+    pub workspace: Option<String>,
+    /// Container Apps environment of the apps.
+    pub environment: String,
+    /// Identity with which apps pull images and read their secrets; its resource id.
+    pub apps_identity: String,
+    /// Host name of the registry.
+    pub registry: String,
     /// Certificate that signed those of services on loopback.
     pub root_certificate: Option<PathBuf>,
 }
 
 /// Every variable of this page.
-pub(super) const AZURE_VARIABLES: [Variable; 19] = [
+pub(super) const AZURE_VARIABLES: [Variable; 23] = [
     variable("WINDLASS_AZURE_CLOUD", "public", "Microsoft's cloud: public, usgovernment or china"),
     variable(
         "WINDLASS_AZURE_AUTH",
@@ -136,6 +154,10 @@ pub(super) const AZURE_VARIABLES: [Variable; 19] = [
     variable("WINDLASS_AUTHORITY", "", "sign-in service, when it is not the cloud's own"),
     variable("WINDLASS_ARM_ENDPOINT", "", "Azure Resource Manager, when it is not the cloud's own"),
     variable("WINDLASS_LOG_ANALYTICS_ENDPOINT", "", "Log Analytics, when it is not the cloud's own"),
+    variable("CONTAINER_APPS_ENVIRONMENT", "", "Container Apps environment of the apps"),
+    variable("APPS_IDENTITY", "", "resource id of the identity with which apps pull images and read secrets"),
+    variable("ACR_LOGIN_SERVER", "", "registry of the images, <name>.azurecr.io"),
+    variable("LOG_ANALYTICS_WORKSPACE", "", "id of the workspace that keeps what apps say"),
     variable("WINDLASS_ROOT_CERTIFICATE", "", "certificate (PEM) that is trusted for services on loopback"),
 ];
 
@@ -230,9 +252,8 @@ impl Reader<'_> {
         let queues = self.address("WINDLASS_QUEUE_ENDPOINT", storage("queue"));
         let vault = self.service(&["KEYVAULT_URL"], cloud.vault);
         let logs = self.address("WINDLASS_LOG_ANALYTICS_ENDPOINT", Some(cloud.logs.to_owned()));
-        let target = ["AZURE_SUBSCRIPTION_ID", "AZURE_RESOURCE_GROUP", "AZURE_LOCATION"]
-            .map(|name| self.needed(&[name]));
-        let [subscription, group, location] = target;
+        let [subscription, group, location, environment, apps_identity, registry] =
+            TARGET.map(|name| self.needed(&[name]));
         Some(AzureSettings {
             auth,
             authority: authority?,
@@ -247,6 +268,10 @@ impl Reader<'_> {
             subscription,
             group,
             location,
+            workspace: self.text("LOG_ANALYTICS_WORKSPACE").map(str::to_owned),
+            environment,
+            apps_identity,
+            registry,
             root_certificate: self.text("WINDLASS_ROOT_CERTIFICATE").map(PathBuf::from),
         })
     }
@@ -259,7 +284,7 @@ mod tests {
     use super::super::{BadSettings, Settings};
     use super::*;
 
-    const NEEDED: [(&str, &str); 8] = [
+    const NEEDED: [(&str, &str); 11] = [
         ("WINDLASS_BACKEND", "azure"),
         ("COSMOS_ENDPOINT", "https://wl.documents.azure.com/"),
         ("SERVICEBUS_NAMESPACE", "wl-bus"),
@@ -268,6 +293,9 @@ mod tests {
         ("AZURE_SUBSCRIPTION_ID", "s"),
         ("AZURE_RESOURCE_GROUP", "g"),
         ("AZURE_LOCATION", "westeurope"),
+        ("CONTAINER_APPS_ENVIRONMENT", "env"),
+        ("APPS_IDENTITY", "/subscriptions/s/apps"),
+        ("ACR_LOGIN_SERVER", "reg.azurecr.io"),
     ];
 
     fn check(more: &[(&str, &str)]) -> Result<AzureSettings, BadSettings> {

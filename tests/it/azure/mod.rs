@@ -1,10 +1,13 @@
 //! The doubles that stand in for Azure's services, and what only they can show.
 
+mod apps;
+mod arm_double;
 pub(crate) mod azurite;
 pub(crate) mod cosmos;
 mod doubles;
 mod journal;
 mod messages;
+mod openapi;
 mod storage;
 mod vault;
 
@@ -27,6 +30,9 @@ pub(crate) fn settings(more: &[(&str, &str)]) -> AzureSettings {
         ("AZURE_SUBSCRIPTION_ID", "00000000-0000-0000-0000-000000000002"),
         ("AZURE_RESOURCE_GROUP", "apps"),
         ("AZURE_LOCATION", "westeurope"),
+        ("CONTAINER_APPS_ENVIRONMENT", "env"),
+        ("APPS_IDENTITY", "/subscriptions/00000000-0000-0000-0000-000000000002/resourceGroups/apps/providers/Microsoft.ManagedIdentity/userAssignedIdentities/apps"),
+        ("ACR_LOGIN_SERVER", "registry.azurecr.io"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();

@@ -14,9 +14,9 @@ use super::cosmos::Account;
 use super::doubles::{Answer, Asked, Double};
 use super::settings;
 
-/// Versions of one secret.
-fn vault() -> Double {
-    let versions: Mutex<BTreeMap<String, String>> = Mutex::default();
+/// Versions of secrets; the number of a version counts in the whole vault.
+pub(crate) fn vault() -> Double {
+    let versions: Mutex<BTreeMap<(String, String), String>> = Mutex::default();
     Double::start(move |asked: &Asked| -> Answer {
         if asked.header("authorization").is_none() {
             let challenge = "Bearer authorization=\"https://login.microsoftonline.com/t\", resource=\"https://vault.azure.net\"";
@@ -30,13 +30,18 @@ fn vault() -> Double {
             ("PUT", ["secrets", _]) => {
                 let body: Value = serde_json::from_str(&asked.body).unwrap();
                 let version = format!("v{}", versions.len() + 1);
-                versions.insert(version.clone(), body["value"].as_str().unwrap().to_owned());
+                let value = body["value"].as_str().unwrap().to_owned();
+                versions.insert((segments[1].to_owned(), version.clone()), value);
                 version
             }
             ("GET", ["secrets", _, version]) => (*version).to_owned(),
+            ("GET", ["secrets", name]) => {
+                let newest = versions.keys().filter(|(known, _)| known == name).next_back();
+                newest.map(|(_, version)| version.clone()).unwrap_or_default()
+            }
             other => panic!("{other:?}"),
         };
-        match versions.get(&version) {
+        match versions.get(&(segments[1].to_owned(), version.clone())) {
             Some(value) => {
                 let id = format!("https://{host}/secrets/{}/{version}", segments[1]);
                 (

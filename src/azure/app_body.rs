@@ -1,0 +1,285 @@
+//! What Container Apps is told about a release, and what it says about a revision. Pure: no calls here.
+//!
+//! Names and bounds from "Naming rules" and the 2024-03-01 contract: an app has 2 to 32 characters and together with the
+//! suffix of a revision 54 at most.
+
+use serde_json::{Value, json};
+
+use crate::deploy::detect::Probe;
+use crate::deploy::ids::{Digest, dns_label};
+use crate::deploy::release::Release;
+use crate::deploy::runtime::Health;
+
+/// Characters of an app's name; with `--` and the suffix of a revision it stays below 54.
+const MOST_LABEL: usize = 26;
+/// Characters of the hash that tells long names apart.
+const HASH: usize = 6;
+/// Where an app listens when nobody says otherwise.
+const PORT: u16 = 8080;
+/// Bounds of a probe that may be set.
+const MOST_FAILURES: u64 = 10;
+const MOST_PERIOD: u64 = 240;
+/// Restarts after which a revision is given up.
+const MOST_RESTARTS: u64 = 3;
+
+/// The name of the container app of a project, by its label, in an environment. Labels are unique, so names are.
+#[must_use]
+pub fn app_name(label: &str, environment: &str) -> String {
+    let plain = format!("{}-{}", dns_label(label), dns_label(environment)).replace("--", "-");
+    let begins = if plain.starts_with(|char: char| char.is_ascii_lowercase()) { "" } else { "a" };
+    let whole = format!("{begins}{}", plain.trim_matches('-'));
+    if whole.len() <= MOST_LABEL {
+        return whole;
+    }
+    let digest = Digest::of(whole.as_bytes()).to_string();
+    let short: String = whole.chars().take(MOST_LABEL - HASH - 1).collect();
+    format!("{}-{}", short.trim_end_matches('-'), digest.get(..HASH).unwrap_or_default())
+}
+
+/// The name of the container app that runs the release: its built-in host name begins with it.
+#[must_use]
+pub fn app_of(release: &Release) -> &str {
+    let host = release.hosts.first().map(String::as_str).unwrap_or_default();
+    host.split('.').next().unwrap_or(host)
+}
+
+/// The suffix of the revision of this release and run: the same each time it is asked for.
+#[must_use]
+pub fn suffix(release: &Release) -> String {
+    let run = release.run.to_string();
+    format!("r{}-{}", release.number, run.get(run.len().saturating_sub(8)..).unwrap_or_default())
+}
+
+/// Where the app listens.
+#[must_use]
+pub fn port(release: &Release) -> u16 {
+    release.plan.port.unwrap_or(PORT)
+}
+
+/// Where everything of an app lives.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Region.
+    pub location: String,
+    /// Id of the environment.
+    pub environment: String,
+    /// Id of the identity with which apps pull images and read their secrets.
+    pub identity: String,
+    /// Host name of the registry.
+    pub registry: String,
+}
+
+/// A variable of the app that is kept in the vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretVariable {
+    /// The variable.
+    pub variable: String,
+    /// The app's name for the secret.
+    pub name: String,
+    /// The secret's address, with its version.
+    pub url: String,
+}
+
+fn probes(probe: &Probe, port: u16) -> Value {
+    let seconds = |millis: u64, most: u64| millis.div_ceil(1_000).clamp(1, most);
+    let (period, timeout) = (seconds(probe.interval_ms, MOST_PERIOD), seconds(probe.timeout_ms, MOST_PERIOD));
+    let path = probe.path.as_deref().unwrap_or("/");
+    let check = if probe.path.is_some() {
+        json!({ "httpGet": { "path": path, "port": port, "scheme": "HTTP" } })
+    } else {
+        json!({ "tcpSocket": { "port": port } })
+    };
+    let with = |kind: &str, period: u64, failures: u64| {
+        let mut probe = check.clone();
+        probe["type"] = json!(kind);
+        probe["periodSeconds"] = json!(period);
+        probe["timeoutSeconds"] = json!(timeout);
+        probe["failureThreshold"] = json!(failures.clamp(1, MOST_FAILURES));
+        probe
+    };
+    // The whole time of a start is spread over as many looks as may be asked for.
+    let start = probe.start_seconds.div_ceil(MOST_FAILURES).clamp(1, MOST_PERIOD);
+    json!([
+        with("Startup", start, MOST_FAILURES),
+        with("Readiness", period, u64::from(probe.retries)),
+        with("Liveness", period.max(10), u64::from(probe.retries)),
+    ])
+}
+
+/// The app with the release as a new revision. `live` keeps the traffic; the first revision ever gets it when it is ready.
+#[must_use]
+pub fn body(
+    release: &Release,
+    place: &Place,
+    secrets: &[SecretVariable],
+    known: &Value,
+    live: Option<&str>,
+) -> Value {
+    let port = port(release);
+    let plain = release.plan.variables.iter().map(|(name, value)| json!({ "name": name, "value": value }));
+    let sealed = secrets.iter().map(|secret| json!({ "name": secret.variable, "secretRef": secret.name }));
+    // A name twice lets the activation fail without a reason; what was set for the deployment wins.
+    let mut variables: Vec<Value> = Vec::new();
+    for variable in
+        [json!({ "name": "PORT", "value": port.to_string() })].into_iter().chain(plain).chain(sealed)
+    {
+        variables.retain(|known| known["name"] != variable["name"]);
+        variables.push(variable);
+    }
+    let mut refs: Vec<Value> = known.as_array().cloned().unwrap_or_default();
+    for secret in secrets {
+        refs.retain(|known| known["name"] != secret.name);
+        refs.push(json!({ "name": secret.name, "keyVaultUrl": secret.url, "identity": place.identity }));
+    }
+    let traffic = match live {
+        Some(revision) => json!([{ "revisionName": revision, "weight": 100 }]),
+        None => json!([{ "latestRevision": true, "weight": 100 }]),
+    };
+    let image = format!("{}/{}@sha256:{}", place.registry, repository(release), release.artifact);
+    json!({
+        "location": place.location,
+        "identity": { "type": "UserAssigned", "userAssignedIdentities": { (place.identity.as_str()): {} } },
+        "tags": { "windlass-app": release.app },
+        "properties": {
+            "environmentId": place.environment,
+            "workloadProfileName": "Consumption",
+            "configuration": {
+                "activeRevisionsMode": "Multiple",
+                "maxInactiveRevisions": 20,
+                "secrets": refs,
+                "registries": [{ "server": place.registry, "identity": place.identity }],
+                "ingress": { "external": true, "targetPort": port, "transport": "auto", "allowInsecure": false, "traffic": traffic },
+            },
+            "template": {
+                "revisionSuffix": suffix(release),
+                "terminationGracePeriodSeconds": 30,
+                "containers": [{
+                    "name": "app",
+                    "image": image,
+                    "resources": { "cpu": f64::from(release.size.cpu_millis) / 1_000.0, "memory": release.size.memory() },
+                    "env": variables,
+                    "probes": probes(&release.plan.probe, port),
+                }],
+                "scale": {
+                    "minReplicas": release.replicas.min,
+                    "maxReplicas": release.replicas.max,
+                    "rules": [{ "name": "http", "http": { "metadata": { "concurrentRequests": "50" } } }],
+                },
+            },
+        },
+    })
+}
+
+/// The repository of an app's images.
+#[must_use]
+pub fn repository(release: &Release) -> String {
+    let mut parts = release.app.split('/').map(dns_label);
+    let (org, project) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    format!("windlass/{org}/{project}")
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// How a revision is, from what the service says of it and of its replicas. The lists of states are open: what is not known
+/// is taken as "not yet".
+#[must_use]
+pub fn health(revision: &Value, replicas: &Value) -> Health {
+    let states =
+        (text(revision, "/properties/provisioningState"), text(revision, "/properties/runningState"));
+    let containers = replicas
+        .pointer("/value")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|replica| replica.pointer("/properties/containers")?.as_array())
+        .flatten();
+    let restarts = containers.clone().filter_map(|container| container.get("restartCount")?.as_u64()).max();
+    let said = ["/properties/provisioningError", "/properties/runningStateDetails"]
+        .map(|pointer| text(revision, pointer))
+        .into_iter()
+        .find(|said| !said.is_empty())
+        .unwrap_or("Container Apps gave no reason");
+    match states {
+        ("Failed", _) => failed(said),
+        (_, "Failed" | "ActivationFailed") => failed(said),
+        _ if restarts.is_some_and(|restarts| restarts >= MOST_RESTARTS) => Health::Failed {
+            code: "RELEASE_CRASHED",
+            message: format!(
+                "the app crashed {} times while it started: {said}",
+                restarts.unwrap_or_default()
+            ),
+            tail: Vec::new(),
+        },
+        ("Provisioned", "ScaledToZero") => Health::Healthy,
+        ("Provisioned", "Running" | "RunningAtMaxScale")
+            if text(revision, "/properties/healthState") == "Healthy"
+                && containers.clone().any(|container| container.get("ready") == Some(&Value::Bool(true))) =>
+        {
+            Health::Healthy
+        }
+        _ => Health::Starting,
+    }
+}
+
+fn failed(said: &str) -> Health {
+    let (code, advice) = if said.contains("MANIFEST_UNKNOWN") {
+        ("RELEASE_IMAGE", "the image is not in the registry; deploy again")
+    } else if said.contains("UNAUTHORIZED") || said.contains("denied") {
+        ("RELEASE_IMAGE", "the apps' identity may not pull the image; it needs AcrPull on the registry")
+    } else if said.to_ascii_lowercase().contains("quota") {
+        ("RELEASE_QUOTA", "the environment has no cores left; ask for a larger quota or scale apps down")
+    } else {
+        ("RELEASE_UNHEALTHY", "the revision did not start")
+    };
+    Health::Failed { code, message: format!("{advice}: {said}"), tail: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_the_rules_and_differ() {
+        for (label, environment) in [
+            ("shop", "production"),
+            ("1st", "staging"),
+            ("project-with-a-long-name", "preview-feature-42"),
+            ("x", "x"),
+        ] {
+            let name = app_name(label, environment);
+            let fits = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '-';
+            assert!((2..=MOST_LABEL).contains(&name.len()) && name.chars().all(fits), "{name}");
+            assert!(!name.contains("--") && !name.ends_with('-'), "{name}");
+            assert!(name.starts_with(|char: char| char.is_ascii_lowercase()), "{name}");
+        }
+        assert_eq!(app_name("shop", "production"), "shop-production");
+        let long = "a-label-that-is-far-too-long-for-an-app";
+        assert_ne!(app_name(long, "preview-1"), app_name(long, "preview-2"));
+    }
+
+    #[test]
+    fn health_is_decoded_with_its_reason() {
+        let revision = |provisioning: &str, running: &str, error: &str| json!({ "properties": { "provisioningState": provisioning, "runningState": running, "healthState": "Healthy", "provisioningError": error } });
+        let replicas = |ready: bool, restarts: u64| json!({ "value": [{ "properties": { "containers": [{ "ready": ready, "restartCount": restarts }] } }] });
+        let code = |revision: &Value, replicas: &Value| match health(revision, replicas) {
+            Health::Failed { code, .. } => code,
+            Health::Healthy => "healthy",
+            Health::Starting => "starting",
+            Health::Unknown => "unknown",
+        };
+        let running = revision("Provisioned", "Running", "");
+        assert_eq!(code(&running, &replicas(true, 0)), "healthy");
+        assert_eq!(code(&running, &replicas(false, 0)), "starting");
+        assert_eq!(code(&running, &replicas(true, 3)), "RELEASE_CRASHED");
+        assert_eq!(code(&revision("Provisioned", "ScaledToZero", ""), &json!({})), "healthy");
+        assert_eq!(code(&revision("Provisioning", "Activating", ""), &json!({})), "starting");
+        assert_eq!(code(&revision("Failed", "", "GET https: MANIFEST_UNKNOWN"), &json!({})), "RELEASE_IMAGE");
+        assert_eq!(code(&revision("Failed", "", "UNAUTHORIZED"), &json!({})), "RELEASE_IMAGE");
+        assert_eq!(
+            code(&revision("Provisioned", "Failed", "port 80 closed"), &json!({})),
+            "RELEASE_UNHEALTHY"
+        );
+    }
+}

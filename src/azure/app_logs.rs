@@ -1,0 +1,84 @@
+//! What apps said, by Log Analytics (query API v1). Lines arrive there minutes late.
+
+use std::sync::Arc;
+
+use azure_core::credentials::TokenCredential;
+use azure_core::http::headers::CONTENT_TYPE;
+use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
+use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, Request, Url};
+use serde_json::{Value, json};
+
+use super::arm_error::{ArmError, Cause};
+use super::transport::Wire;
+use crate::config::AzureSettings;
+use crate::deploy::runtime::RuntimeError;
+
+/// How far back lines are looked for.
+const SPAN: &str = "P1D";
+
+/// A workspace.
+pub struct AppLogs {
+    pipeline: Pipeline,
+    url: Option<Url>,
+}
+
+impl AppLogs {
+    /// The workspace of the settings.
+    #[must_use]
+    pub fn new(settings: &AzureSettings, credential: Arc<dyn TokenCredential>, wire: &Wire) -> Self {
+        let base = Wire::secure(&settings.logs);
+        let bearer = BearerTokenAuthorizationPolicy::new(credential, [format!("{}.default", base.as_str())]);
+        let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
+        let pipeline = Pipeline::new(name, version, wire.options(), Vec::new(), vec![Arc::new(bearer)], None);
+        let url =
+            settings.workspace.as_ref().and_then(|id| base.join(&format!("v1/workspaces/{id}/query")).ok());
+        Self { pipeline, url }
+    }
+
+    /// The newest `most` lines of a container app, oldest first. Its name has letters, digits and `-` only, so that it can
+    /// stand in a query.
+    ///
+    /// # Errors
+    /// [`RuntimeError`].
+    pub async fn newest(&self, app: &str, most: usize) -> Result<Vec<String>, RuntimeError> {
+        let Some(url) = &self.url else {
+            return Err(RuntimeError::Rejected {
+                code: "APP_LOGS_UNCONFIGURED",
+                message: "set LOG_ANALYTICS_WORKSPACE to the id of the workspace that keeps what apps say"
+                    .to_owned(),
+            });
+        };
+        let query = format!(
+            "ContainerAppConsoleLogs | where ContainerAppName == '{app}' | top {most} by TimeGenerated desc | project Log"
+        );
+        let mut request = Request::new(url.clone(), Method::Post);
+        request.insert_header(CONTENT_TYPE, "application/json");
+        let unavailable =
+            |error: azure_core::Error| RuntimeError::Unavailable(format!("Log Analytics: {error}"));
+        request.set_json(&json!({ "query": query, "timespan": SPAN })).map_err(unavailable)?;
+        let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
+        let answer =
+            self.pipeline.send(&Context::new(), &mut request, Some(options)).await.map_err(unavailable)?;
+        let (status, _, body) = answer.deconstruct();
+        let text = String::from_utf8_lossy(body.as_ref()).into_owned();
+        let body: Value = serde_json::from_str(&text).unwrap_or_default();
+        let status = u16::from(status);
+        if status == 200 {
+            return Ok(lines(&body));
+        }
+        let cause = Cause::of(&body, &text);
+        // The table is made with the first line.
+        if status == 400
+            && cause.chain.iter().any(|code| code == "SemanticError" || code == "BadArgumentError")
+        {
+            return Ok(Vec::new());
+        }
+        Err(ArmError::of(status, cause, std::time::Duration::from_secs(10)).into())
+    }
+}
+
+fn lines(body: &Value) -> Vec<String> {
+    let rows = body.pointer("/tables/0/rows").and_then(Value::as_array);
+    let text = |row: &Value| row.get(0).and_then(Value::as_str).map(str::to_owned);
+    rows.into_iter().flatten().rev().filter_map(text).collect()
+}

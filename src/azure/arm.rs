@@ -1,0 +1,300 @@
+//! Azure Resource Manager: a few verbs on resource paths, long operations that anybody can go on watching, and errors with
+//! their cause.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use azure_core::credentials::TokenCredential;
+use azure_core::error::ErrorKind;
+use azure_core::http::headers::{ACCEPT, CONTENT_TYPE, HeaderName, Headers};
+use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
+use azure_core::http::{
+    ClientOptions, Context, ExponentialRetryOptions, Method, Pipeline, PipelineSendOptions, Request,
+    RetryOptions, Url,
+};
+use azure_core::time::Duration as Span;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::arm_error::{ArmError, Cause};
+use super::transport::Wire;
+use crate::config::AzureSettings;
+
+const ASYNC_OPERATION: HeaderName = HeaderName::from_static("azure-asyncoperation");
+const LOCATION: HeaderName = HeaderName::from_static("location");
+const RETRY_AFTER: HeaderName = HeaderName::from_static("retry-after");
+/// Bounds of what a service may say about when to ask again, and what holds when it says nothing.
+const SOONEST: u64 = 1;
+const LATEST: u64 = 120;
+const USUALLY: u64 = 2;
+
+/// A resource provider's contract: the version of it that we know. The one table of versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contract {
+    /// `Microsoft.App`.
+    ContainerApps,
+    /// `Microsoft.ServiceBus`.
+    ServiceBus,
+}
+
+impl Contract {
+    /// The `api-version`.
+    #[must_use]
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::ContainerApps => "2024-03-01",
+            Self::ServiceBus => "2024-01-01",
+        }
+    }
+}
+
+/// Something that goes on at Azure; enough to go on watching it after a crash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Where to ask; opaque, kept as it was given.
+    url: String,
+    /// Whether the answer has a `status`, or is told by its HTTP status.
+    told_by: ToldBy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ToldBy {
+    /// `Azure-AsyncOperation`.
+    Status,
+    /// `Location`.
+    HttpStatus,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Begun {
+    /// It is done; what the service answered.
+    Done(Value),
+    /// It goes on.
+    Running(Operation),
+}
+
+/// Where an operation stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// Ask again after this long.
+    Running(Duration),
+    /// It is done; what the service answered.
+    Done(Value),
+}
+
+/// A subscription's resource group.
+pub struct Arm {
+    /// Repeats what got no answer.
+    patient: Pipeline,
+    /// Asks once: what is not idempotent.
+    once: Pipeline,
+    base: Url,
+    group: String,
+}
+
+struct Answer {
+    status: u16,
+    headers: Headers,
+    body: Value,
+    text: String,
+}
+
+impl Arm {
+    /// The resource group of the settings.
+    #[must_use]
+    pub fn new(settings: &AzureSettings, credential: Arc<dyn TokenCredential>, wire: &Wire) -> Self {
+        let base = Wire::secure(&settings.arm);
+        let scope = format!("{}.default", base.as_str());
+        let pipeline = |retry| {
+            let bearer = BearerTokenAuthorizationPolicy::new(Arc::clone(&credential), [scope.clone()]);
+            let options = ClientOptions { retry, ..wire.options() };
+            let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
+            Pipeline::new(name, version, options, Vec::new(), vec![Arc::new(bearer)], None)
+        };
+        // An invocation has 60 s, and the engine repeats what failed.
+        let patient = RetryOptions::exponential(ExponentialRetryOptions {
+            max_retries: 3,
+            max_total_elapsed: Span::seconds(15),
+            ..ExponentialRetryOptions::default()
+        });
+        Self {
+            patient: pipeline(patient),
+            once: pipeline(RetryOptions::none()),
+            base,
+            group: format!("subscriptions/{}/resourceGroups/{}", settings.subscription, settings.group),
+        }
+    }
+
+    /// The id of a resource in the group, from its provider on.
+    #[must_use]
+    pub fn id(&self, resource: &str) -> String {
+        format!("/{}/providers/{resource}", self.group)
+    }
+
+    /// A resource; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`ArmError`].
+    pub async fn get(&self, contract: Contract, resource: &str) -> Result<Option<Value>, ArmError> {
+        let answer = self.ask(&self.patient, Method::Get, self.url(contract, resource)?, None).await?;
+        match answer.status {
+            200 => Ok(Some(answer.body)),
+            404 => Ok(None),
+            status => Err(refused(status, &answer)),
+        }
+    }
+
+    /// Creates or replaces a resource.
+    ///
+    /// # Errors
+    /// [`ArmError`].
+    pub async fn put(&self, contract: Contract, resource: &str, body: &Value) -> Result<Begun, ArmError> {
+        self.change(&self.patient, Method::Put, (contract, resource), Some(body)).await
+    }
+
+    /// Changes parts of a resource; arrays are replaced whole.
+    ///
+    /// # Errors
+    /// [`ArmError`].
+    pub async fn patch(&self, contract: Contract, resource: &str, body: &Value) -> Result<Begun, ArmError> {
+        self.change(&self.patient, Method::Patch, (contract, resource), Some(body)).await
+    }
+
+    /// Calls an action. It is asked for once: whoever repeats it must know that it may be done twice.
+    ///
+    /// # Errors
+    /// [`ArmError`].
+    pub async fn act(
+        &self,
+        contract: Contract,
+        action: &str,
+        body: Option<&Value>,
+    ) -> Result<Begun, ArmError> {
+        self.change(&self.once, Method::Post, (contract, action), body).await
+    }
+
+    /// Deletes a resource. Deleting what is not there succeeds.
+    ///
+    /// # Errors
+    /// [`ArmError`].
+    pub async fn delete(&self, contract: Contract, resource: &str) -> Result<Begun, ArmError> {
+        match self.change(&self.patient, Method::Delete, (contract, resource), None).await {
+            Err(ArmError::Missing(_)) => Ok(Begun::Done(Value::Null)),
+            begun => begun,
+        }
+    }
+
+    /// Asks how an operation is going.
+    ///
+    /// # Errors
+    /// [`ArmError`]: of the question, or of the operation when it has failed.
+    pub async fn poll(&self, operation: &Operation) -> Result<Progress, ArmError> {
+        let url: Url = operation.url.parse().map_err(|_| self.stranger(&operation.url))?;
+        // A token that went to a foreign host would be a token lost.
+        if url.scheme() != "https" || url.host_str() != self.base.host_str() || url.port() != self.base.port()
+        {
+            return Err(self.stranger(&operation.url));
+        }
+        let answer = self.ask(&self.patient, Method::Get, url, None).await?;
+        let state = answer.body.get("status").and_then(Value::as_str).map(str::to_ascii_lowercase);
+        match (operation.told_by, answer.status, state.as_deref()) {
+            (ToldBy::Status, 200..=202, Some("succeeded")) | (ToldBy::HttpStatus, 200 | 201 | 204, _) => {
+                Ok(Progress::Done(answer.body))
+            }
+            (ToldBy::Status, 200..=202, Some("failed" | "canceled")) => {
+                Err(ArmError::Failed(Cause::of(&answer.body, &answer.text)))
+            }
+            // Accepted a moment ago, and not yet known everywhere.
+            (ToldBy::Status, 200..=202 | 404, _) | (ToldBy::HttpStatus, 202, _) => {
+                Ok(Progress::Running(again(&answer.headers)))
+            }
+            (_, status, _) => Err(refused(status, &answer)),
+        }
+    }
+
+    fn stranger(&self, url: &str) -> ArmError {
+        let message = format!("the operation's address {url} is not one of {}", self.base);
+        ArmError::Rejected(Cause { code: "ForeignOperation".to_owned(), message, ..Cause::default() })
+    }
+
+    async fn change(
+        &self,
+        pipeline: &Pipeline,
+        method: Method,
+        (contract, resource): (Contract, &str),
+        body: Option<&Value>,
+    ) -> Result<Begun, ArmError> {
+        let answer = self.ask(pipeline, method, self.url(contract, resource)?, body).await?;
+        if !(200..300).contains(&answer.status) {
+            return Err(refused(answer.status, &answer));
+        }
+        let watch = |header: &HeaderName, told_by| {
+            let url = answer.headers.get_optional_string(header)?;
+            // The SDK knows https only; a service on loopback says http.
+            let url = url.parse().map_or(url, |url: Url| Wire::secure(&url).to_string());
+            Some(Begun::Running(Operation { url, told_by }))
+        };
+        let by_header = watch(&ASYNC_OPERATION, ToldBy::Status)
+            .or_else(|| if answer.status == 202 { watch(&LOCATION, ToldBy::HttpStatus) } else { None });
+        Ok(by_header.unwrap_or(Begun::Done(answer.body)))
+    }
+
+    fn url(&self, contract: Contract, resource: &str) -> Result<Url, ArmError> {
+        let mut url = self.base.join(self.id(resource).trim_start_matches('/')).map_err(|error| {
+            ArmError::Rejected(Cause {
+                code: "BadName".to_owned(),
+                message: error.to_string(),
+                ..Cause::default()
+            })
+        })?;
+        url.query_pairs_mut().append_pair("api-version", contract.version());
+        Ok(url)
+    }
+
+    async fn ask(
+        &self,
+        pipeline: &Pipeline,
+        method: Method,
+        url: Url,
+        body: Option<&Value>,
+    ) -> Result<Answer, ArmError> {
+        let mut request = Request::new(url, method);
+        request.insert_header(ACCEPT, "application/json");
+        if let Some(body) = body {
+            request.insert_header(CONTENT_TYPE, "application/json");
+            request.set_json(body).map_err(unreachable)?;
+        } else if method == Method::Post {
+            request.insert_header("content-length".to_owned(), "0".to_owned());
+        }
+        let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
+        let response =
+            pipeline.send(&Context::new(), &mut request, Some(options)).await.map_err(unreachable)?;
+        let (status, headers, body) = response.deconstruct();
+        let text = String::from_utf8_lossy(body.as_ref()).into_owned();
+        let body = serde_json::from_str(&text).unwrap_or_default();
+        Ok(Answer { status: status.into(), headers, body, text })
+    }
+}
+
+fn unreachable(error: azure_core::Error) -> ArmError {
+    if matches!(error.kind(), ErrorKind::Credential) {
+        ArmError::SignIn(error)
+    } else {
+        ArmError::Unreachable(error)
+    }
+}
+
+/// When the service wants to be asked again.
+fn again(headers: &Headers) -> Duration {
+    let seconds = headers.get_optional_str(&RETRY_AFTER).and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(USUALLY).clamp(SOONEST, LATEST))
+}
+
+fn refused(status: u16, answer: &Answer) -> ArmError {
+    let request = HeaderName::from_static("x-ms-correlation-request-id");
+    let mut cause = Cause::of(&answer.body, &answer.text);
+    cause.request = answer.headers.get_optional_string(&request);
+    ArmError::of(status, cause, again(&answer.headers))
+}

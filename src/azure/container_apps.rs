@@ -1,0 +1,380 @@
+//! Runs releases on Azure Container Apps: one app per project and environment, a revision per release, traffic by name.
+//!
+//! Where a release stands is always asked of the service, never remembered: the suffix of a revision follows from its
+//! release, so that every call may be repeated by any process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use azure_security_keyvault_secrets::models::SetSecretParameters;
+use azure_security_keyvault_secrets::{ResourceExt as _, SecretClient};
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::app_body::{Place, SecretVariable, app_name, app_of, body, health, suffix};
+use super::app_logs::AppLogs;
+use super::arm::{Arm, Begun, Contract, Progress};
+use super::arm_error::ArmError;
+use super::cosmos::{Container, Fault, Stored};
+use crate::ambient::{Clock, between};
+use crate::deploy::release::Release;
+use crate::deploy::runtime::{Addresses, Health, RevisionView, Runtime, RuntimeError};
+use crate::deploy::secrets::Secrets;
+use crate::deploy::wish::Environment;
+use crate::workflow::journal::RunId;
+use crate::workflow::queue::Hint;
+
+/// The partition of revisions that were started.
+const PARTITION: &str = "revisions";
+const APPS: Contract = Contract::ContainerApps;
+/// Longest wait for a change within one call; an invocation has 60 s.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// A revision that was started, and by which app it is found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Known {
+    kind: String,
+    run: RunId,
+    app: String,
+    /// Of the container app.
+    name: String,
+    revision: String,
+    number: u64,
+    hosts: Vec<String>,
+}
+
+/// What the runtime works with.
+pub struct AppsParts {
+    /// Resource Manager.
+    pub arm: Arc<Arm>,
+    /// Where revisions are remembered.
+    pub records: Container,
+    /// Where apps live.
+    pub place: Place,
+    /// Domain of the environment.
+    pub domain: String,
+    /// Opens the sealed variables of a release.
+    pub secrets: Arc<dyn Secrets>,
+    /// Where apps read them.
+    pub vault: SecretClient,
+    /// What apps say.
+    pub logs: AppLogs,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// [`Runtime`] on Container Apps.
+pub struct ContainerApps {
+    parts: AppsParts,
+    addresses: AppAddresses,
+}
+
+struct AppAddresses {
+    domain: String,
+}
+
+impl Addresses for AppAddresses {
+    fn host(&self, label: &str, environment: &Environment) -> String {
+        format!("{}.{}", app_name(label, &environment.to_string()), self.domain)
+    }
+
+    fn url(&self, host: &str) -> String {
+        format!("https://{host}")
+    }
+}
+
+impl From<ArmError> for RuntimeError {
+    fn from(error: ArmError) -> Self {
+        if error.may_pass() {
+            return Self::Unavailable(error.to_string());
+        }
+        let code = match &error {
+            ArmError::Forbidden(_) => "AZURE_FORBIDDEN",
+            ArmError::Quota(_) => "AZURE_QUOTA",
+            _ => "AZURE_REJECTED",
+        };
+        Self::Rejected { code, message: error.to_string() }
+    }
+}
+
+impl From<Fault> for RuntimeError {
+    fn from(fault: Fault) -> Self {
+        Self::Unavailable(fault.to_string())
+    }
+}
+
+fn app(name: &str) -> String {
+    format!("Microsoft.App/containerApps/{name}")
+}
+
+fn revision(known: &Known) -> String {
+    format!("{}/revisions/{}", app(&known.name), known.revision)
+}
+
+fn state(resource: &Value) -> &str {
+    resource.pointer("/properties/provisioningState").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The revision that has all the traffic of an app.
+fn live(app: &Value) -> Option<String> {
+    let traffic = app.pointer("/properties/configuration/ingress/traffic")?.as_array()?;
+    let all = traffic.iter().find(|entry| entry.get("weight").and_then(Value::as_u64) == Some(100))?;
+    if all.get("latestRevision") == Some(&Value::Bool(true)) {
+        return app.pointer("/properties/latestReadyRevisionName")?.as_str().map(str::to_owned);
+    }
+    all.get("revisionName")?.as_str().map(str::to_owned)
+}
+
+impl ContainerApps {
+    /// Runs releases in this place.
+    #[must_use]
+    pub fn new(parts: AppsParts) -> Self {
+        Self { addresses: AppAddresses { domain: parts.domain.clone() }, parts }
+    }
+
+    async fn known(&self, run: RunId) -> Result<Option<Known>, Fault> {
+        let stored: Option<Stored<Known>> =
+            self.parts.records.read_fresh(PARTITION, &run.to_string()).await?;
+        Ok(stored.map(|stored| stored.body))
+    }
+
+    /// Waits for a change, as long as an invocation may.
+    async fn finish(&self, begun: Begun) -> Result<(), RuntimeError> {
+        let Begun::Running(operation) = begun else { return Ok(()) };
+        let begun_at = self.parts.clock.now();
+        loop {
+            let wait = match self.parts.arm.poll(&operation).await? {
+                Progress::Done(_) => return Ok(()),
+                Progress::Running(wait) => wait,
+            };
+            if between(begun_at, self.parts.clock.now()) + wait > PATIENCE {
+                return Err(RuntimeError::Unavailable("Container Apps is still at it".to_owned()));
+            }
+            self.parts.clock.sleep(wait).await;
+        }
+    }
+
+    /// The app when it may be changed now.
+    async fn settled(&self, name: &str) -> Result<Option<Value>, RuntimeError> {
+        let found = self.parts.arm.get(APPS, &app(name)).await?;
+        match found.as_ref().map(state) {
+            Some("InProgress" | "Deleting") => {
+                Err(RuntimeError::Unavailable(format!("another change of {name} is under way")))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Keeps the release's sealed variables in the vault, each version once, and gives their addresses.
+    async fn keep_secrets(&self, release: &Release, name: &str) -> Result<Vec<SecretVariable>, RuntimeError> {
+        let unavailable = |error: azure_core::Error| RuntimeError::Unavailable(format!("Key Vault: {error}"));
+        let mut kept = Vec::new();
+        let deployment = release.deployment.to_string().replace('_', "-").to_ascii_lowercase();
+        for (index, (variable, sealed)) in release.env.iter().enumerate() {
+            let secret = format!("{name}-{deployment}-{index}");
+            let stored = match self.parts.vault.get_secret(&secret, None).await {
+                Ok(answer) => answer.into_model().map_err(unavailable)?,
+                Err(error) if error.http_status() == Some(azure_core::http::StatusCode::NotFound) => {
+                    let value = self.parts.secrets.open(sealed).map_err(|error| RuntimeError::Rejected {
+                        code: "SECRET_UNREADABLE",
+                        message: error.to_string(),
+                    })?;
+                    let parameters = SetSecretParameters {
+                        value: Some(value.expose_secret().to_owned()),
+                        ..SetSecretParameters::default()
+                    };
+                    let parameters = parameters.try_into().map_err(unavailable)?;
+                    let made =
+                        self.parts.vault.set_secret(&secret, parameters, None).await.map_err(unavailable)?;
+                    made.into_model().map_err(unavailable)?
+                }
+                Err(error) => return Err(unavailable(error)),
+            };
+            let id = stored.resource_id().map_err(unavailable)?;
+            kept.push(SecretVariable {
+                variable: variable.clone(),
+                name: format!("{deployment}-{index}"),
+                url: id.source_id,
+            });
+        }
+        Ok(kept)
+    }
+
+    /// References that revisions of the app use now; a change must name them all again.
+    async fn references(&self, name: &str) -> Result<Value, RuntimeError> {
+        match self.parts.arm.act(APPS, &format!("{}/listSecrets", app(name)), None).await? {
+            Begun::Done(answer) => Ok(answer.get("value").cloned().unwrap_or_default()),
+            Begun::Running(_) => {
+                Err(RuntimeError::Unavailable("the app's secrets are not listed yet".to_owned()))
+            }
+        }
+    }
+
+    async fn deactivate(&self, known: &Known) -> Result<(), RuntimeError> {
+        match self.parts.arm.act(APPS, &format!("{}/deactivate", revision(known)), None).await {
+            Ok(_) | Err(ArmError::Missing(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn of_app(&self, condition: &str, value: Value) -> Result<Vec<Known>, Fault> {
+        let text = format!("SELECT * FROM c WHERE c.kind = 'revision' AND {condition}");
+        self.parts.records.find(PARTITION, &text, &[("@value", value)]).await
+    }
+
+    async fn look(&self, run: RunId) -> Result<Health, RuntimeError> {
+        let Some(known) = self.known(run).await? else { return Ok(Health::Unknown) };
+        let Some(found) = self.parts.arm.get(APPS, &revision(&known)).await? else {
+            let app = self.parts.arm.get(APPS, &app(&known.name)).await?;
+            return Ok(match app.as_ref().map(state) {
+                Some("InProgress") => Health::Starting,
+                _ => Health::Unknown,
+            });
+        };
+        let replicas = self.parts.arm.get(APPS, &format!("{}/replicas", revision(&known))).await?;
+        Ok(health(&found, &replicas.unwrap_or_default()))
+    }
+}
+
+#[async_trait]
+impl Runtime for ContainerApps {
+    async fn start(&self, release: &Release, _wake: Option<Hint>) -> Result<(), RuntimeError> {
+        let name = app_of(release).to_owned();
+        let known = Known {
+            kind: "revision".to_owned(),
+            run: release.run,
+            app: release.app.clone(),
+            revision: format!("{name}--{}", suffix(release)),
+            name: name.clone(),
+            number: release.number,
+            hosts: release.hosts.clone(),
+        };
+        self.parts.records.put(PARTITION, &release.run.to_string(), &known).await?;
+        if let Some(found) = self.parts.arm.get(APPS, &revision(&known)).await? {
+            if found.pointer("/properties/active") == Some(&Value::Bool(false)) {
+                self.parts.arm.act(APPS, &format!("{}/activate", revision(&known)), None).await?;
+            }
+            return Ok(());
+        }
+        let before = self.settled(&name).await?;
+        let references = match &before {
+            Some(_) => self.references(&name).await?,
+            None => Value::Null,
+        };
+        let secrets = self.keep_secrets(release, &name).await?;
+        let live = before.as_ref().and_then(live);
+        let wanted = body(release, &self.parts.place, &secrets, &references, live.as_deref());
+        self.parts.arm.put(APPS, &app(&name), &wanted).await?;
+        Ok(())
+    }
+
+    async fn health(&self, revision: RunId) -> Health {
+        match self.look(revision).await {
+            Ok(health) => health,
+            Err(RuntimeError::Unavailable(why)) => {
+                tracing::warn!(run.id = %revision, why, "the health of {revision} is not known now");
+                Health::Starting
+            }
+            Err(RuntimeError::Rejected { code, message }) => {
+                Health::Failed { code, message, tail: Vec::new() }
+            }
+        }
+    }
+
+    async fn switch(&self, release: &Release) -> Result<(), RuntimeError> {
+        let name = app_of(release).to_owned();
+        let wanted = format!("{name}--{}", suffix(release));
+        let Some(before) = self.settled(&name).await? else {
+            return Err(RuntimeError::Unavailable(format!("the app {name} is not there yet")));
+        };
+        let traffic = json!([{ "revisionName": wanted, "weight": 100 }]);
+        if before.pointer("/properties/configuration/ingress/traffic") != Some(&traffic) {
+            let change = json!({
+                // The contract asks for it in every envelope.
+                "location": self.parts.place.location,
+                "properties": { "configuration": { "ingress": { "traffic": traffic } } },
+            });
+            let begun = self.parts.arm.patch(APPS, &app(&name), &change).await?;
+            self.finish(begun).await?;
+        }
+        for known in self.of_app("c.name = @value", json!(name)).await? {
+            if known.revision != wanted {
+                self.deactivate(&known).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, revision: RunId) -> Result<(), RuntimeError> {
+        let Some(known) = self.known(revision).await? else { return Ok(()) };
+        let found = self.parts.arm.get(APPS, &app(&known.name)).await?;
+        if found.as_ref().and_then(live).as_deref() != Some(&known.revision) {
+            self.deactivate(&known).await?;
+        }
+        self.parts.records.delete(PARTITION, &revision.to_string(), None).await?;
+        Ok(())
+    }
+
+    async fn withdraw(&self, app_id: &str) {
+        let known = self.of_app("c.app = @value", json!(app_id)).await.unwrap_or_default();
+        let Some(known) = known.first() else { return };
+        match self.parts.arm.act(APPS, &format!("{}/stop", app(&known.name)), None).await {
+            Ok(_) | Err(ArmError::Missing(_)) => {}
+            Err(error) => {
+                tracing::error!(app = app_id, error = %error, "{} could not be stopped", known.name)
+            }
+        }
+    }
+
+    async fn answers(&self, host: &str) -> Option<RunId> {
+        let known = self.of_app("ARRAY_CONTAINS(c.hosts, @value)", json!(host)).await.ok()?;
+        let found = self.parts.arm.get(APPS, &app(&known.first()?.name)).await.ok()??;
+        let live = live(&found)?;
+        known.into_iter().find(|known| known.revision == live).map(|known| known.run)
+    }
+
+    async fn revisions(&self) -> Vec<RevisionView> {
+        let Ok(known) = self.of_app("c.number >= @value", json!(0)).await else { return Vec::new() };
+        let mut apps: BTreeMap<String, Option<String>> = BTreeMap::new();
+        let mut views = Vec::new();
+        for known in known {
+            if !apps.contains_key(&known.name) {
+                let found = self.parts.arm.get(APPS, &app(&known.name)).await.ok().flatten();
+                apps.insert(known.name.clone(), found.as_ref().and_then(live));
+            }
+            let live = apps.get(&known.name).is_some_and(|live| live.as_deref() == Some(&known.revision));
+            let health = self.health(known.run).await;
+            let state = match health {
+                Health::Healthy => "healthy",
+                Health::Starting | Health::Unknown => "starting",
+                Health::Failed { .. } => "unhealthy",
+            };
+            views.push(RevisionView {
+                app: known.app,
+                release: known.number,
+                state: state.to_owned(),
+                live,
+                ready: usize::from(health == Health::Healthy),
+                wanted: 1,
+                restarts: 0,
+                pids: Vec::new(),
+            });
+        }
+        views
+    }
+
+    async fn output(&self, app: &str, most: usize) -> Result<Vec<String>, RuntimeError> {
+        let known = self.of_app("c.app = @value", json!(app)).await?;
+        match known.first() {
+            Some(known) => self.parts.logs.newest(&known.name, most).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn addresses(&self) -> &dyn Addresses {
+        &self.addresses
+    }
+}

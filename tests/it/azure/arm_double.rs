@@ -1,0 +1,304 @@
+//! Azure Resource Manager with Container Apps, as far as we use it: it keeps state, takes its time, makes trouble when told
+//! to, and holds every request and every one of its own answers against the published contract.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use super::doubles::{Answer, Asked, Double};
+use super::openapi::Contract;
+
+const ROOT: &str = "/subscriptions/00000000-0000-0000-0000-000000000002";
+
+/// What a revision of an image becomes.
+#[derive(Debug, Clone)]
+pub(crate) enum Fate {
+    /// Healthy after so many looks.
+    Healthy(u32),
+    /// Failed, with this reason.
+    Fails(&'static str),
+    /// Its container crashes again and again.
+    Crashes,
+}
+
+#[derive(Default)]
+struct State {
+    apps: BTreeMap<String, App>,
+    /// Looks until each operation is over.
+    operations: BTreeMap<String, u32>,
+    /// Answers that are given instead, each once: method, part of the path, answer.
+    troubles: Vec<(String, String, Answer)>,
+    fate: Option<Fate>,
+    violations: Vec<String>,
+}
+
+struct App {
+    body: Value,
+    busy: u32,
+    stopped: bool,
+    revisions: Vec<Revision>,
+}
+
+struct Revision {
+    name: String,
+    active: bool,
+    looks: u32,
+    fate: Fate,
+}
+
+/// The double.
+pub(crate) struct ArmDouble {
+    pub(crate) double: Double,
+    state: Arc<Mutex<State>>,
+}
+
+fn not_found(what: &str) -> Answer {
+    let body = json!({ "error": { "code": "ResourceNotFound", "message": format!("{what} was not found") } });
+    (404, Vec::new(), body.to_string())
+}
+
+impl Revision {
+    fn view(&mut self, traffic: u64) -> Value {
+        self.looks = self.looks.saturating_sub(1);
+        let (provisioning, running, health, error) = match (&self.fate, self.looks) {
+            (Fate::Fails(reason), 0) => ("Failed", "Failed", "None", *reason),
+            (Fate::Healthy(_), 0) if !self.active => ("Deprovisioned", "Stopped", "None", ""),
+            (Fate::Healthy(_) | Fate::Crashes, 0) => ("Provisioned", "Running", "Healthy", ""),
+            _ => ("Provisioning", "Processing", "None", ""),
+        };
+        json!({
+            "name": self.name,
+            "properties": {
+                "active": self.active, "trafficWeight": traffic, "replicas": 1, "provisioningState": provisioning,
+                "runningState": running, "healthState": health, "provisioningError": error,
+            },
+        })
+    }
+}
+
+impl App {
+    fn traffic(&self, revision: &str) -> u64 {
+        let entries =
+            self.body.pointer("/properties/configuration/ingress/traffic").and_then(Value::as_array);
+        let latest = self.revisions.last().is_some_and(|last| last.name == revision);
+        entries
+            .into_iter()
+            .flatten()
+            .filter(|entry| entry["revisionName"] == revision || (latest && entry["latestRevision"] == true))
+            .filter_map(|entry| entry["weight"].as_u64())
+            .sum()
+    }
+
+    fn view(&mut self, name: &str) -> Value {
+        let mut body = self.body.clone();
+        self.busy = self.busy.saturating_sub(1);
+        let ready = self.revisions.iter().rev().find(|revision| revision.looks == 0);
+        body["name"] = json!(name);
+        body["type"] = json!("Microsoft.App/containerApps");
+        body["properties"]["provisioningState"] =
+            json!(if self.busy > 0 { "InProgress" } else { "Succeeded" });
+        body["properties"]["latestReadyRevisionName"] =
+            json!(ready.map(|ready| ready.name.clone()).unwrap_or_default());
+        body["properties"]["configuration"]["ingress"]["fqdn"] = json!(format!("{name}.westeurope.example"));
+        // Values and addresses of secrets are never given back.
+        for secret in body["properties"]["configuration"]["secrets"].as_array_mut().into_iter().flatten() {
+            *secret = json!({ "name": secret["name"] });
+        }
+        body
+    }
+}
+
+impl State {
+    fn put(&mut self, name: &str, body: Value, address: &str) -> Answer {
+        let fate = self.fate.clone().unwrap_or(Fate::Healthy(1));
+        let looks = if let Fate::Healthy(looks) = fate { looks } else { 1 };
+        let suffix = body["properties"]["template"]["revisionSuffix"].as_str().unwrap().to_owned();
+        let app = self.apps.entry(name.to_owned()).or_insert_with(|| App {
+            body: Value::Null,
+            busy: 0,
+            stopped: false,
+            revisions: Vec::new(),
+        });
+        let revision = format!("{name}--{suffix}");
+        for entry in body["properties"]["configuration"]["ingress"]["traffic"].as_array().unwrap() {
+            if let Some(named) = entry["revisionName"].as_str()
+                && !app.revisions.iter().any(|known| known.name == named)
+            {
+                let body = json!({ "error": { "code": "RevisionNotFound", "message": named } });
+                return (400, Vec::new(), body.to_string());
+            }
+        }
+        if !app.revisions.iter().any(|known| known.name == revision) {
+            app.revisions.push(Revision { name: revision, active: true, looks, fate });
+        }
+        app.body = body;
+        app.busy = 1;
+        app.stopped = false;
+        let view = app.view(name).to_string();
+        (201, vec![("azure-asyncoperation", self.operation(address, 2))], view)
+    }
+
+    fn operation(&mut self, address: &str, looks: u32) -> String {
+        let id = format!("op{}", self.operations.len());
+        self.operations.insert(id.clone(), looks);
+        format!(
+            "{address}{}/providers/Microsoft.App/locations/westeurope/containerappOperationStatuses/{id}?api-version=2099-01-01",
+            &ROOT[1..]
+        )
+    }
+
+    fn patch(&mut self, name: &str, change: &Value, address: &str) -> Answer {
+        let Some(app) = self.apps.get_mut(name) else { return not_found(name) };
+        let traffic = &change["properties"]["configuration"]["ingress"]["traffic"];
+        let sum: u64 = traffic.as_array().unwrap().iter().filter_map(|entry| entry["weight"].as_u64()).sum();
+        assert_eq!(sum, 100, "weights are percents");
+        app.body["properties"]["configuration"]["ingress"]["traffic"] = traffic.clone();
+        (202, vec![("location", self.operation(address, 2)), ("retry-after", "1".to_owned())], String::new())
+    }
+
+    fn revision(&mut self, (app, revision): (&str, &str), action: Option<&str>) -> Answer {
+        let Some(app) = self.apps.get_mut(app) else { return not_found(app) };
+        let traffic = app.traffic(revision);
+        let Some(found) = app.revisions.iter_mut().find(|known| known.name == revision) else {
+            return not_found(revision);
+        };
+        match action {
+            None => (200, Vec::new(), found.view(traffic).to_string()),
+            Some("replicas") => {
+                let crashes = matches!(found.fate, Fate::Crashes);
+                let container = json!({ "name": "app", "ready": !crashes && found.looks == 0, "started": true, "restartCount": if crashes { 5 } else { 0 } });
+                let replica = json!({ "name": "r", "properties": { "containers": [container] } });
+                (200, Vec::new(), json!({ "value": [replica] }).to_string())
+            }
+            Some("deactivate") if traffic > 0 => {
+                let body = json!({ "error": { "code": "RevisionHasTraffic", "message": revision } });
+                (400, Vec::new(), body.to_string())
+            }
+            Some(action) => {
+                found.active = action == "activate";
+                (200, Vec::new(), String::new())
+            }
+        }
+    }
+
+    fn answer(&mut self, asked: &Asked, address: &str) -> Answer {
+        let path = asked.path.trim_start_matches(ROOT).trim_start_matches('/');
+        let segments: Vec<&str> = path.split('/').collect();
+        let body = || serde_json::from_str(&asked.body).unwrap();
+        match (asked.method.as_str(), segments.as_slice()) {
+            ("GET", [.., "containerappOperationStatuses", id]) => {
+                let left = self.operations.get_mut(*id).unwrap();
+                *left = left.saturating_sub(1);
+                let state = if *left == 0 { "Succeeded" } else { "InProgress" };
+                let status = if *left == 0 { 200 } else { 202 };
+                (
+                    status,
+                    vec![("retry-after", "1".to_owned())],
+                    json!({ "id": id, "status": state }).to_string(),
+                )
+            }
+            ("GET", [.., "containerApps", name]) => match self.apps.get_mut(*name) {
+                Some(app) => (200, Vec::new(), app.view(name).to_string()),
+                None => not_found(name),
+            },
+            ("PUT", [.., "containerApps", name]) => self.put(name, body(), address),
+            ("PATCH", [.., "containerApps", name]) => self.patch(name, &body(), address),
+            ("POST", [.., "containerApps", name, "listSecrets"]) => {
+                let secrets = &self.apps[*name].body["properties"]["configuration"]["secrets"];
+                (
+                    200,
+                    Vec::new(),
+                    json!({ "value": secrets.as_array().cloned().unwrap_or_default() }).to_string(),
+                )
+            }
+            ("POST", [.., "containerApps", name, "stop"]) => {
+                self.apps.get_mut(*name).unwrap().stopped = true;
+                (202, vec![("location", self.operation(address, 1))], String::new())
+            }
+            (_, [.., "containerApps", app, "revisions", name]) => self.revision((app, name), None),
+            (_, [.., "containerApps", app, "revisions", name, action]) => {
+                self.revision((app, name), Some(action))
+            }
+            other => panic!("{other:?} is not played"),
+        }
+    }
+}
+
+impl ArmDouble {
+    pub(crate) fn start() -> Self {
+        let state: Arc<Mutex<State>> = Arc::default();
+        let contract = Contract::of(&[
+            "Microsoft.App/2024-03-01/ContainerApps.json",
+            "Microsoft.App/2024-03-01/ContainerAppsRevisions.json",
+        ]);
+        let kept = Arc::clone(&state);
+        let double = Double::start(move |asked| -> Answer {
+            let mut state = kept.lock().unwrap();
+            assert!(asked.header("authorization").is_some_and(|token| token.starts_with("Bearer ")));
+            let address = format!("http://{}/", asked.header("host").unwrap());
+            let played = asked.path.contains("containerappOperationStatuses");
+            let operation = contract.request(&asked.method, &asked.path, &asked.query, &asked.body);
+            if let (false, Err(complaint)) = (played, &operation) {
+                state.violations.push(format!("{} {}: {complaint}", asked.method, asked.path));
+                return (
+                    400,
+                    Vec::new(),
+                    json!({ "error": { "code": "Violation", "message": complaint } }).to_string(),
+                );
+            }
+            let trouble = state
+                .troubles
+                .iter()
+                .position(|(method, part, _)| *method == asked.method && asked.path.contains(part.as_str()));
+            let answer = match trouble {
+                Some(index) => state.troubles.remove(index).2,
+                None => state.answer(asked, &address),
+            };
+            if let Ok(operation) = operation
+                && let Err(complaint) = contract.answer(operation, answer.0, &answer.2)
+            {
+                state
+                    .violations
+                    .push(format!("answer {} to {} {}: {complaint}", answer.0, asked.method, asked.path));
+            }
+            answer
+        });
+        Self { double, state }
+    }
+
+    /// Answers the next such request so.
+    pub(crate) fn trouble(&self, method: &str, part: &str, status: u16, code: &str) {
+        let body = json!({ "error": { "code": code, "message": format!("{code} happened") } }).to_string();
+        let answer = (status, vec![("retry-after", "1".to_owned())], body);
+        self.state.lock().unwrap().troubles.push((method.to_owned(), part.to_owned(), answer));
+    }
+
+    /// What the next revisions become.
+    pub(crate) fn fate(&self, fate: Fate) {
+        self.state.lock().unwrap().fate = Some(fate);
+    }
+
+    /// The revision that has the traffic of an app, and the active ones.
+    pub(crate) fn serving(&self, app: &str) -> (Option<String>, Vec<String>) {
+        let state = self.state.lock().unwrap();
+        let app = &state.apps[app];
+        let live = app.revisions.iter().find(|revision| app.traffic(&revision.name) == 100);
+        let active = app.revisions.iter().filter(|revision| revision.active);
+        (live.map(|live| live.name.clone()), active.map(|active| active.name.clone()).collect())
+    }
+
+    /// The newest body of an app.
+    pub(crate) fn body(&self, app: &str) -> Value {
+        self.state.lock().unwrap().apps[app].body.clone()
+    }
+
+    pub(crate) fn is_stopped(&self, app: &str) -> bool {
+        self.state.lock().unwrap().apps[app].stopped
+    }
+
+    /// Whatever was not as the contract has it.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.state.lock().unwrap().violations.clone()
+    }
+}
