@@ -5,6 +5,7 @@ pub mod app_body;
 pub mod app_logs;
 pub mod arm;
 pub mod arm_error;
+pub mod backlog;
 pub mod blobs;
 pub mod container_apps;
 pub mod cosmos;

@@ -9,6 +9,7 @@ use super::db::{Db, DbError};
 use super::deployments::time;
 use super::queue::SqliteQueues;
 use crate::ambient::Clock;
+use crate::triggers::message::queue_for;
 use crate::workflow::backlog::{Backlog, BacklogError, DeadLetter, Depth};
 
 impl From<DbError> for BacklogError {
@@ -65,6 +66,30 @@ impl Backlog for SqliteBacklog {
         let count: i64 =
             self.db.read(|c| c.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0)))?;
         Ok(count.cast_unsigned())
+    }
+
+    async fn bury(&self, body: &str) -> Result<i64, BacklogError> {
+        let (text, now) = (body.to_owned(), self.clock.now().as_microsecond());
+        let buried = self.db.write(move |c| {
+            let known: Option<i64> = c
+                .prepare_cached("SELECT id FROM dead_letters WHERE body = ?1")?
+                .query_row([&text], |row| row.get(0))
+                .optional()?;
+            if let Some(id) = known {
+                c.prepare_cached(
+                    "UPDATE dead_letters SET deliveries = deliveries + 1, last_at = ?2 WHERE id = ?1",
+                )?
+                .execute(params![id, now])?;
+                return Ok(id);
+            }
+            c.prepare_cached(
+                "INSERT INTO dead_letters (queue, body, reason, deliveries, first_at, last_at)
+                 VALUES (?1, ?2, 'MaxDeliveryCountExceeded', 1, ?3, ?3)",
+            )?
+            .execute(params![queue_for(&text), text, now])?;
+            Ok(c.last_insert_rowid())
+        });
+        Ok(buried.await?)
     }
 
     async fn redrive(&self, id: i64) -> Result<bool, BacklogError> {

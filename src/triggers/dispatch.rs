@@ -12,6 +12,7 @@ use crate::ambient::after;
 use crate::deploy::deployment::QUEUE_KEY;
 use crate::windlass::Windlass;
 use crate::workflow::advance::Advanced;
+use crate::workflow::backlog::BacklogError;
 use crate::workflow::journal::JournalError;
 use crate::workflow::queue::{Hint, QueueError};
 
@@ -36,6 +37,9 @@ pub enum DispatchError {
     /// The stores cannot be reached.
     #[error("the invocation could not be completed")]
     Action(#[from] ActionError),
+    /// A dead letter could not be kept.
+    #[error("the invocation could not be completed")]
+    Backlog(#[from] BacklogError),
     /// The hint could not be passed on.
     #[error("the invocation could not be completed")]
     Queue(#[from] QueueError),
@@ -112,6 +116,23 @@ enum Then {
 
 async fn deliver(windlass: &Windlass, function: &Function, text: &str) -> Result<Then, DispatchError> {
     match serde_json::from_str::<Envelope>(text) {
+        Ok(Envelope { w1: OurMessage::DeadLetter { id, queue } }) => {
+            tracing::error!(
+                message.id = id,
+                queue,
+                "message {id} of {queue} could not be worked on and is in the dead letters"
+            );
+            Ok(Then::Nothing)
+        }
+        // The platform forwards what it gave up as it was.
+        _ if function.name == "dead-letter" => {
+            let id = windlass.tools.backlog.bury(text).await?;
+            tracing::error!(
+                message.id = id,
+                "message {id} could not be worked on and is in the dead letters"
+            );
+            Ok(Then::Nothing)
+        }
         Ok(Envelope { w1: OurMessage::Run { run, seq } }) => {
             let hint = Hint { run, function: function.name, seq };
             if windlass.engine.advance(&hint).await? == Advanced::Busy {
@@ -121,14 +142,6 @@ async fn deliver(windlass: &Windlass, function: &Function, text: &str) -> Result
         }
         Ok(Envelope { w1: OurMessage::Admit { .. } }) => Ok(Then::Admit),
         Ok(Envelope { w1: OurMessage::Alarm { to, due, text } }) => pass_on(windlass, &to, due, &text).await,
-        Ok(Envelope { w1: OurMessage::DeadLetter { id, queue } }) => {
-            tracing::error!(
-                message.id = id,
-                queue,
-                "message {id} of {queue} could not be worked on and is in the dead letters"
-            );
-            Ok(Then::Nothing)
-        }
         Err(error) if function.name == "admit" => job(windlass, text, &error).await,
         Err(error) => Err(DispatchError::Malformed(error.to_string())),
     }

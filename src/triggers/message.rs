@@ -5,9 +5,13 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::table::DEPLOYMENT_QUEUE;
 use crate::deploy::ids::DeploymentId;
 use crate::workflow::journal::RunId;
 use crate::workflow::queue::Hint;
+
+/// A queue whose function takes hints of every step.
+const ANY_STEP: &str = "step-validate";
 
 /// "Look at this run again."
 #[must_use]
@@ -25,6 +29,15 @@ pub fn admit_text(deployment: DeploymentId) -> String {
 #[must_use]
 pub fn alarm_text(queue: &str, text: &str, due: Timestamp) -> String {
     json!({ "w1": { "to": queue, "due": due, "text": text } }).to_string()
+}
+
+/// The queue on which a text can be sent again that came from an unknown one. Any step's function moves any run.
+#[must_use]
+pub fn queue_for(text: &str) -> &'static str {
+    match serde_json::from_str(text) {
+        Ok(Envelope { w1: OurMessage::Run { .. } }) => ANY_STEP,
+        _ => DEPLOYMENT_QUEUE,
+    }
 }
 
 /// A message of ours.

@@ -64,6 +64,12 @@ pub trait Backlog: Send + Sync {
     /// [`BacklogError`].
     async fn dead_letter_count(&self) -> Result<u64, BacklogError>;
 
+    /// Keeps a message that the platform gave up, until somebody deals with it. Gives its id; the same text is one letter.
+    ///
+    /// # Errors
+    /// [`BacklogError`]: it is not kept.
+    async fn bury(&self, body: &str) -> Result<i64, BacklogError>;
+
     /// Puts a dead letter back into its queue; false when there is none with this id.
     ///
     /// # Errors

@@ -198,6 +198,12 @@ impl State {
                     json!({ "id": id, "status": state }).to_string(),
                 )
             }
+            ("GET", [.., "queues", queue]) => {
+                let counts = json!({ "activeMessageCount": 2, "scheduledMessageCount": 3, "deadLetterMessageCount": 1 });
+                let counts =
+                    if *queue == "step-build" { json!({}) } else { json!({ "countDetails": counts }) };
+                (200, Vec::new(), json!({ "name": queue, "properties": counts }).to_string())
+            }
             ("GET", [.., "containerApps", name]) => match self.apps.get_mut(*name) {
                 Some(app) => (200, Vec::new(), app.view(name).to_string()),
                 None => not_found(name),
@@ -231,6 +237,7 @@ impl ArmDouble {
         let contract = Contract::of(&[
             "Microsoft.App/2024-03-01/ContainerApps.json",
             "Microsoft.App/2024-03-01/ContainerAppsRevisions.json",
+            "Microsoft.ServiceBus/2024-01-01/Queue.json",
         ]);
         let kept = Arc::clone(&state);
         let double = Double::start(move |asked| -> Answer {

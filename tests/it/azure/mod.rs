@@ -3,6 +3,7 @@
 mod apps;
 mod arm_double;
 pub(crate) mod azurite;
+mod backlog;
 pub(crate) mod cosmos;
 mod doubles;
 mod journal;

@@ -18,6 +18,7 @@ macro_rules! every_adapter {
     };
 }
 
+pub(crate) mod backlog;
 pub(crate) mod blobs;
 mod db;
 mod deployments;
@@ -59,7 +60,8 @@ pub(crate) struct Store {
 }
 
 /// Queues of the suites.
-pub(crate) const QUEUES: [&str; 3] = ["step-build", "step-sync", "deployment-dlq"];
+pub(crate) const QUEUES: [&str; 5] =
+    ["step-validate", "step-build", "step-sync", "deployment-queue", "deployment-dlq"];
 
 impl Store {
     pub(crate) fn new() -> Self {
@@ -72,6 +74,11 @@ impl Store {
         let db = Db::open(&folder.path().join("db")).unwrap();
         let queues = SqliteQueues::open(db.clone(), Arc::clone(&clock) as Arc<_>, &QUEUES).unwrap();
         Self { folder, db, queues, clock }
+    }
+
+    /// Messages that were sent to `queue` since it was asked last.
+    pub(crate) fn sent(&self, queue: &'static str) -> usize {
+        taken(&self.queues, queue)
     }
 
     /// As after a crash: everything in memory is gone.
@@ -101,6 +108,21 @@ enum Backing {
 /// Keeps what was sent.
 #[derive(Default)]
 pub(crate) struct Outbox(Mutex<Vec<Letter>>);
+
+impl Outbox {
+    /// Letters to `queue` since it was asked last.
+    pub(crate) fn take(&self, queue: &'static str) -> usize {
+        let mut letters = self.0.lock().unwrap();
+        let before = letters.len();
+        letters.retain(|letter| letter.queue != queue);
+        before - letters.len()
+    }
+}
+
+fn taken(queues: &SqliteQueues, queue: &'static str) -> usize {
+    queues.ring().unwrap();
+    queues.take(queue, 100).now_or_never().map_or(0, |taken| taken.len())
+}
 
 #[async_trait]
 impl Post for Outbox {
@@ -157,16 +179,8 @@ impl Ports {
     /// Messages that were sent to `queue` since it was asked last.
     pub(crate) fn sent(&self, queue: &'static str) -> usize {
         match &self.backing {
-            Backing::Embedded { queues, .. } => {
-                queues.ring().unwrap();
-                queues.take(queue, 100).now_or_never().map_or(0, |taken| taken.len())
-            }
-            Backing::Azure { outbox, .. } => {
-                let mut letters = outbox.0.lock().unwrap();
-                let before = letters.len();
-                letters.retain(|letter| letter.queue != queue);
-                before - letters.len()
-            }
+            Backing::Embedded { queues, .. } => taken(queues, queue),
+            Backing::Azure { outbox, .. } => outbox.take(queue),
         }
     }
 
