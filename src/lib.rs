@@ -8,6 +8,7 @@ pub mod api;
 pub mod azure;
 pub mod bench;
 pub mod cli;
+pub mod cloud;
 pub mod config;
 pub mod deploy;
 pub mod embedded;

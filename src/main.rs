@@ -13,7 +13,7 @@ use windlass::cli::client::{Client, ClientError};
 use windlass::cli::deploy::{Order, follow, submit};
 use windlass::cli::screen::{Mode, Screen};
 use windlass::cli::{Ending, Identity, Output, doctor, exit, show, smoke};
-use windlass::config::{BadSettings, Level, Settings, explain};
+use windlass::config::{Backend, BadSettings, Level, Settings, explain};
 use windlass::package;
 use windlass::serve::{Extras, start, start_handler};
 use windlass::telemetry::{self, Format};
@@ -317,6 +317,13 @@ async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
 /// Under the Functions host: there is no way to end well, so every end is an error to it.
 async fn handler(settings: &Settings) -> anyhow::Result<u8> {
     telemetry::start(settings.log_level, Format::JsonForHost);
+    if settings.backend == Backend::Azure {
+        tokio::select! {
+            ended = windlass::cloud::serve(settings) => ended.context("the custom handler cannot go on")?,
+            () = told_to_stop() => {}
+        }
+        return Ok(exit::FAILED);
+    }
     let service = start_handler(settings).await.context("the custom handler cannot start")?;
     told_to_stop().await;
     service.stop().await;

@@ -85,7 +85,9 @@ async fn run(
     handler: bool,
 ) -> anyhow::Result<Service> {
     if settings.backend == Backend::Azure {
-        anyhow::bail!("WINDLASS_BACKEND=azure is not part of this version yet; use embedded");
+        anyhow::bail!(
+            "WINDLASS_BACKEND=azure works under the Functions host (`windlass handler`); here use embedded"
+        );
     }
     let Embedded { windlass, store, runtime, pool, machine, lock } = connect(settings, extras.chains)?;
     let apps_listener = listen(settings, settings.apps_port, "--apps-port")?;

@@ -48,6 +48,22 @@ pub struct Tools {
     pub checks: Vec<Arc<dyn Check>>,
     /// Bounds.
     pub limits: Limits,
+    /// Patience.
+    pub looks: Looks,
+}
+
+/// When a run looks again at what it waits for, at the latest: a wake may be lost, or there is none.
+#[derive(Debug, Clone, Copy)]
+pub struct Looks {
+    /// At a build.
+    pub build: Duration,
+    /// At a revision that starts.
+    pub release: Duration,
+}
+
+impl Looks {
+    /// Where whatever ends wakes its run.
+    pub const WOKEN: Self = Self { build: Duration::from_secs(30), release: Duration::from_secs(20) };
 }
 
 /// Something that the service depends on.

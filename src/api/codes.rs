@@ -60,12 +60,26 @@ use Category::{Internal, ProviderPermanent, ProviderTransient, User};
 
 /// Every code, sorted.
 pub const CODES: &[Code] = &[
+    code("APP_LOGS_UNCONFIGURED", 0, User, ("Nobody keeps what apps say", "Set LOG_ANALYTICS_WORKSPACE.")),
     code(
         "ARTIFACT_STORE_FAILED",
         0,
         ProviderTransient,
         ("The build's result could not be stored", "Make room or mend the disk, then retry."),
     ),
+    code(
+        "AZURE_FORBIDDEN",
+        0,
+        User,
+        ("The identity of Windlass may not do this on Azure", "Give it the role that the message names."),
+    ),
+    code(
+        "AZURE_QUOTA",
+        0,
+        User,
+        ("Azure has no room in this subscription or region", "Ask for a larger quota, or free something."),
+    ),
+    code("AZURE_REJECTED", 0, User, ("Azure refused a request", "Read the cause in the message.")),
     code(
         "BAD_REQUEST",
         400,
@@ -77,6 +91,15 @@ pub const CODES: &[Code] = &[
         413,
         User,
         ("The request body is too large", "Send less, or raise the limit on the server."),
+    ),
+    code(
+        "BUILDER_NOT_ALLOWED",
+        0,
+        User,
+        (
+            "The registry may not run builds in this subscription",
+            "Ask Microsoft to allow ACR Tasks, or use another subscription.",
+        ),
     ),
     code(
         "BUILDER_UNAVAILABLE",
@@ -153,6 +176,12 @@ pub const CODES: &[Code] = &[
         ("The host name belongs to another app", "Remove it there, or ask for another."),
     ),
     code(
+        "DOMAIN_UNSUPPORTED",
+        0,
+        User,
+        ("Custom domains are not bound on Container Apps yet", "Deploy without a domain."),
+    ),
+    code(
         "FORBIDDEN_ORIGIN",
         403,
         User,
@@ -178,10 +207,22 @@ pub const CODES: &[Code] = &[
     ),
     code("RELEASE_CRASH_LOOP", 0, User, ("The app keeps crashing", "Read its log: `windlass logs --app`.")),
     code(
+        "RELEASE_IMAGE",
+        0,
+        User,
+        ("The image cannot be pulled", "Deploy again; the apps' identity needs AcrPull on the registry."),
+    ),
+    code(
         "RELEASE_NOT_UNPACKED",
         0,
         ProviderTransient,
         ("The release could not be unpacked", "Make room or mend the disk, then retry."),
+    ),
+    code(
+        "RELEASE_QUOTA",
+        0,
+        User,
+        ("The environment has no cores left", "Ask for a larger quota, or scale apps down."),
     ),
     code(
         "RELEASE_UNHEALTHY",

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::deploy::detect::Probe;
+use crate::deploy::dockerfile::PORT;
 use crate::deploy::ids::{Digest, dns_label};
 use crate::deploy::release::Release;
 use crate::deploy::runtime::Health;
@@ -14,8 +15,6 @@ use crate::deploy::runtime::Health;
 const MOST_LABEL: usize = 26;
 /// Characters of the hash that tells long names apart.
 const HASH: usize = 6;
-/// Where an app listens when nobody says otherwise.
-const PORT: u16 = 8080;
 /// Bounds of a probe that may be set.
 const MOST_FAILURES: u64 = 10;
 const MOST_PERIOD: u64 = 240;
@@ -135,7 +134,7 @@ pub fn body(
         Some(revision) => json!([{ "revisionName": revision, "weight": 100 }]),
         None => json!([{ "latestRevision": true, "weight": 100 }]),
     };
-    let image = format!("{}/{}@sha256:{}", place.registry, repository(release), release.artifact);
+    let image = format!("{}/{}@sha256:{}", place.registry, repository_of(&release.app), release.artifact);
     json!({
         "location": place.location,
         "identity": { "type": "UserAssigned", "userAssignedIdentities": { (place.identity.as_str()): {} } },
@@ -170,10 +169,10 @@ pub fn body(
     })
 }
 
-/// The repository of an app's images.
+/// The repository of the images of `organization/project/environment`.
 #[must_use]
-pub fn repository(release: &Release) -> String {
-    let mut parts = release.app.split('/').map(dns_label);
+pub fn repository_of(app: &str) -> String {
+    let mut parts = app.split('/').map(dns_label);
     let (org, project) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     format!("windlass/{org}/{project}")
 }

@@ -33,6 +33,8 @@ const USUALLY: u64 = 2;
 pub enum Contract {
     /// `Microsoft.App`.
     ContainerApps,
+    /// Builds of `Microsoft.ContainerRegistry`.
+    RegistryTasks,
     /// `Microsoft.ServiceBus`.
     ServiceBus,
 }
@@ -43,6 +45,7 @@ impl Contract {
     pub fn version(self) -> &'static str {
         match self {
             Self::ContainerApps => "2024-03-01",
+            Self::RegistryTasks => "2019-04-01",
             Self::ServiceBus => "2024-01-01",
         }
     }
@@ -104,11 +107,11 @@ struct Answer {
 impl Arm {
     /// The resource group of the settings.
     #[must_use]
-    pub fn new(settings: &AzureSettings, credential: Arc<dyn TokenCredential>, wire: &Wire) -> Self {
+    pub fn new(settings: &AzureSettings, credential: &Arc<dyn TokenCredential>, wire: &Wire) -> Self {
         let base = Wire::secure(&settings.arm);
         let scope = format!("{}.default", base.as_str());
         let pipeline = |retry| {
-            let bearer = BearerTokenAuthorizationPolicy::new(Arc::clone(&credential), [scope.clone()]);
+            let bearer = BearerTokenAuthorizationPolicy::new(Arc::clone(credential), [scope.clone()]);
             let options = ClientOptions { retry, ..wire.options() };
             let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
             Pipeline::new(name, version, options, Vec::new(), vec![Arc::new(bearer)], None)

@@ -157,6 +157,23 @@ impl ArmError {
         }
     }
 
+    /// The stable code of a call that trying again does not help.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Forbidden(_) => "AZURE_FORBIDDEN",
+            Self::Quota(_) => "AZURE_QUOTA",
+            Self::Rejected(cause) if cause.code == "TasksOperationsNotAllowed" => "BUILDER_NOT_ALLOWED",
+            Self::Missing(_)
+            | Self::Rejected(_)
+            | Self::Failed(_)
+            | Self::Busy(_)
+            | Self::Throttled { .. }
+            | Self::SignIn(_)
+            | Self::Unreachable(_) => "AZURE_REJECTED",
+        }
+    }
+
     /// Whether the same call may succeed later without anybody changing anything.
     #[must_use]
     pub fn may_pass(&self) -> bool {

@@ -91,12 +91,7 @@ impl From<ArmError> for RuntimeError {
         if error.may_pass() {
             return Self::Unavailable(error.to_string());
         }
-        let code = match &error {
-            ArmError::Forbidden(_) => "AZURE_FORBIDDEN",
-            ArmError::Quota(_) => "AZURE_QUOTA",
-            _ => "AZURE_REJECTED",
-        };
-        Self::Rejected { code, message: error.to_string() }
+        Self::Rejected { code: error.code(), message: error.to_string() }
     }
 }
 
@@ -242,6 +237,12 @@ impl ContainerApps {
 #[async_trait]
 impl Runtime for ContainerApps {
     async fn start(&self, release: &Release, _wake: Option<Hint>) -> Result<(), RuntimeError> {
+        if let Some(domain) = release.hosts.get(1) {
+            let message = format!(
+                "{domain} cannot be bound on Container Apps by this version; deploy without a domain"
+            );
+            return Err(RuntimeError::Rejected { code: "DOMAIN_UNSUPPORTED", message });
+        }
         let name = app_of(release).to_owned();
         let known = Known {
             kind: "revision".to_owned(),
@@ -324,7 +325,7 @@ impl Runtime for ContainerApps {
         match self.parts.arm.act(APPS, &format!("{}/stop", app(&known.name)), None).await {
             Ok(_) | Err(ArmError::Missing(_)) => {}
             Err(error) => {
-                tracing::error!(app = app_id, error = %error, "{} could not be stopped", known.name)
+                tracing::error!(app = app_id, error = %error, "{} could not be stopped", known.name);
             }
         }
     }

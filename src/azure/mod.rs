@@ -1,5 +1,6 @@
 //! What belongs to Azure: the adapters on its services, and the custom handler's side of the Functions host protocol.
 
+pub mod acr;
 pub mod alarms;
 pub mod app_body;
 pub mod app_logs;
@@ -7,7 +8,9 @@ pub mod arm;
 pub mod arm_error;
 pub mod backlog;
 pub mod blobs;
+pub mod connect;
 pub mod container_apps;
+pub mod context;
 pub mod cosmos;
 pub mod custom_handler;
 pub mod deployments;

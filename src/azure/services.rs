@@ -176,10 +176,16 @@ impl Services {
         Ok(AzurePost::new(bus, self.alarms()?, clock))
     }
 
+    /// The HTTP client.
+    #[must_use]
+    pub fn wire(&self) -> Wire {
+        self.wire.clone()
+    }
+
     /// Resource Manager.
     #[must_use]
     pub fn arm(&self) -> Arm {
-        Arm::new(&self.settings, Arc::clone(&self.credential), &self.wire)
+        Arm::new(&self.settings, &self.credential, &self.wire)
     }
 
     /// What apps say.

@@ -1,12 +1,11 @@
 //! The port that turns a source into an artifact, away from everything else.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::detect::{Kind, Plan};
 use super::ids::{DeploymentId, Digest, Name};
 use super::source::Manifest;
 use crate::workflow::journal::RunId;
@@ -21,18 +20,23 @@ pub struct BuildJob {
     pub deployment: DeploymentId,
     /// Owns the artifact.
     pub org: Name,
-    /// The command; `None` packs the source as it is.
-    pub command: Option<String>,
-    /// What to pack, relative to the source; `.` for everything.
-    pub output: String,
-    /// Whether the source's Dockerfile makes an image, which is then what is packed.
-    pub image: bool,
-    /// Variables for the build, on top of a clean environment.
-    pub variables: BTreeMap<String, String>,
+    /// The app that it is for.
+    pub app: String,
+    /// How: the command, without which the source is packed as it is; what is packed; whether the source's Dockerfile
+    /// makes an image; and the variables of the build, on top of a clean environment.
+    pub plan: Plan,
     /// When it is killed.
     pub deadline: Timestamp,
     /// Sent when it has ended.
     pub wake: Hint,
+}
+
+impl BuildJob {
+    /// Whether the source's Dockerfile makes an image, which is then what is packed.
+    #[must_use]
+    pub fn makes_image(&self) -> bool {
+        self.plan.kind == Kind::Docker
+    }
 }
 
 /// Answer to starting a build.

@@ -4,6 +4,7 @@ pub mod blobs;
 pub mod builder;
 pub mod deployment;
 pub mod detect;
+pub mod dockerfile;
 pub mod ids;
 pub mod log;
 pub mod project_file;

@@ -49,13 +49,13 @@ pub(super) async fn build(
     let not_started =
         |error| failure("BUILD_NOT_STARTED", format!("the build could not be started: {error}"));
     let begun = parts.clock.now();
-    if let Some(command) = &job.command {
+    if let Some(command) = &job.plan.build {
         say(parts, job, "build.started", command, json!({ "command": command })).await;
         let caged = caged(parts, workspace, job, command).map_err(|error| not_started(error.to_string()))?;
         run_command(parts, job, caged, stop).await?;
     }
-    let mut folder = output_folder(workspace, &job.output);
-    if job.image {
+    let mut folder = output_folder(workspace, &job.plan.output);
+    if job.makes_image() {
         say(parts, job, "build.started", "Dockerfile", json!({ "dockerfile": "Dockerfile" })).await;
         let containers = &parts.containers;
         let engine = containers.build(job, workspace, parts.size).await.map_err(not_started)?;
@@ -68,12 +68,12 @@ pub(super) async fn build(
             () = stop.cancelled() => return Err(failure("CANCELLED", "the build was stopped".to_owned())),
         }
     }
-    if job.image || job.command.is_some() {
+    if job.makes_image() || job.plan.build.is_some() {
         let ms = u64::try_from(between(begun, parts.clock.now()).as_millis()).unwrap_or(u64::MAX);
         say(parts, job, "build.finished", "", json!({ "elapsedMs": ms })).await;
     }
-    say(parts, job, "push.started", &job.output, json!({})).await;
-    let (bundle, output) = (workspace.join("bundle"), job.output.clone());
+    say(parts, job, "push.started", &job.plan.output, json!({})).await;
+    let (bundle, output) = (workspace.join("bundle"), job.plan.output.clone());
     let (blobs, org, stop) = (parts.blobs.clone(), job.org.clone(), stop.clone());
     let packed = tokio::task::spawn_blocking(move || {
         let packed =
@@ -206,7 +206,7 @@ fn judge(end: End, tail: &VecDeque<String>, waited: Duration) -> Result<(), Buil
 /// The build command in its cage.
 fn caged(parts: &BuilderParts, workspace: &Path, job: &BuildJob, command: &str) -> std::io::Result<Command> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let mut variables: BTreeMap<String, String> = job.variables.clone();
+    let mut variables: BTreeMap<String, String> = job.plan.build_variables.clone();
     variables.extend([
         ("CI".to_owned(), "true".to_owned()),
         ("HOME".to_owned(), text(&workspace.join("home"))),

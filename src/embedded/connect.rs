@@ -30,7 +30,7 @@ use crate::deploy::log::Logs;
 use crate::deploy::secrets::Secrets;
 use crate::deploy::size::Size;
 use crate::triggers::table::{FUNCTIONS, queue_of};
-use crate::windlass::{Check, Tools, Windlass};
+use crate::windlass::{Check, Looks, Tools, Windlass};
 use crate::workflow::Engine;
 use crate::workflow::chain::{Chain, Chains};
 use crate::workflow::queue::Queue;
@@ -128,6 +128,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         }),
         checks: vec![Arc::new(StoreCheck(db.clone())), Arc::new(FolderCheck(root.clone()))],
         limits: settings.limits,
+        looks: Looks::WOKEN,
     });
     let engine = engine(&tools, more, (&db, &queues));
     Ok(Embedded {

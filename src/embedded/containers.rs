@@ -154,7 +154,7 @@ impl Containers {
             command.args(["--memory", &format!("{}m", size.memory_mib)]);
             command.args(["--cpu-period", "100000", "--cpu-quota", &quota.to_string()]);
         }
-        for (name, value) in &job.variables {
+        for (name, value) in &job.plan.build_variables {
             command.args(["--build-arg", &format!("{name}={value}")]);
         }
         command.env("BUILDKIT_PROGRESS", "plain").arg(workspace.join("src")).stdin(Stdio::null());

@@ -42,6 +42,15 @@ fn judge(request: &HttpRequest, hosts: &[String]) -> Result<(), String> {
     if !hosts.iter().any(|known| known.eq_ignore_ascii_case(name)) {
         return Err(format!("the Host header says `{host}`, this service answers on {}", hosts.join(", ")));
     }
+    if let Some(outside) = text(headers, "x-forwarded-host")
+        && !hosts
+            .iter()
+            .any(|known| outside.eq_ignore_ascii_case(known) || outside.starts_with(&format!("{known}:")))
+    {
+        return Err(format!(
+            "the request comes from outside, for `{outside}`; that needs API tokens, which this version does not have"
+        ));
+    }
     let site = text(headers, "sec-fetch-site").unwrap_or("none");
     if site != "none" && site != "same-origin" {
         return Err("the request comes from another web site".to_owned());
@@ -78,6 +87,9 @@ mod tests {
     fn programs_get_in_and_pages_do_not() {
         assert!(check(&[("host", "127.0.0.1:3010")]));
         assert!(check(&[("host", "LOCALHOST:3010")]));
+        assert!(check(&[("host", "127.0.0.1:3010"), ("x-forwarded-host", "localhost:7071")]));
+        assert!(!check(&[("host", "127.0.0.1:3010"), ("x-forwarded-host", "wl.azurewebsites.net")]));
+        assert!(!check(&[("host", "127.0.0.1:3010"), ("x-forwarded-host", "localhost.example.com")]));
         assert!(check(&[("host", "[::1]:3010")]));
         assert!(check(&[
             ("host", "localhost:3010"),

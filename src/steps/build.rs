@@ -1,7 +1,6 @@
 //! Builds and packs the artifact, or reuses the one that was made of the same inputs.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -10,7 +9,6 @@ use super::{Validated, names};
 use crate::ambient::after;
 use crate::deploy::builder::{BuildJob, BuildStatus, Packed, Started};
 use crate::deploy::deployment::Deployment;
-use crate::deploy::detect::Kind;
 use crate::deploy::release::Artifact;
 use crate::windlass::Tools;
 use crate::workflow::chain::{Context, Next, Step, StepError};
@@ -18,8 +16,6 @@ use crate::workflow::queue::Hint;
 
 /// Raised when the same inputs would give another artifact.
 pub const BUILDER_VERSION: &str = "process-2";
-/// A build wakes its run when it ends; this is for a wake that got lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// The step. Output: the [`Artifact`] and whether it was reused.
 pub(super) struct Build(pub(super) Arc<Tools>);
@@ -34,7 +30,7 @@ impl Step for Build {
         }
         let deployment = super::deployment(tools, cx).await?;
         match tools.builder.status(cx.run).await {
-            BuildStatus::Running => wait(cx),
+            BuildStatus::Running => wait(tools, cx),
             BuildStatus::Done(packed) => {
                 let Packed { digest, bytes, files } = packed;
                 let artifact = Artifact { digest, bytes, inputs: validated.inputs };
@@ -59,7 +55,7 @@ impl Step for Build {
                         ));
                     }
                 }
-                wait(cx)
+                wait(tools, cx)
             }
         }
     }
@@ -74,16 +70,14 @@ fn job(cx: &Context<'_>, deployment: &Deployment, validated: &Validated) -> Buil
         run: cx.run,
         deployment: deployment.id,
         org: deployment.wish.org.clone(),
-        command: validated.plan.build.clone(),
-        output: validated.plan.output.clone(),
-        image: validated.plan.kind == Kind::Docker,
-        // Nothing that is not among the inputs: the artifact may be reused by another deployment.
-        variables: validated.plan.build_variables.clone(),
+        app: deployment.wish.app(),
+        // Nothing of it is not among the inputs: the artifact may be reused by another deployment.
+        plan: validated.plan.clone(),
         deadline: cx.deadline,
         wake: Hint::wake(cx.run, "step-build"),
     }
 }
 
-fn wait(cx: &Context<'_>) -> Result<Next, StepError> {
-    Next::wait(after(cx.now, LOOK_AGAIN), &json!({ "workspace": cx.run }))
+fn wait(tools: &Tools, cx: &Context<'_>) -> Result<Next, StepError> {
+    Next::wait(after(cx.now, tools.looks.build), &json!({ "workspace": cx.run }))
 }

@@ -18,8 +18,6 @@ use crate::windlass::Tools;
 use crate::workflow::chain::{Context, Next, Step, StepError};
 use crate::workflow::queue::Hint;
 
-/// A revision wakes its run when its health is known; this is for a wake that got lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(20);
 /// How often and how long an undo waits for the old revision to answer again.
 const OLD_POLL: Duration = Duration::from_millis(100);
 const OLD_POLLS: usize = 300;
@@ -49,7 +47,7 @@ impl Step for GoLive {
         };
         let release = self.recorded(cx, released.release).await?;
         match tools.runtime.health(cx.run).await {
-            Health::Starting => Next::wait(after(cx.now, LOOK_AGAIN), &released),
+            Health::Starting => Next::wait(after(cx.now, tools.looks.release), &released),
             Health::Healthy => {
                 // First the record, then the traffic: after a crash in between the new release comes back as the live one.
                 tools.releases.make_live(&release.app, Some(release.number)).await?;
@@ -61,7 +59,7 @@ impl Step for GoLive {
             }
             Health::Unknown => {
                 tools.runtime.start(&release, Some(Hint::wake(cx.run, "step-release"))).await?;
-                Next::wait(after(cx.now, LOOK_AGAIN), &released)
+                Next::wait(after(cx.now, tools.looks.release), &released)
             }
         }
     }

@@ -94,9 +94,9 @@ impl Story {
 
     async fn settled(&self, release: &Release) -> Health {
         for _ in 0..20 {
-            match self.runtime.health(release.run).await {
-                Health::Starting => {}
-                health => return health,
+            let health = self.runtime.health(release.run).await;
+            if health != Health::Starting {
+                return health;
             }
         }
         panic!("it never settles");

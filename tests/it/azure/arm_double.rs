@@ -30,6 +30,8 @@ struct State {
     /// Answers that are given instead, each once: method, part of the path, answer.
     troubles: Vec<(String, String, Answer)>,
     fate: Option<Fate>,
+    /// Looks until each build is over.
+    builds: Vec<u32>,
     violations: Vec<String>,
 }
 
@@ -182,6 +184,37 @@ impl State {
         }
     }
 
+    fn build(&self, index: usize) -> Value {
+        let done = self.builds[index] == 0;
+        let image = json!({ "registry": "registry.azurecr.io", "repository": "app", "digest": format!("sha256:{}", "ab".repeat(32)) });
+        json!({ "name": "run", "properties": {
+            "runId": format!("cb{index}"), "status": if done { "Succeeded" } else { "Running" },
+            "outputImages": if done { vec![image] } else { Vec::new() },
+        } })
+    }
+
+    fn registry(&mut self, method: &str, rest: &[&str], address: &str) -> Answer {
+        match (method, rest) {
+            ("POST", ["listBuildSourceUploadUrl"]) => {
+                let slot = json!({ "uploadUrl": format!("{address}upload/source.tar.gz"), "relativePath": "upload/source.tar.gz" });
+                (200, Vec::new(), slot.to_string())
+            }
+            ("POST", ["scheduleRun"]) => {
+                self.builds.push(3);
+                (200, Vec::new(), self.build(self.builds.len() - 1).to_string())
+            }
+            ("GET", ["runs", id]) => {
+                let index = id.trim_start_matches("cb").parse().unwrap();
+                self.builds[index] = u32::saturating_sub(self.builds[index], 1);
+                (200, Vec::new(), self.build(index).to_string())
+            }
+            ("POST", ["runs", id, "listLogSasUrl"]) => {
+                (200, Vec::new(), json!({ "logLink": format!("{address}log/{id}") }).to_string())
+            }
+            other => panic!("{other:?} is not played"),
+        }
+    }
+
     fn answer(&mut self, asked: &Asked, address: &str) -> Answer {
         let path = asked.path.trim_start_matches(ROOT).trim_start_matches('/');
         let segments: Vec<&str> = path.split('/').collect();
@@ -203,6 +236,18 @@ impl State {
                 let counts =
                     if *queue == "step-build" { json!({}) } else { json!({ "countDetails": counts }) };
                 (200, Vec::new(), json!({ "name": queue, "properties": counts }).to_string())
+            }
+            ("GET", [.., "managedEnvironments", name]) => {
+                let properties =
+                    json!({ "defaultDomain": "westeurope.example", "provisioningState": "Succeeded" });
+                (
+                    200,
+                    Vec::new(),
+                    json!({ "name": name, "location": "westeurope", "properties": properties }).to_string(),
+                )
+            }
+            (method, [_, _, _, "Microsoft.ContainerRegistry", _, _, rest @ ..]) => {
+                self.registry(method, rest, address)
             }
             ("GET", [.., "containerApps", name]) => match self.apps.get_mut(*name) {
                 Some(app) => (200, Vec::new(), app.view(name).to_string()),
@@ -237,10 +282,20 @@ impl ArmDouble {
         let contract = Contract::of(&[
             "Microsoft.App/2024-03-01/ContainerApps.json",
             "Microsoft.App/2024-03-01/ContainerAppsRevisions.json",
+            "Microsoft.App/2024-03-01/ManagedEnvironments.json",
+            "Microsoft.ContainerRegistry/2019-04-01-tasks/containerregistry_build.json",
             "Microsoft.ServiceBus/2024-01-01/Queue.json",
         ]);
         let kept = Arc::clone(&state);
         let double = Double::start(move |asked| -> Answer {
+            // The source and the log of a build do not go by Resource Manager.
+            if asked.path.starts_with("/upload/") {
+                assert_eq!(asked.header("x-ms-blob-type"), Some("BlockBlob"));
+                return (201, Vec::new(), String::new());
+            }
+            if asked.path.starts_with("/log/") {
+                return (200, Vec::new(), "Step 1/3\nStep 2/3\n".to_owned());
+            }
             let mut state = kept.lock().unwrap();
             assert!(asked.header("authorization").is_some_and(|token| token.starts_with("Bearer ")));
             let address = format!("http://{}/", asked.header("host").unwrap());
@@ -298,6 +353,11 @@ impl ArmDouble {
     /// The newest body of an app.
     pub(crate) fn body(&self, app: &str) -> Value {
         self.state.lock().unwrap().apps[app].body.clone()
+    }
+
+    /// Builds that were asked for.
+    pub(crate) fn builds(&self) -> usize {
+        self.state.lock().unwrap().builds.len()
     }
 
     pub(crate) fn is_stopped(&self, app: &str) -> bool {

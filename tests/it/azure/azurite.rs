@@ -21,7 +21,7 @@ use crate::e2e::{have, until};
 pub(crate) struct Azurite {
     process: Child,
     pub(crate) settings: AzureSettings,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A token as Microsoft's sign-in makes them, but signed by nobody: Azurite looks at what it says only.
@@ -97,7 +97,7 @@ impl Azurite {
             ("WINDLASS_QUEUE_ENDPOINT", &address(queues)),
             ("WINDLASS_ROOT_CERTIFICATE", root.to_str().unwrap()),
         ]);
-        let azurite = Self { process, settings, _folder: folder };
+        let azurite = Self { process, settings, folder };
         for port in [blobs, queues] {
             until(
                 "azurite listens",
@@ -110,6 +110,10 @@ impl Azurite {
         services.logs().unwrap().create(None).await.unwrap();
         services.alarms().unwrap().create(None).await.unwrap();
         Some(azurite)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn services(&self) -> Services {

@@ -3,6 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::StatusCode;
+use actix_web::web::{Bytes, Data, PayloadConfig};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+use azure_core::http::headers::{HeaderName, HeaderValue};
+use azure_core::http::{Method, Request, Url};
 use azure_data_cosmos::fault_injection::{
     FaultInjectionConditionBuilder, FaultInjectionErrorType, FaultInjectionResultBuilder, FaultInjectionRule,
     FaultInjectionRuleBuilder, FaultOperationType,
@@ -29,7 +34,11 @@ pub(crate) struct Account {
 
 /// An emulator with the database and its containers, of several physical partitions each.
 pub(crate) fn emulator() -> Arc<InMemoryEmulatorHttpClient> {
-    let region = VirtualRegion::new("East US", GATEWAY.parse().unwrap());
+    emulator_at(GATEWAY)
+}
+
+fn emulator_at(gateway: &str) -> Arc<InMemoryEmulatorHttpClient> {
+    let region = VirtualRegion::new("East US", gateway.parse().unwrap());
     let config = VirtualAccountConfig::new(vec![region]).unwrap().with_consistency(ConsistencyLevel::Session);
     let emulator = Arc::new(InMemoryEmulatorHttpClient::new(config));
     let store = emulator.store();
@@ -40,6 +49,42 @@ pub(crate) fn emulator() -> Arc<InMemoryEmulatorHttpClient> {
         store.create_container_with_config(DATABASE, container, key, size);
     }
     emulator
+}
+
+/// The emulator behind a web server, for other processes; gives its address.
+pub(crate) fn serve() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/", listener.local_addr().unwrap());
+    let state = Data::new((emulator_at(&address), address.clone()));
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(Data::clone(&state))
+            .app_data(PayloadConfig::new(4 << 20))
+            .default_service(actix_web::web::to(forward))
+    });
+    drop(windlass::ambient::spawn(server.workers(1).disable_signals().listen(listener).unwrap().run()));
+    address
+}
+
+async fn forward(
+    request: HttpRequest,
+    body: Bytes,
+    state: Data<(Arc<InMemoryEmulatorHttpClient>, String)>,
+) -> HttpResponse {
+    let base: Url = state.1.parse().unwrap();
+    let method: Method = request.method().as_str().parse().unwrap();
+    let mut inner = Request::new(base.join(&request.uri().to_string()).unwrap(), method);
+    for (name, value) in request.headers() {
+        let name = HeaderName::from(name.as_str().to_owned());
+        inner.insert_header(name, HeaderValue::from(value.to_str().unwrap().to_owned()));
+    }
+    inner.set_body(body);
+    let answer = state.0.execute_request(&inner).await.unwrap().try_into_raw_response().await.unwrap();
+    let mut out = HttpResponse::build(StatusCode::from_u16(u16::from(answer.status())).unwrap());
+    for (name, value) in answer.headers().iter() {
+        out.insert_header((name.as_str(), value.as_str()));
+    }
+    out.body(Bytes::copy_from_slice(answer.body().as_ref()))
 }
 
 impl Account {

@@ -11,6 +11,7 @@ mod messages;
 mod openapi;
 mod storage;
 mod vault;
+mod whole;
 
 use std::collections::BTreeMap;
 

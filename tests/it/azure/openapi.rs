@@ -1,4 +1,4 @@
-//! Checks requests and answers against Microsoft's OpenAPI files.
+//! Checks requests and answers against Microsoft's `OpenAPI` files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,9 @@ fn resolve(file: &Path, schema: &Value, side: Side, depth: usize) -> Value {
     }
     if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
         let (file, found) = target(file, reference);
+        if found.get("discriminator").is_some() {
+            return any_kind(&file, reference, side, depth + 1);
+        }
         return resolve(&file, &found, side, depth + 1);
     }
     let mut plain = Map::new();
@@ -63,7 +66,11 @@ fn resolve(file: &Path, schema: &Value, side: Side, depth: usize) -> Value {
     }
     let (mut properties, mut required) = (Map::new(), Vec::new());
     for parent in schema.get("allOf").and_then(Value::as_array).into_iter().flatten() {
-        let parent = resolve(file, parent, side, depth + 1);
+        let (file, parent) = match parent.get("$ref").and_then(Value::as_str) {
+            Some(reference) => target(file, reference),
+            None => (file.to_owned(), parent.clone()),
+        };
+        let parent = resolve(&file, &parent, side, depth + 1);
         properties.extend(parent["properties"].as_object().cloned().unwrap_or_default());
         required.extend(parent["required"].as_array().cloned().unwrap_or_default());
     }
@@ -75,6 +82,8 @@ fn resolve(file: &Path, schema: &Value, side: Side, depth: usize) -> Value {
     }
     required.extend(schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default());
     required.retain(|name| properties.contains_key(name.as_str().unwrap()));
+    required.sort_by_key(Value::to_string);
+    required.dedup();
     if let Some(values) = schema.get("additionalProperties").filter(|values| values.is_object()) {
         plain.insert("additionalProperties".to_owned(), resolve(file, values, side, depth + 1));
     } else if !properties.is_empty() && side == Side::Request {
@@ -92,8 +101,23 @@ fn resolve(file: &Path, schema: &Value, side: Side, depth: usize) -> Value {
     Value::Object(plain)
 }
 
+/// A schema that stands for the kinds that say they are one of it.
+fn any_kind(file: &Path, reference: &str, side: Side, depth: usize) -> Value {
+    let name = reference.rsplit('/').next().unwrap();
+    let definitions = load(file)["definitions"].as_object().unwrap().clone();
+    let is_kind = |schema: &Value| {
+        let parents = schema.get("allOf").and_then(Value::as_array).into_iter().flatten();
+        parents
+            .filter_map(|parent| parent["$ref"].as_str())
+            .any(|parent| parent.ends_with(&format!("/{name}")))
+    };
+    let kinds = definitions.values().filter(|schema| is_kind(schema));
+    json!({ "anyOf": kinds.map(|kind| resolve(file, kind, side, depth + 1)).collect::<Vec<_>>() })
+}
+
 fn validator(file: &Path, schema: &Value, side: Side) -> jsonschema::Validator {
-    jsonschema::validator_for(&resolve(file, schema, side, 0)).unwrap()
+    jsonschema::validator_for(&resolve(file, schema, side, 0))
+        .unwrap_or_else(|error| panic!("{file:?}: {error}"))
 }
 
 fn operation(file: &Path, version: &str, (template, method): (&str, &str), operation: &Value) -> Operation {

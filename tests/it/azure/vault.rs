@@ -36,7 +36,7 @@ pub(crate) fn vault() -> Double {
             }
             ("GET", ["secrets", _, version]) => (*version).to_owned(),
             ("GET", ["secrets", name]) => {
-                let newest = versions.keys().filter(|(known, _)| known == name).next_back();
+                let newest = versions.keys().rfind(|(known, _)| known == name);
                 newest.map(|(_, version)| version.clone()).unwrap_or_default()
             }
             other => panic!("{other:?}"),

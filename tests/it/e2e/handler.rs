@@ -92,10 +92,11 @@ fn payload(name: &str) -> Value {
 #[tokio::test]
 async fn every_stored_payload_gets_an_answer_that_the_host_can_use() {
     let handler = Handler::start().await;
-    // The messages in these files are somebody else's, so queue functions refuse them, as they must.
+    // The messages in these files are somebody else's, so queue functions refuse them, as they must; what the platform gave
+    // up is kept whatever it is.
     let cases = [
         ("servicebus-single.json", "step-build", 400),
-        ("servicebus-deadletter.json", "dead-letter", 400),
+        ("servicebus-deadletter.json", "dead-letter", 200),
         ("queue.json", "alarm", 400),
         ("servicebus-batch.json", "admit", 400),
         ("servicebus-batch-objects.json", "admit", 400),

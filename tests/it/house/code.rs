@@ -162,7 +162,9 @@ fn every_code_that_is_used_is_in_the_catalogue() {
         text.len() > 4 && text.contains('_') && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
     };
     for path in files(&root().join("src"), "rs").into_iter().filter(|path| {
-        ["steps", "http", "embedded"].iter().any(|part| path.starts_with(root().join("src").join(part)))
+        ["steps", "http", "embedded", "azure"]
+            .iter()
+            .any(|part| path.starts_with(root().join("src").join(part)))
     }) {
         for line in production(&path).lines().filter(|line| {
             ["Problem::new(", "permanent(", "transient(", "failure(\"", "failed(\"", "code: \"", "code ="]

@@ -101,8 +101,7 @@ impl World {
         let time: Arc<dyn Clock> = Arc::clone(&clock) as Arc<_>;
         let ids: Arc<dyn Ids> = Arc::new(SeededIds::new(setup.seed));
         let db = Db::open(&root.join("windlass.db")).unwrap();
-        let names: Vec<&'static str> = FUNCTIONS.iter().filter_map(queue_of).collect();
-        let queues = SqliteQueues::open(db.clone(), Arc::clone(&time), &names).unwrap();
+        let queues = SqliteQueues::open(db.clone(), Arc::clone(&time), &queue_names()).unwrap();
         let queue: Arc<dyn Queue> = Arc::new(SqliteQueue(Arc::clone(&queues)));
         let blobs = FileBlobs::open(&root.join("blobs")).unwrap();
         let builder = Arc::new(FakeBuilder::new(blobs.clone(), Arc::clone(&queue), Arc::clone(&time)));
@@ -131,6 +130,7 @@ impl World {
                 keep: windlass::deploy::retention::Keep { days: 30, releases: 2 },
                 source: SourceLimits::default(),
             },
+            looks: windlass::windlass::Looks::WOKEN,
         });
         let chains = std::iter::once(deploy_chain(&tools))
             .chain(setup.more)
@@ -275,4 +275,8 @@ impl World {
         folded.updated = stored.updated;
         assert_eq!(folded, stored);
     }
+}
+
+fn queue_names() -> Vec<&'static str> {
+    FUNCTIONS.iter().filter_map(queue_of).collect()
 }

@@ -1,0 +1,185 @@
+//! Puts the service together on Azure: every port on its service, nothing kept in this process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::acr::{AcrBuilder, AcrParts};
+use super::app_body::Place;
+use super::arm::{Arm, Contract};
+use super::arm_error::ArmError;
+use super::backlog::AzureBacklog;
+use super::blobs::AzureBlobs;
+use super::container_apps::{AppsParts, ContainerApps};
+use super::cosmos::{Container, Fault};
+use super::deployments::CosmosDeployments;
+use super::journal::CosmosJournal;
+use super::logs::AzureLogs;
+use super::post::{Post, PostedQueue};
+use super::releases::CosmosReleases;
+use super::retention::CosmosRetention;
+use super::services::{ServiceError, Services};
+use super::vault::{VaultError, sealing_key};
+use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
+use crate::config::{AzureSettings, Settings};
+use crate::deploy::blobs::Blobs;
+use crate::deploy::log::Logs;
+use crate::deploy::secrets::Secrets;
+use crate::windlass::{Check, Looks, Tools, Windlass};
+use crate::workflow::Engine;
+use crate::workflow::chain::Chains;
+
+/// Nobody wakes a run when a build or a revision is ready, so that somebody has to look.
+const LOOKS: Looks = Looks { build: Duration::from_secs(5), release: Duration::from_secs(3) };
+
+/// Why the service cannot start on Azure.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A setting is missing.
+    #[error("the settings of the Azure backend are missing; set WINDLASS_BACKEND=azure")]
+    Settings,
+    /// A service.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The vault.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// Resource Manager.
+    #[error(transparent)]
+    Arm(#[from] ArmError),
+    /// There is no such environment.
+    #[error("the Container Apps environment {0} does not exist in the resource group, or has no domain yet")]
+    Environment(String),
+}
+
+/// Everything on Azure.
+///
+/// # Errors
+/// [`ConnectError`], which says what to do.
+pub async fn connect(settings: &Settings) -> Result<Windlass, ConnectError> {
+    let azure = settings.azure.as_deref().ok_or(ConnectError::Settings)?;
+    let services = Services::new(azure)?;
+    let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) = (Arc::new(SystemClock), Arc::new(SystemIds));
+    let (runs, records) = services.cosmos().await?;
+    let post: Arc<dyn Post> = Arc::new(services.post(Arc::clone(&clock))?);
+    let deployments = Arc::new(CosmosDeployments::new(records.clone(), Arc::clone(&post)));
+    let secrets: Arc<dyn Secrets> = Arc::new(sealing_key(&services.vault()?, &records).await?);
+    let arm = Arc::new(services.arm());
+    let blobs: Arc<dyn Blobs> = Arc::new(AzureBlobs::new(services.content()?));
+    let logs: Arc<dyn Logs> = Arc::new(AzureLogs::new(services.logs()?, Arc::clone(&clock)));
+    let parts = Parts { azure, services: &services, arm: &arm, records: &records, clock: &clock };
+    let tools = Arc::new(Tools {
+        clock: Arc::clone(&clock),
+        ids: Arc::clone(&ids),
+        deployments: Arc::clone(&deployments) as Arc<_>,
+        releases: Arc::new(CosmosReleases(records.clone())),
+        retention: Arc::new(CosmosRetention::new(records.clone(), runs.clone(), deployments)),
+        builder: Arc::new(parts.builder(&blobs, &logs)),
+        runtime: Arc::new(parts.runtime(&secrets).await?),
+        backlog: Arc::new(parts.backlog(&post)),
+        blobs,
+        logs,
+        secrets,
+        checks: vec![Arc::new(RecordsCheck(records.clone()))],
+        limits: settings.limits,
+        looks: LOOKS,
+    });
+    let journal = CosmosJournal::new(runs, Arc::clone(&post), Arc::clone(&clock), Arc::clone(&ids));
+    let engine = Engine {
+        journal: Arc::new(journal),
+        chains: Arc::new(Chains::new([crate::steps::deploy_chain(&tools)])),
+        clock,
+        ids,
+    };
+    Ok(Windlass { engine, queue: Arc::new(PostedQueue(post)), tools })
+}
+
+/// What several adapters are made of.
+struct Parts<'a> {
+    azure: &'a AzureSettings,
+    services: &'a Services,
+    arm: &'a Arc<Arm>,
+    records: &'a Container,
+    clock: &'a Arc<dyn Clock>,
+}
+
+impl Parts<'_> {
+    fn builder(&self, blobs: &Arc<dyn Blobs>, logs: &Arc<dyn Logs>) -> AcrBuilder {
+        AcrBuilder::new(AcrParts {
+            arm: Arc::clone(self.arm),
+            registry: registry_name(self.azure),
+            blobs: Arc::clone(blobs),
+            logs: Arc::clone(logs),
+            records: self.records.clone(),
+            clock: Arc::clone(self.clock),
+            wire: self.services.wire(),
+        })
+    }
+
+    async fn runtime(&self, secrets: &Arc<dyn Secrets>) -> Result<ContainerApps, ConnectError> {
+        let (place, domain) = place(self.azure, self.arm).await?;
+        Ok(ContainerApps::new(AppsParts {
+            arm: Arc::clone(self.arm),
+            records: self.records.clone(),
+            place,
+            domain,
+            secrets: Arc::clone(secrets),
+            vault: self.services.vault()?,
+            logs: self.services.app_logs(),
+            clock: Arc::clone(self.clock),
+        }))
+    }
+
+    fn backlog(&self, post: &Arc<dyn Post>) -> AzureBacklog {
+        let host = self.azure.service_bus.host_str().unwrap_or_default();
+        AzureBacklog {
+            arm: Arc::clone(self.arm),
+            namespace: host.split('.').next().unwrap_or(host).to_owned(),
+            records: self.records.clone(),
+            post: Arc::clone(post),
+            clock: Arc::clone(self.clock),
+        }
+    }
+}
+
+/// The registry resource: its login server begins with its name, which a hash may follow.
+fn registry_name(azure: &AzureSettings) -> String {
+    let host = azure.registry.split(['.', ':']).next().unwrap_or(&azure.registry);
+    host.split('-').next().unwrap_or(host).to_owned()
+}
+
+async fn place(azure: &AzureSettings, arm: &Arm) -> Result<(Place, String), ConnectError> {
+    let resource = format!("Microsoft.App/managedEnvironments/{}", azure.environment);
+    let found = arm.get(Contract::ContainerApps, &resource).await?;
+    let domain = found.as_ref().and_then(|found| found.pointer("/properties/defaultDomain")?.as_str());
+    let Some(domain) = domain else { return Err(ConnectError::Environment(azure.environment.clone())) };
+    let place = Place {
+        location: azure.location.clone(),
+        environment: arm.id(&resource),
+        identity: azure.apps_identity.clone(),
+        registry: azure.registry.clone(),
+    };
+    Ok((place, domain.to_owned()))
+}
+
+struct RecordsCheck(Container);
+
+#[async_trait]
+impl Check for RecordsCheck {
+    fn name(&self) -> &'static str {
+        "store"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        let read: Result<Option<super::cosmos::Stored<Value>>, Fault> =
+            self.0.read("installation", "probe").await;
+        read.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn last_use_was_fine(&self) -> bool {
+        // Asking would be a call; every request asks anyway.
+        true
+    }
+}
