@@ -10,6 +10,7 @@ use crate::deploy::dockerfile::PORT;
 use crate::deploy::ids::{Digest, dns_label};
 use crate::deploy::release::Release;
 use crate::deploy::runtime::Health;
+use crate::deploy::size::Replicas;
 
 /// Characters of an app's name; with `--` and the suffix of a revision it stays below 54.
 const MOST_LABEL: usize = 26;
@@ -105,6 +106,16 @@ fn probes(probe: &Probe, port: u16) -> Value {
     ])
 }
 
+/// When replicas are added. Load of the processor cannot bring an app back from none.
+fn rules(replicas: Replicas) -> Vec<Value> {
+    let http = json!({ "name": "http-scaling", "http": { "metadata": { "concurrentRequests": "100" } } });
+    let cpu = json!({
+        "name": "cpu-scaling",
+        "custom": { "type": "cpu", "metadata": { "type": "Utilization", "value": "70" } },
+    });
+    if replicas.min > 0 { vec![http, cpu] } else { vec![http] }
+}
+
 /// The app with the release as a new revision. `live` keeps the traffic; the first revision ever gets it when it is ready.
 #[must_use]
 pub fn body(
@@ -162,7 +173,7 @@ pub fn body(
                 "scale": {
                     "minReplicas": release.replicas.min,
                     "maxReplicas": release.replicas.max,
-                    "rules": [{ "name": "http", "http": { "metadata": { "concurrentRequests": "50" } } }],
+                    "rules": rules(release.replicas),
                 },
             },
         },
@@ -256,6 +267,18 @@ mod tests {
         assert_eq!(app_name("shop", "production"), "shop-production");
         let long = "a-label-that-is-far-too-long-for-an-app";
         assert_ne!(app_name(long, "preview-1"), app_name(long, "preview-2"));
+    }
+
+    #[test]
+    fn load_adds_replicas_and_a_sleeping_app_is_woken_by_requests_only() {
+        let awake = rules(Replicas { min: 2, max: 10 });
+        assert_eq!(awake[0].pointer("/http/metadata/concurrentRequests").unwrap(), "100");
+        assert_eq!(awake[1].pointer("/custom/metadata/value").unwrap(), "70");
+        assert_eq!(
+            awake.iter().map(|rule| rule["name"].as_str().unwrap()).collect::<Vec<_>>(),
+            ["http-scaling", "cpu-scaling"]
+        );
+        assert_eq!(rules(Replicas { min: 0, max: 2 }).len(), 1);
     }
 
     #[test]

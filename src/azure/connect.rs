@@ -109,7 +109,7 @@ impl Parts<'_> {
     fn builder(&self, blobs: &Arc<dyn Blobs>, logs: &Arc<dyn Logs>) -> AcrBuilder {
         AcrBuilder::new(AcrParts {
             arm: Arc::clone(self.arm),
-            registry: registry_name(self.azure),
+            registry: self.azure.registry.clone(),
             blobs: Arc::clone(blobs),
             logs: Arc::clone(logs),
             records: self.records.clone(),
@@ -144,12 +144,6 @@ impl Parts<'_> {
     }
 }
 
-/// The registry resource: its login server begins with its name, which a hash may follow.
-fn registry_name(azure: &AzureSettings) -> String {
-    let host = azure.registry.split(['.', ':']).next().unwrap_or(&azure.registry);
-    host.split('-').next().unwrap_or(host).to_owned()
-}
-
 async fn place(azure: &AzureSettings, arm: &Arm) -> Result<(Place, String), ConnectError> {
     let resource = format!("Microsoft.App/managedEnvironments/{}", azure.environment);
     let found = arm.get(Contract::ContainerApps, &resource).await?;
@@ -159,7 +153,7 @@ async fn place(azure: &AzureSettings, arm: &Arm) -> Result<(Place, String), Conn
         location: azure.location.clone(),
         environment: arm.id(&resource),
         identity: azure.apps_identity.clone(),
-        registry: azure.registry.clone(),
+        registry: azure.login_server.clone(),
     };
     Ok((place, domain.to_owned()))
 }

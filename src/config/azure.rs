@@ -17,6 +17,7 @@ struct Cloud {
     storage: &'static str,
     vault: &'static str,
     logs: &'static str,
+    registry: &'static str,
 }
 
 /// Clouds by the word in the setting. From the endpoint lists of the clouds' documentation.
@@ -30,6 +31,7 @@ const CLOUDS: [(&str, Cloud); 3] = [
             storage: "core.windows.net",
             vault: "vault.azure.net",
             logs: "https://api.loganalytics.io/",
+            registry: "azurecr.io",
         },
     ),
     (
@@ -41,6 +43,7 @@ const CLOUDS: [(&str, Cloud); 3] = [
             storage: "core.usgovcloudapi.net",
             vault: "vault.usgovcloudapi.net",
             logs: "https://api.loganalytics.us/",
+            registry: "azurecr.us",
         },
     ),
     (
@@ -52,19 +55,23 @@ const CLOUDS: [(&str, Cloud); 3] = [
             storage: "core.chinacloudapi.cn",
             vault: "vault.azure.cn",
             logs: "https://api.loganalytics.azure.cn/",
+            registry: "azurecr.cn",
         },
     ),
 ];
 
 /// What apps are deployed to.
-const TARGET: [&str; 6] = [
+const TARGET: [&str; 5] = [
     "AZURE_SUBSCRIPTION_ID",
     "AZURE_RESOURCE_GROUP",
-    "AZURE_LOCATION",
+    "AZURE_CONTAINER_REGISTRY",
     "CONTAINER_APPS_ENVIRONMENT",
     "APPS_IDENTITY",
-    "ACR_LOGIN_SERVER",
 ];
+/// Region when none is set.
+const LOCATION: &str = "eastus";
+/// Characters of a registry's name (naming rules of Azure resources).
+const REGISTRY_CHARS: std::ops::RangeInclusive<usize> = 5..=50;
 
 /// How tokens are obtained.
 #[derive(Debug, Clone)]
@@ -124,14 +131,16 @@ pub struct AzureSettings {
     pub environment: String,
     /// Identity with which apps pull images and read their secrets; its resource id.
     pub apps_identity: String,
-    /// Host name of the registry.
+    /// Name of the registry.
     pub registry: String,
+    /// Its host name.
+    pub login_server: String,
     /// Certificate that signed those of services on loopback.
     pub root_certificate: Option<PathBuf>,
 }
 
 /// Every variable of this page.
-pub(super) const AZURE_VARIABLES: [Variable; 23] = [
+pub(super) const AZURE_VARIABLES: [Variable; 25] = [
     variable("WINDLASS_AZURE_CLOUD", "public", "Microsoft's cloud: public, usgovernment or china"),
     variable(
         "WINDLASS_AZURE_AUTH",
@@ -143,7 +152,8 @@ pub(super) const AZURE_VARIABLES: [Variable; 23] = [
     variable("AZURE_CLIENT_SECRET", "", "secret of the service principal"),
     variable("AZURE_SUBSCRIPTION_ID", "", "subscription that apps are deployed to"),
     variable("AZURE_RESOURCE_GROUP", "", "resource group of the apps"),
-    variable("AZURE_LOCATION", "", "region of the apps, such as westeurope"),
+    variable("AZURE_LOCATION", "eastus", "region of the apps"),
+    variable("AZURE_CONTAINER_REGISTRY", "", "registry of the images: its name"),
     variable("COSMOS_ENDPOINT", "", "Cosmos DB account, https://<account>.documents.azure.com/"),
     variable("COSMOS_DATABASE", "windlass", "database with the containers `runs` and `records`"),
     variable("SERVICEBUS_NAMESPACE", "", "Service Bus namespace: its name, host or address"),
@@ -151,15 +161,20 @@ pub(super) const AZURE_VARIABLES: [Variable; 23] = [
     variable("WINDLASS_BLOB_ENDPOINT", "", "blob service, when it is not the account's own address"),
     variable("WINDLASS_QUEUE_ENDPOINT", "", "queue service, when it is not the account's own address"),
     variable("KEYVAULT_URL", "", "Key Vault: its name or address"),
+    variable("AZURE_KEY_VAULT_URI", "", "the older name of KEYVAULT_URL"),
     variable("WINDLASS_AUTHORITY", "", "sign-in service, when it is not the cloud's own"),
     variable("WINDLASS_ARM_ENDPOINT", "", "Azure Resource Manager, when it is not the cloud's own"),
     variable("WINDLASS_LOG_ANALYTICS_ENDPOINT", "", "Log Analytics, when it is not the cloud's own"),
     variable("CONTAINER_APPS_ENVIRONMENT", "", "Container Apps environment of the apps"),
     variable("APPS_IDENTITY", "", "resource id of the identity with which apps pull images and read secrets"),
-    variable("ACR_LOGIN_SERVER", "", "registry of the images, <name>.azurecr.io"),
+    variable("ACR_LOGIN_SERVER", "", "host name of the registry, when it is not <name>.azurecr.io"),
     variable("LOG_ANALYTICS_WORKSPACE", "", "id of the workspace that keeps what apps say"),
     variable("WINDLASS_ROOT_CERTIFICATE", "", "certificate (PEM) that is trusted for services on loopback"),
 ];
+
+fn is_registry(name: &str) -> bool {
+    REGISTRY_CHARS.contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
 
 /// Whether a token may travel there: by TLS, or without leaving the machine.
 #[must_use]
@@ -250,10 +265,16 @@ impl Reader<'_> {
         let service_bus = self.service(&bus, cloud.service_bus);
         let blobs = self.address("WINDLASS_BLOB_ENDPOINT", storage("blob"));
         let queues = self.address("WINDLASS_QUEUE_ENDPOINT", storage("queue"));
-        let vault = self.service(&["KEYVAULT_URL"], cloud.vault);
+        let vault = self.service(&["KEYVAULT_URL", "AZURE_KEY_VAULT_URI"], cloud.vault);
         let logs = self.address("WINDLASS_LOG_ANALYTICS_ENDPOINT", Some(cloud.logs.to_owned()));
-        let [subscription, group, location, environment, apps_identity, registry] =
+        let [subscription, group, registry, environment, apps_identity] =
             TARGET.map(|name| self.needed(&[name]));
+        if !registry.is_empty() && !is_registry(&registry) {
+            let problem = format!(
+                "AZURE_CONTAINER_REGISTRY is `{registry}`; a registry's name has 5 to 50 letters and digits"
+            );
+            self.problems.push(problem);
+        }
         Some(AzureSettings {
             auth,
             authority: authority?,
@@ -267,10 +288,14 @@ impl Reader<'_> {
             logs: logs?,
             subscription,
             group,
-            location,
+            location: self.text("AZURE_LOCATION").unwrap_or(LOCATION).to_owned(),
             workspace: self.text("LOG_ANALYTICS_WORKSPACE").map(str::to_owned),
-            environment,
+            // Terraform knows the environment by its id, people by its name.
+            environment: environment.rsplit('/').next().unwrap_or(&environment).to_owned(),
             apps_identity,
+            login_server: self
+                .text("ACR_LOGIN_SERVER")
+                .map_or_else(|| format!("{registry}.{}", cloud.registry).to_ascii_lowercase(), str::to_owned),
             registry,
             root_certificate: self.text("WINDLASS_ROOT_CERTIFICATE").map(PathBuf::from),
         })
@@ -284,7 +309,7 @@ mod tests {
     use super::super::{BadSettings, Settings};
     use super::*;
 
-    const NEEDED: [(&str, &str); 11] = [
+    const NEEDED: [(&str, &str); 10] = [
         ("WINDLASS_BACKEND", "azure"),
         ("COSMOS_ENDPOINT", "https://wl.documents.azure.com/"),
         ("SERVICEBUS_NAMESPACE", "wl-bus"),
@@ -292,10 +317,12 @@ mod tests {
         ("KEYVAULT_URL", "wl-vault"),
         ("AZURE_SUBSCRIPTION_ID", "s"),
         ("AZURE_RESOURCE_GROUP", "g"),
-        ("AZURE_LOCATION", "westeurope"),
-        ("CONTAINER_APPS_ENVIRONMENT", "env"),
+        ("AZURE_CONTAINER_REGISTRY", "images"),
+        (
+            "CONTAINER_APPS_ENVIRONMENT",
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.App/managedEnvironments/env",
+        ),
         ("APPS_IDENTITY", "/subscriptions/s/apps"),
-        ("ACR_LOGIN_SERVER", "reg.azurecr.io"),
     ];
 
     fn check(more: &[(&str, &str)]) -> Result<AzureSettings, BadSettings> {
@@ -314,6 +341,12 @@ mod tests {
         assert_eq!(public.blobs.as_str(), "https://wlstore.blob.core.windows.net/");
         assert_eq!(public.vault.as_str(), "https://wl-vault.vault.azure.net/");
         assert!(matches!(public.auth, Auth::ManagedIdentity { client: None }));
+        assert_eq!((public.location.as_str(), public.environment.as_str()), ("eastus", "env"));
+        assert_eq!(public.login_server, "images.azurecr.io");
+        assert!(check(&[("AZURE_CONTAINER_REGISTRY", "no-dashes")]).is_err());
+        let older =
+            check(&[("KEYVAULT_URL", ""), ("AZURE_KEY_VAULT_URI", "https://old.vault.azure.net/")]).unwrap();
+        assert_eq!(older.vault.as_str(), "https://old.vault.azure.net/");
         let china = check(&[("WINDLASS_AZURE_CLOUD", "china")]).unwrap();
         assert_eq!(china.queues.as_str(), "https://wlstore.queue.core.chinacloudapi.cn/");
         assert_eq!(china.arm.as_str(), "https://management.chinacloudapi.cn/");
@@ -340,7 +373,7 @@ mod tests {
             "SERVICEBUS_NAMESPACE",
             "KEYVAULT_URL",
             "AZURE_CLIENT_SECRET",
-            "AZURE_LOCATION",
+            "AZURE_CONTAINER_REGISTRY",
         ] {
             assert!(problems.iter().any(|problem| problem.contains(name)), "{name}: {problems:?}");
         }

@@ -59,7 +59,7 @@ impl Story {
                 location: settings.location,
                 environment: "/subscriptions/s/environment".to_owned(),
                 identity: settings.apps_identity,
-                registry: settings.registry,
+                registry: settings.login_server,
             },
             domain: "westeurope.example".to_owned(),
             secrets: Arc::new(KeySecrets::new(key)),

@@ -34,7 +34,7 @@ pub(crate) fn settings(more: &[(&str, &str)]) -> AzureSettings {
         ("AZURE_LOCATION", "westeurope"),
         ("CONTAINER_APPS_ENVIRONMENT", "env"),
         ("APPS_IDENTITY", "/subscriptions/00000000-0000-0000-0000-000000000002/resourceGroups/apps/providers/Microsoft.ManagedIdentity/userAssignedIdentities/apps"),
-        ("ACR_LOGIN_SERVER", "registry.azurecr.io"),
+        ("AZURE_CONTAINER_REGISTRY", "registry"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();

@@ -105,7 +105,7 @@ impl Cloud {
             ("AZURE_LOCATION", settings.location.clone()),
             ("CONTAINER_APPS_ENVIRONMENT", settings.environment.clone()),
             ("APPS_IDENTITY", settings.apps_identity.clone()),
-            ("ACR_LOGIN_SERVER", settings.registry.clone()),
+            ("AZURE_CONTAINER_REGISTRY", settings.registry.clone()),
             ("COSMOS_DISABLE_IMDS", "1".to_owned()),
         ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value)).to_vec();

@@ -115,6 +115,22 @@ fn compose_starts_the_service_with_settings_that_exist() {
 }
 
 #[test]
+fn the_examples_name_every_setting() {
+    let text = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let environment = text(".env.example");
+    let local: Value = serde_json::from_str(&text("local.settings.json.example")).unwrap();
+    for variable in windlass::config::variables() {
+        let line = format!("{}=", variable.name);
+        assert!(environment.lines().any(|known| known.trim_start_matches("# ").starts_with(&line)), "{line}");
+        assert!(
+            local["Values"].get(variable.name).is_some(),
+            "{} is not in local.settings.json.example",
+            variable.name
+        );
+    }
+}
+
+#[test]
 fn host_json_carries_the_documents_values() {
     let host = read("host.json");
     assert_eq!(host["functionTimeout"], "00:05:00");
