@@ -9,8 +9,12 @@ impl Windlass {
     /// # Errors
     /// [`ActionError`]; the next sweep goes on.
     pub async fn sweep(&self) -> Result<usize, ActionError> {
-        self.begin_admitted().await?;
-        self.admit().await?;
-        Ok(self.engine.sweep(self.queue.as_ref()).await?)
+        let begun = self.begin_admitted().await;
+        let admitted = self.admit().await;
+        // Whatever stands in the way of admission, runs under way go on.
+        let sent = self.engine.sweep(self.queue.as_ref()).await?;
+        begun?;
+        admitted?;
+        Ok(sent)
     }
 }

@@ -21,7 +21,7 @@ use crate::ambient::{Clock, between};
 use crate::deploy::blobs::Blobs;
 use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, Builder, BuilderError, Packed, Started};
 use crate::deploy::ids::{Digest, Name};
-use crate::deploy::log::{Line, Logs};
+use crate::deploy::log::{self, Line, Logs};
 use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
 use crate::workflow::journal::RunId;
 
@@ -149,44 +149,45 @@ impl AcrBuilder {
         Ok(path)
     }
 
-    /// Takes over what the build has said since, and gives its newest lines.
-    async fn follow(
-        &self,
-        run: RunId,
-        record: &mut Record,
-        build: &str,
-    ) -> Result<Vec<String>, BuilderError> {
+    /// Takes over what the build has said since.
+    async fn follow(&self, run: RunId, record: &mut Record, build: &str) -> Result<(), BuilderError> {
         let link = self.ask(&format!("runs/{build}/listLogSasUrl"), None).await?;
         let Some(url) = link.get("logLink").and_then(Value::as_str).and_then(|url| url.parse::<Url>().ok())
         else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         let mut request = Request::new(Wire::secure(&url), Method::Get);
+        request.insert_header("x-ms-range".to_owned(), format!("bytes={}-", record.logged));
         let options = azure_core::http::PipelineSendOptions { skip_checks: true, ..Default::default() };
-        let answer = self
-            .plain
-            .send(&Context::new(), &mut request, Some(options))
-            .await
-            .map_err(|error| unavailable(&error))?;
-        let (status, _, body) = answer.deconstruct();
-        // Not there until the agent has started.
-        if u16::from(status) != 200 {
-            return Ok(Vec::new());
-        }
-        let text = String::from_utf8_lossy(body.as_ref()).into_owned();
-        let new = text.get(usize::try_from(record.logged).unwrap_or(usize::MAX)..).unwrap_or_default();
+        let answer = self.plain.send(&Context::new(), &mut request, Some(options)).await;
+        let (status, _, body) = answer.map_err(|error| unavailable(&error))?.deconstruct();
+        let new = match u16::from(status) {
+            206 => body.as_ref(),
+            200 => {
+                body.as_ref().get(usize::try_from(record.logged).unwrap_or(usize::MAX)..).unwrap_or_default()
+            }
+            // Not there until the agent has started, or nothing new.
+            _ => return Ok(()),
+        };
         // What has no end yet comes with the next look.
-        let whole = new.rfind('\n').map_or("", |end| new.get(..=end).unwrap_or_default());
+        let end = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let whole = String::from_utf8_lossy(new.get(..end).unwrap_or_default()).into_owned();
         if let Some(deployment) = record.deployment.filter(|_| !whole.is_empty()) {
             let now = self.parts.clock.now();
             let lines = whole.lines().map(|line| Line::new(now, "log", Some("build"), line)).collect();
             let kept = self.parts.logs.append(deployment, lines).await;
             kept.map_err(|error| BuilderError::Unavailable(error.to_string()))?;
-            record.logged += whole.len() as u64;
+            record.logged += end as u64;
             self.keep(run, record).await?;
         }
-        let lines: Vec<&str> = text.lines().collect();
-        Ok(lines.iter().skip(lines.len().saturating_sub(TAIL)).map(|line| (*line).to_owned()).collect())
+        Ok(())
+    }
+
+    /// The newest lines that the build left in the deployment's log.
+    async fn tail(&self, record: &Record) -> Vec<String> {
+        let Some(deployment) = record.deployment else { return Vec::new() };
+        let lines = self.parts.logs.read(deployment, log::From::Tail(TAIL), TAIL).await.unwrap_or_default();
+        lines.into_iter().filter(|line| line.step.as_deref() == Some("build")).map(|line| line.text).collect()
     }
 
     async fn look(&self, run: RunId) -> Result<BuildStatus, BuilderError> {
@@ -195,9 +196,16 @@ impl AcrBuilder {
         let Some(found) = self.parts.arm.get(TASKS, &self.resource(&format!("runs/{build}"))).await? else {
             return Ok(BuildStatus::Unknown);
         };
-        let tail = self.follow(run, &mut record, &build).await?;
+        if let Err(error) = self.follow(run, &mut record, &build).await {
+            tracing::warn!(run.id = %run, error = %error, "the log of the build of {run} cannot be read now");
+        }
         let status = found.pointer("/properties/status").and_then(Value::as_str).unwrap_or_default();
         let said = found.pointer("/properties/runErrorMessage").and_then(Value::as_str).unwrap_or_default();
+        let tail = if matches!(status, "Failed" | "Timeout" | "Error") {
+            self.tail(&record).await
+        } else {
+            Vec::new()
+        };
         let failed = |code, message: String| {
             BuildStatus::Failed(BuildFailure {
                 code,
@@ -293,8 +301,11 @@ impl Builder for AcrBuilder {
     async fn status(&self, run: RunId) -> BuildStatus {
         match self.look(run).await {
             Ok(status) => status,
-            Err(error) => {
-                tracing::warn!(run.id = %run, error = %error, "the build of {run} cannot be looked at now");
+            Err(BuilderError::Rejected { code, message }) => {
+                BuildStatus::Failed(BuildFailure { code, message, detail: Value::Null })
+            }
+            Err(BuilderError::Unavailable(why)) => {
+                tracing::warn!(run.id = %run, why, "the build of {run} cannot be looked at now");
                 BuildStatus::Running
             }
         }
@@ -302,11 +313,21 @@ impl Builder for AcrBuilder {
 
     async fn discard(&self, run: RunId) -> Result<(), BuilderError> {
         let Some(record) = self.record(run).await? else { return Ok(()) };
+        let under_way = |found: &Value| {
+            let status = found.pointer("/properties/status").and_then(Value::as_str);
+            matches!(status, Some("Queued" | "Started" | "Running"))
+        };
         if let Some(build) = &record.build
-            && self.look(run).await? == BuildStatus::Running
+            && self
+                .parts
+                .arm
+                .get(TASKS, &self.resource(&format!("runs/{build}")))
+                .await?
+                .is_some_and(|found| under_way(&found))
         {
             match self.parts.arm.act(TASKS, &self.resource(&format!("runs/{build}/cancel")), None).await {
-                Ok(_) | Err(ArmError::Missing(_)) => {}
+                // It may have ended in this moment.
+                Ok(_) | Err(ArmError::Missing(_) | ArmError::Rejected(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -14,7 +14,7 @@ use crate::deploy::size::Replicas;
 
 /// Characters of an app's name; with `--` and the suffix of a revision it stays below 54.
 const MOST_LABEL: usize = 26;
-/// Characters of the hash that tells long names apart.
+/// Characters of the hash that tells names apart.
 const HASH: usize = 6;
 /// Bounds of a probe that may be set.
 const MOST_FAILURES: u64 = 10;
@@ -22,18 +22,16 @@ const MOST_PERIOD: u64 = 240;
 /// Restarts after which a revision is given up.
 const MOST_RESTARTS: u64 = 3;
 
-/// The name of the container app of a project, by its label, in an environment. Labels are unique, so names are.
+/// The name of the container app of a project, by its label, in an environment.
+///
+/// It ends with a hash of both, because names of different projects and environments may be the same when put together.
 #[must_use]
 pub fn app_name(label: &str, environment: &str) -> String {
     let plain = format!("{}-{}", dns_label(label), dns_label(environment)).replace("--", "-");
     let begins = if plain.starts_with(|char: char| char.is_ascii_lowercase()) { "" } else { "a" };
-    let whole = format!("{begins}{}", plain.trim_matches('-'));
-    if whole.len() <= MOST_LABEL {
-        return whole;
-    }
-    let digest = Digest::of(whole.as_bytes()).to_string();
-    let short: String = whole.chars().take(MOST_LABEL - HASH - 1).collect();
-    format!("{}-{}", short.trim_end_matches('-'), digest.get(..HASH).unwrap_or_default())
+    let short: String = format!("{begins}{plain}").chars().take(MOST_LABEL - HASH - 1).collect();
+    let digest = Digest::of(format!("{label}/{environment}").as_bytes()).to_string();
+    format!("{}-{}", short.trim_matches('-'), digest.get(..HASH).unwrap_or_default())
 }
 
 /// The name of the container app that runs the release: its built-in host name begins with it.
@@ -131,7 +129,10 @@ pub fn body(
     // A name twice lets the activation fail without a reason; what was set for the deployment wins.
     let mut variables: Vec<Value> = Vec::new();
     for variable in
-        [json!({ "name": "PORT", "value": port.to_string() })].into_iter().chain(plain).chain(sealed)
+        [json!({ "name": "PORT", "value": port.to_string() }), json!({ "name": "HOST", "value": "0.0.0.0" })]
+            .into_iter()
+            .chain(plain)
+            .chain(sealed)
     {
         variables.retain(|known| known["name"] != variable["name"]);
         variables.push(variable);
@@ -192,6 +193,35 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// Where a resource stands with its latest change.
+#[must_use]
+pub fn state(resource: &Value) -> &str {
+    text(resource, "/properties/provisioningState")
+}
+
+/// The revision that has all the traffic of an app; none while none was ever ready.
+#[must_use]
+pub fn live(app: &Value) -> Option<String> {
+    let traffic = app.pointer("/properties/configuration/ingress/traffic")?.as_array()?;
+    let all = traffic.iter().find(|entry| entry.get("weight").and_then(Value::as_u64) == Some(100))?;
+    let name = if all.get("latestRevision") == Some(&Value::Bool(true)) {
+        app.pointer("/properties/latestReadyRevisionName")?
+    } else {
+        all.get("revisionName")?
+    };
+    name.as_str().filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+/// Whether no revision of the app was ever ready, so that nothing is lost with it.
+#[must_use]
+pub fn never_ready(app: &Value) -> bool {
+    let traffic = app.pointer("/properties/configuration/ingress/traffic").and_then(Value::as_array);
+    let newest = |entry: &Value| entry.get("latestRevision") == Some(&Value::Bool(true));
+    let ready =
+        app.pointer("/properties/latestReadyRevisionName").and_then(Value::as_str).unwrap_or_default();
+    ready.is_empty() && traffic.is_some_and(|traffic| traffic.len() == 1 && traffic.iter().all(newest))
+}
+
 /// How a revision is, from what the service says of it and of its replicas. The lists of states are open: what is not known
 /// is taken as "not yet".
 #[must_use]
@@ -233,6 +263,13 @@ pub fn health(revision: &Value, replicas: &Value) -> Health {
     }
 }
 
+/// The health of a revision that the service never made.
+#[must_use]
+pub fn failed_app(app: &Value) -> Health {
+    let said = text(app, "/properties/runningStatus");
+    failed(if said.is_empty() { "Container Apps could not make the revision" } else { said })
+}
+
 fn failed(said: &str) -> Health {
     let (code, advice) = if said.contains("MANIFEST_UNKNOWN") {
         ("RELEASE_IMAGE", "the image is not in the registry; deploy again")
@@ -264,7 +301,8 @@ mod tests {
             assert!(!name.contains("--") && !name.ends_with('-'), "{name}");
             assert!(name.starts_with(|char: char| char.is_ascii_lowercase()), "{name}");
         }
-        assert_eq!(app_name("shop", "production"), "shop-production");
+        assert!(app_name("shop", "production").starts_with("shop-production-"));
+        assert_ne!(app_name("shop", "preview-production"), app_name("shop-preview", "production"));
         let long = "a-label-that-is-far-too-long-for-an-app";
         assert_ne!(app_name(long, "preview-1"), app_name(long, "preview-2"));
     }

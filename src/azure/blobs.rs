@@ -148,6 +148,7 @@ impl Blobs for AzureBlobs {
             hasher: Sha256::new(),
             block: BytesMut::new(),
             blocks: Vec::new(),
+            mark: rand::random(),
         }))
     }
 
@@ -243,12 +244,14 @@ struct Writer {
     hasher: Sha256,
     block: BytesMut,
     blocks: Vec<Vec<u8>>,
+    /// Keeps the blocks of two uploads of the same content apart.
+    mark: u64,
 }
 
 impl Writer {
     async fn stage(&mut self) -> Result<(), BlobError> {
         let block = self.block.split().freeze();
-        let id = format!("{:08}", self.blocks.len()).into_bytes();
+        let id = format!("{:016x}{:08}", self.mark, self.blocks.len()).into_bytes();
         let staged =
             self.blob.block_blob_client().stage_block(&id, block.len() as u64, block.into(), None).await;
         staged.map_err(|error| unavailable(&self.name, error))?;

@@ -14,7 +14,9 @@ use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::app_body::{Place, SecretVariable, app_name, app_of, body, health, suffix};
+use super::app_body::{
+    Place, SecretVariable, app_name, app_of, body, failed_app, health, live, never_ready, state, suffix,
+};
 use super::app_logs::AppLogs;
 use super::arm::{Arm, Begun, Contract, Progress};
 use super::arm_error::ArmError;
@@ -32,6 +34,8 @@ const PARTITION: &str = "revisions";
 const APPS: Contract = Contract::ContainerApps;
 /// Longest wait for a change within one call; an invocation has 60 s.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// How often an app is looked at meanwhile.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// A revision that was started, and by which app it is found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -109,20 +113,6 @@ fn revision(known: &Known) -> String {
     format!("{}/revisions/{}", app(&known.name), known.revision)
 }
 
-fn state(resource: &Value) -> &str {
-    resource.pointer("/properties/provisioningState").and_then(Value::as_str).unwrap_or_default()
-}
-
-/// The revision that has all the traffic of an app.
-fn live(app: &Value) -> Option<String> {
-    let traffic = app.pointer("/properties/configuration/ingress/traffic")?.as_array()?;
-    let all = traffic.iter().find(|entry| entry.get("weight").and_then(Value::as_u64) == Some(100))?;
-    if all.get("latestRevision") == Some(&Value::Bool(true)) {
-        return app.pointer("/properties/latestReadyRevisionName")?.as_str().map(str::to_owned);
-    }
-    all.get("revisionName")?.as_str().map(str::to_owned)
-}
-
 impl ContainerApps {
     /// Runs releases in this place.
     #[must_use]
@@ -152,14 +142,18 @@ impl ContainerApps {
         }
     }
 
-    /// The app when it may be changed now.
+    /// The app when it may be changed; a change under way is waited for as long as an invocation may.
     async fn settled(&self, name: &str) -> Result<Option<Value>, RuntimeError> {
-        let found = self.parts.arm.get(APPS, &app(name)).await?;
-        match found.as_ref().map(state) {
-            Some("InProgress" | "Deleting") => {
-                Err(RuntimeError::Unavailable(format!("another change of {name} is under way")))
+        let begun_at = self.parts.clock.now();
+        loop {
+            let found = self.parts.arm.get(APPS, &app(name)).await?;
+            if !matches!(found.as_ref().map(state), Some("InProgress" | "Deleting")) {
+                return Ok(found);
             }
-            _ => Ok(found),
+            if between(begun_at, self.parts.clock.now()) > PATIENCE {
+                return Err(RuntimeError::Unavailable(format!("another change of {name} is under way")));
+            }
+            self.parts.clock.sleep(LOOK).await;
         }
     }
 
@@ -201,7 +195,14 @@ impl ContainerApps {
     /// References that revisions of the app use now; a change must name them all again.
     async fn references(&self, name: &str) -> Result<Value, RuntimeError> {
         match self.parts.arm.act(APPS, &format!("{}/listSecrets", app(name)), None).await? {
-            Begun::Done(answer) => Ok(answer.get("value").cloned().unwrap_or_default()),
+            // Only references: a value has no business in a request of ours.
+            Begun::Done(answer) => {
+                let listed = answer.get("value").and_then(Value::as_array).into_iter().flatten();
+                let references =
+                    listed.filter(|secret| secret.get("keyVaultUrl").is_some_and(Value::is_string));
+                let named = |secret: &Value| json!({ "name": secret["name"], "keyVaultUrl": secret["keyVaultUrl"], "identity": secret["identity"] });
+                Ok(references.map(named).collect())
+            }
             Begun::Running(_) => {
                 Err(RuntimeError::Unavailable("the app's secrets are not listed yet".to_owned()))
             }
@@ -224,8 +225,9 @@ impl ContainerApps {
         let Some(known) = self.known(run).await? else { return Ok(Health::Unknown) };
         let Some(found) = self.parts.arm.get(APPS, &revision(&known)).await? else {
             let app = self.parts.arm.get(APPS, &app(&known.name)).await?;
-            return Ok(match app.as_ref().map(state) {
-                Some("InProgress") => Health::Starting,
+            return Ok(match app.as_ref().map(|app| (state(app), app)) {
+                Some(("InProgress", _)) => Health::Starting,
+                Some(("Failed", app)) => failed_app(app),
                 _ => Health::Unknown,
             });
         };
@@ -304,6 +306,8 @@ impl Runtime for ContainerApps {
         for known in self.of_app("c.name = @value", json!(name)).await? {
             if known.revision != wanted {
                 self.deactivate(&known).await?;
+                // A way back writes it down again.
+                self.parts.records.delete(PARTITION, &known.run.to_string(), None).await?;
             }
         }
         Ok(())
@@ -311,9 +315,16 @@ impl Runtime for ContainerApps {
 
     async fn stop(&self, revision: RunId) -> Result<(), RuntimeError> {
         let Some(known) = self.known(revision).await? else { return Ok(()) };
-        let found = self.parts.arm.get(APPS, &app(&known.name)).await?;
-        if found.as_ref().and_then(live).as_deref() != Some(&known.revision) {
-            self.deactivate(&known).await?;
+        match self.settled(&known.name).await? {
+            None => {}
+            Some(found) if never_ready(&found) => {
+                // Its one revision cannot be deactivated: it has the traffic.
+                self.finish(self.parts.arm.delete(APPS, &app(&known.name)).await?).await?;
+            }
+            Some(found) if live(&found).as_deref() == Some(&known.revision) => {
+                return Err(RuntimeError::Unavailable(format!("{} still has the traffic", known.revision)));
+            }
+            Some(_) => self.deactivate(&known).await?,
         }
         self.parts.records.delete(PARTITION, &revision.to_string(), None).await?;
         Ok(())
@@ -322,11 +333,9 @@ impl Runtime for ContainerApps {
     async fn withdraw(&self, app_id: &str) {
         let known = self.of_app("c.app = @value", json!(app_id)).await.unwrap_or_default();
         let Some(known) = known.first() else { return };
-        match self.parts.arm.act(APPS, &format!("{}/stop", app(&known.name)), None).await {
-            Ok(_) | Err(ArmError::Missing(_)) => {}
-            Err(error) => {
-                tracing::error!(app = app_id, error = %error, "{} could not be stopped", known.name);
-            }
+        // Without a release before it, there is nothing to keep of the app.
+        if let Err(error) = self.parts.arm.delete(APPS, &app(&known.name)).await {
+            tracing::error!(app = app_id, error = %error, "{} could not be removed", known.name);
         }
     }
 

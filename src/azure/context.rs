@@ -59,14 +59,14 @@ pub async fn context(
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
     for file in manifest.files() {
         let content = blobs.read(org, file.sha256, file.size).await?;
-        tar.append_data(&mut header(file.size, file.mode), &file.path, content.as_slice())?;
+        tar.append_data(&mut header(content.len() as u64, file.mode), &file.path, content.as_slice())?;
         if tar.get_ref().get_ref().len() > MOST_BYTES {
             return Err(ContextError::TooLarge);
         }
     }
     let own = plan.kind == Kind::Docker;
     if !own {
-        let text = dockerfile(plan);
+        let text = dockerfile(plan, &|name| manifest.get(name).is_some());
         tar.append_data(&mut header(text.len() as u64, 0o644), OURS, text.as_bytes())?;
     }
     let mut gzip = tar.into_inner()?;

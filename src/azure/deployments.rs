@@ -25,6 +25,8 @@ const DESK: &str = "desk";
 const REDELIVERY_MICROS: i64 = 3_600 * 1_000_000;
 /// Successful deployments from which durations are learned.
 const DURATION_SAMPLES: usize = 200;
+/// Deployments that take their turn with one write: a batch has 100 operations at most.
+const MOST_AT_ONCE: usize = 40;
 /// Larger than any number of a deployment, and exact in JSON.
 const MOST_NO: i64 = 1 << 53;
 /// Of one page, whatever is asked.
@@ -101,7 +103,7 @@ impl CosmosDeployments {
         }
     }
 
-    async fn record(&self, id: DeploymentId) -> Result<Option<Record>, Fault> {
+    pub(super) async fn record(&self, id: DeploymentId) -> Result<Option<Record>, Fault> {
         let stored: Option<Stored<Record>> = self.records.read_fresh(PARTITION, &id.to_string()).await?;
         Ok(stored.map(|stored| stored.body))
     }
@@ -160,14 +162,17 @@ impl CosmosDeployments {
     /// The next ones whose turn it is; `None` when somebody was faster.
     async fn try_admit(
         &self,
-        caps: Caps,
+        (caps, most): (Caps, usize),
         now: Timestamp,
         run: &Mutex<RunMaker>,
     ) -> Result<Option<Vec<Record>>, Fault> {
         let mut draft = self.open().await?;
         let mut admitted = Vec::new();
-        for place in draft.desk.admit(caps) {
-            let Some(record) = self.record(place.id).await? else { continue };
+        for place in draft.desk.admit(caps, most) {
+            let Some(record) = self.record(place.id).await? else {
+                draft.desk.end_turn(place.id);
+                continue;
+            };
             let run = run.lock().unwrap_or_else(PoisonError::into_inner)();
             let started = Some(now.as_microsecond());
             let record = Record { status: Status::Running, run: Some(run), started, ended: None, ..record };
@@ -210,7 +215,8 @@ impl Deployments for CosmosDeployments {
             if answer != Submitted::New {
                 return Ok(answer);
             }
-            if self.close(draft).await? {
+            // The answer to a write that was tried twice may be that somebody was faster: ourselves.
+            if self.close(draft).await? || self.record(new.id).await?.is_some() {
                 self.wake(new.id, new.at).await;
                 return Ok(answer);
             }
@@ -242,11 +248,15 @@ impl Deployments for CosmosDeployments {
     async fn admit(&self, caps: Caps, now: Timestamp, run: RunMaker) -> Result<Vec<Deployment>, StoreError> {
         let run = Mutex::new(run);
         let mut all = Vec::new();
+        let mut most = MOST_AT_ONCE;
         for _ in 0..RACES {
-            match self.try_admit(caps, now, &run).await? {
-                Some(admitted) if admitted.is_empty() => return Ok(all),
-                Some(admitted) => all.extend(admitted.into_iter().map(Deployment::from)),
-                None => {}
+            match self.try_admit((caps, most), now, &run).await {
+                Ok(Some(admitted)) if admitted.is_empty() => return Ok(all),
+                Ok(Some(admitted)) => all.extend(admitted.into_iter().map(Deployment::from)),
+                Ok(None) => {}
+                // Their records are too much for one batch.
+                Err(Fault::TooLarge) if most > 1 => most /= 2,
+                Err(fault) => return Err(fault.into()),
             }
         }
         // What is left is admitted by the next hint or the sweep.
@@ -345,7 +355,7 @@ impl CosmosDeployments {
     async fn try_forget(&self, some: &[DeploymentId]) -> Result<bool, Fault> {
         let mut draft = self.open().await?;
         for id in some {
-            if let Some(record) = self.record(*id).await? {
+            if let Some(record) = self.record(*id).await?.filter(|record| record.status.is_final()) {
                 draft.desk.count(Some(record.status), None);
                 draft.writes.push(Write::Gone(*id));
             }

@@ -11,9 +11,6 @@ use crate::deploy::deployment::{Caps, Status};
 use crate::deploy::ids::{DeploymentId, Name};
 use crate::deploy::wish::Wish;
 
-/// Deployments that take their turn with one write: a batch has 100 operations at most.
-const MOST_AT_ONCE: usize = 40;
-
 /// A deployment that waits or runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
@@ -71,14 +68,14 @@ impl Desk {
         self.running.retain(|place| place.id != id);
     }
 
-    /// Gives those their turn who may have it: oldest first, within the caps, one for each app.
-    pub(super) fn admit(&mut self, caps: Caps) -> Vec<Place> {
+    /// Gives those their turn who may have it, at most so many: oldest first, within the caps, one for each app.
+    pub(super) fn admit(&mut self, caps: Caps, most: usize) -> Vec<Place> {
         let mut apps: HashSet<String> = self.running.iter().map(|place| place.app.clone()).collect();
         let mut orgs: HashMap<Name, usize> = HashMap::new();
         for place in &self.running {
             *orgs.entry(place.org.clone()).or_default() += 1;
         }
-        let most = caps.total.saturating_sub(self.running.len()).min(MOST_AT_ONCE);
+        let most = caps.total.saturating_sub(self.running.len()).min(most);
         let mut chosen = Vec::new();
         for place in &self.queued {
             if chosen.len() == most {

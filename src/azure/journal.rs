@@ -69,6 +69,7 @@ struct Page {
 /// What this process knows about a lease that it holds.
 struct Held {
     fence: u64,
+    holder: String,
     etag: String,
     run: Stored<RunRecord>,
 }
@@ -157,7 +158,8 @@ impl CosmosJournal {
             // Leases that ran out unnoticed; whoever still works on one is fenced and begins anew.
             held.clear();
         }
-        held.insert(run, Held { fence: record.fence, etag: etag.clone(), run: stored });
+        let holder = record.holder.clone();
+        held.insert(run, Held { fence: record.fence, holder, etag: etag.clone(), run: stored });
         Ok(Ok(Claim::Held(Lease { run, fence: record.fence }, Box::new(state))))
     }
 
@@ -244,15 +246,20 @@ impl Journal for CosmosJournal {
     }
 
     async fn renew(&self, lease: &Lease, until: Timestamp) -> Result<(), JournalError> {
-        let etag = self
-            .held()
-            .get(&lease.run)
-            .filter(|held| held.fence == lease.fence)
-            .map(|held| held.etag.clone());
-        let Some(etag) = etag else { return Err(JournalError::Fenced(lease.run)) };
-        let record = LeaseRecord { fence: lease.fence, ends: until.as_microsecond(), holder: String::new() };
-        let renewed = self.runs.replace((&lease.run.to_string(), LEASE), &record, &etag).await?;
-        let Some(renewed) = renewed else { return Err(JournalError::Fenced(lease.run)) };
+        let mine = |held: &&Held| held.fence == lease.fence;
+        let known =
+            self.held().get(&lease.run).filter(mine).map(|held| (held.etag.clone(), held.holder.clone()));
+        let Some((etag, holder)) = known else { return Err(JournalError::Fenced(lease.run)) };
+        let pk = lease.run.to_string();
+        let record = LeaseRecord { fence: lease.fence, ends: until.as_microsecond(), holder };
+        let renewed = match self.runs.replace((&pk, LEASE), &record, &etag).await? {
+            Some(renewed) => renewed,
+            // Perhaps our own first try, whose answer was lost.
+            None => match self.runs.read_fresh::<LeaseRecord>(&pk, LEASE).await? {
+                Some(stored) if stored.body.holder == record.holder => stored.etag,
+                _ => return Err(JournalError::Fenced(lease.run)),
+            },
+        };
         if let Some(held) = self.held().get_mut(&lease.run).filter(|held| held.fence == lease.fence) {
             held.etag = renewed;
         }

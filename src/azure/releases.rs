@@ -226,7 +226,11 @@ impl Releases for CosmosReleases {
 
     async fn make_live(&self, app: &str, number: Option<u64>) -> Result<Option<u64>, StoreError> {
         let wanted = match number {
-            Some(number) => self.numbered(app, number).await?,
+            Some(number) => {
+                let found = self.numbered(app, number).await?;
+                let missing = || StoreError(format!("release {number} of {app} cannot be found now").into());
+                Some(found.ok_or_else(missing)?)
+            }
             None => None,
         };
         for _ in 0..RACES {

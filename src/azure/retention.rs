@@ -13,7 +13,7 @@ use super::deployments::{CosmosDeployments, PARTITION};
 use super::journal::page_id;
 use super::record::Record;
 use super::releases::{ArtifactRecord, Head, ProjectRecord, ReleaseRecord, app_partition, org_partition};
-use crate::deploy::deployment::{Deployments as _, StoreError};
+use crate::deploy::deployment::StoreError;
 use crate::deploy::ids::{DeploymentId, Digest, Name};
 use crate::deploy::retention::{Forgotten, Needed, Retention};
 use crate::workflow::journal::RunId;
@@ -123,7 +123,7 @@ impl CosmosRetention {
         let mut orphans = Vec::new();
         for run in ended {
             let deployment = match run.subject.parse::<DeploymentId>() {
-                Ok(id) if !going.contains(&id) => self.deployments.get(id).await.ok().flatten(),
+                Ok(id) if !going.contains(&id) => self.deployments.record(id).await?,
                 _ => None,
             };
             if deployment.is_none_or(|deployment| deployment.run != Some(run.pk)) {

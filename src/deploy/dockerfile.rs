@@ -11,8 +11,8 @@ const USER: u32 = 1000;
 
 struct Recipe {
     base: &'static str,
-    /// Files that decide what is installed, and how; copied and run first.
-    install: Option<(&'static str, &'static str)>,
+    /// Files that decide what is installed, and how; those that exist are copied and used first.
+    install: Option<(&'static [&'static str], &'static str)>,
     /// A probe that the base can run, without its address.
     probe: &'static str,
 }
@@ -27,7 +27,7 @@ fn recipe(kind: Kind) -> Recipe {
         Kind::Node => Recipe {
             base: "docker.io/library/node:22-slim",
             install: Some((
-                "package*.json",
+                &["package.json", "package-lock.json"],
                 "if [ -f package-lock.json ]; then npm ci; elif [ -f package.json ]; then npm install; fi",
             )),
             probe: "node -e \"fetch(process.argv[1]).then(r => process.exit(r.status < 500 ? 0 : 1), () => process.exit(1))\"",
@@ -35,7 +35,7 @@ fn recipe(kind: Kind) -> Recipe {
         Kind::Python => Recipe {
             base: "docker.io/library/python:3.13-slim",
             install: Some((
-                "requirements*.txt pyproject*.toml",
+                &["requirements.txt"],
                 "if [ -f requirements.txt ]; then pip install --no-cache-dir -r requirements.txt; fi",
             )),
             probe: "python -c \"import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=20)\"",
@@ -54,9 +54,9 @@ fn recipe(kind: Kind) -> Recipe {
 const SHELL_PROBE: &str =
     "bash -c 'rest=${1#http://}; host=${rest%%:*}; port=${rest#*:}; exec 3<>/dev/tcp/$host/${port%%/*}' --";
 
-/// The Dockerfile of the plan.
+/// The Dockerfile of the plan, for a source that has the files that `has` says.
 #[must_use]
-pub fn dockerfile(plan: &Plan) -> String {
+pub fn dockerfile(plan: &Plan, has: &dyn Fn(&str) -> bool) -> String {
     let recipe = recipe(plan.kind);
     let port = plan.port.unwrap_or(PORT);
     let mut lines = vec![format!("FROM {}", recipe.base)];
@@ -65,16 +65,19 @@ pub fn dockerfile(plan: &Plan) -> String {
     }
     lines.push("WORKDIR /app".to_owned());
     if let Some((files, command)) = recipe.install {
-        // The project file always exists, so that there is something to copy when nothing decides.
-        lines.push(format!("COPY {files} ./"));
-        lines.push(format!("RUN {command}"));
+        let files: Vec<&str> = files.iter().copied().filter(|file| has(file)).collect();
+        if !files.is_empty() {
+            lines.push(format!("COPY {} ./", files.join(" ")));
+            lines.push(format!("RUN {command}"));
+        }
     }
     lines.push("COPY . .".to_owned());
     for (name, value) in &plan.build_variables {
         lines.push(format!("ARG {name}={}", quoted(value)));
     }
     if let Some(build) = &plan.build {
-        lines.push(format!("RUN {}", build.replace('\n', " && ")));
+        // As one word, so that it means the same as elsewhere, lines and all.
+        lines.push(format!("RUN {}", serde_json::json!(["/bin/sh", "-c", build])));
     }
     if plan.kind == Kind::Static {
         let output = if plan.output == "." { String::new() } else { format!("/{}", plan.output) };
@@ -85,7 +88,10 @@ pub fn dockerfile(plan: &Plan) -> String {
     lines.push(format!("RUN chown -R {USER}:{USER} /app"));
     lines.push(format!("USER {USER}"));
     lines.push(format!("EXPOSE {port}"));
-    let path = plan.probe.path.as_deref().unwrap_or("/");
+    // A path that a shell would take apart is looked at by the platform's own probe only.
+    let plain =
+        |path: &&str| path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-~%".contains(&byte));
+    let path = plan.probe.path.as_deref().filter(plain).unwrap_or("/");
     lines.push(format!(
         "HEALTHCHECK --interval=30s --timeout=30s --start-period=5s --retries=3 CMD {} http://127.0.0.1:{port}{path}",
         recipe.probe
@@ -110,8 +116,9 @@ mod tests {
         for kind in [Kind::Static, Kind::Node, Kind::Python, Kind::Rust, Kind::Go, Kind::Procfile] {
             let mut plan = Plan::new(kind, (kind != Kind::Static).then(|| "./run \"all\"".to_owned()));
             plan.build = Some("make".to_owned());
-            let text = dockerfile(&plan);
-            assert_eq!(text, dockerfile(&plan));
+            let text = dockerfile(&plan, &|_| true);
+            assert_eq!(text, dockerfile(&plan, &|_| true));
+            assert!(text.contains("RUN [\"/bin/sh\",\"-c\",\"make\"]"), "{text}");
             let last_user = text.lines().rfind(|line| line.starts_with("USER")).unwrap();
             assert_eq!(last_user, "USER 1000", "{text}");
             assert!(text.contains("HEALTHCHECK --interval=30s --timeout=30s --start-period=5s --retries=3"));
@@ -122,8 +129,10 @@ mod tests {
 
     #[test]
     fn dependencies_come_before_the_source() {
-        let text = dockerfile(&Plan::new(Kind::Node, Some("node server.js".to_owned())));
+        let plan = Plan::new(Kind::Node, Some("node server.js".to_owned()));
+        assert!(!dockerfile(&plan, &|_| false).contains("npm"), "nothing to install from");
+        let text = dockerfile(&plan, &|_| true);
         let at = |part: &str| text.find(part).unwrap();
-        assert!(at("COPY package*.json") < at("npm ci") && at("npm ci") < at("COPY . ."), "{text}");
+        assert!(at("COPY package.json") < at("npm ci") && at("npm ci") < at("COPY . ."), "{text}");
     }
 }

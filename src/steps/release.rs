@@ -116,7 +116,8 @@ impl GoLive {
         let app = super::deployment(&self.0, cx).await?.wish.app();
         let release = self.0.releases.get(&app, number).await?;
         release.ok_or_else(|| {
-            StepError::permanent("INTERNAL", format!("release {number} of {app} is not recorded"))
+            // A store far away may know it a moment later.
+            StepError::transient("STORE_UNAVAILABLE", format!("release {number} of {app} is not recorded"))
         })
     }
 

@@ -26,7 +26,8 @@ use super::doubles::{Answer, Double};
 use super::settings;
 use super::vault::vault;
 
-const APP: &str = "shop-production";
+/// `shop` in production, with the hash of both.
+const APP: &str = "shop-production-903fef";
 
 struct Story {
     arm: ArmDouble,
@@ -41,7 +42,7 @@ impl Story {
         let (arm, asked_vault) = (ArmDouble::start(), vault());
         let logs = Double::start(|asked| -> Answer {
             let query: Value = serde_json::from_str(&asked.body).unwrap();
-            assert!(query["query"].as_str().unwrap().contains("ContainerAppName == 'shop-production'"));
+            assert!(query["query"].as_str().unwrap().contains("ContainerAppName == 'shop-production-"));
             (200, Vec::new(), json!({ "tables": [{ "rows": [["newest"], ["older"]] }] }).to_string())
         });
         let settings = settings(&[
@@ -141,7 +142,7 @@ async fn a_release_starts_beside_the_live_one_and_takes_its_traffic() {
     assert_eq!(story.runtime.output("o/shop/production", 10).await.unwrap(), ["older", "newest"]);
     assert_eq!(story.logs.asked().len(), 1);
     story.runtime.withdraw("o/shop/production").await;
-    assert!(story.arm.is_stopped(APP));
+    assert!(!story.arm.has(APP));
     assert_eq!(story.arm.violations(), [""; 0]);
 }
 
@@ -196,6 +197,21 @@ async fn a_revision_that_does_not_start_says_why_and_the_old_one_stays() {
     }
     story.arm.fate(Fate::Healthy(5));
     story.go_live(5).await;
+    assert_eq!(story.arm.violations(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_first_release_that_fails_leaves_nothing() {
+    let story = Story::new().await;
+    story.arm.fate(Fate::Fails("UNAUTHORIZED: authentication required"));
+    let release = story.release(1);
+    story.runtime.start(&release, None).await.unwrap();
+    assert!(matches!(story.settled(&release).await, Health::Failed { code: "RELEASE_IMAGE", .. }));
+    story.runtime.stop(release.run).await.unwrap();
+    story.runtime.stop(release.run).await.unwrap();
+    assert!(!story.arm.has(APP));
+    story.arm.fate(Fate::Healthy(1));
+    story.go_live(2).await;
     assert_eq!(story.arm.violations(), [""; 0]);
 }
 

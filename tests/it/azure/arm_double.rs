@@ -38,7 +38,6 @@ struct State {
 struct App {
     body: Value,
     busy: u32,
-    stopped: bool,
     revisions: Vec<Revision>,
 }
 
@@ -95,7 +94,11 @@ impl App {
     fn view(&mut self, name: &str) -> Value {
         let mut body = self.body.clone();
         self.busy = self.busy.saturating_sub(1);
-        let ready = self.revisions.iter().rev().find(|revision| revision.looks == 0);
+        let ready = self
+            .revisions
+            .iter()
+            .rev()
+            .find(|revision| revision.looks == 0 && matches!(revision.fate, Fate::Healthy(_)));
         body["name"] = json!(name);
         body["type"] = json!("Microsoft.App/containerApps");
         body["properties"]["provisioningState"] =
@@ -119,7 +122,6 @@ impl State {
         let app = self.apps.entry(name.to_owned()).or_insert_with(|| App {
             body: Value::Null,
             busy: 0,
-            stopped: false,
             revisions: Vec::new(),
         });
         let revision = format!("{name}--{suffix}");
@@ -136,7 +138,6 @@ impl State {
         }
         app.body = body;
         app.busy = 1;
-        app.stopped = false;
         let view = app.view(name).to_string();
         (201, vec![("azure-asyncoperation", self.operation(address, 2))], view)
     }
@@ -263,10 +264,10 @@ impl State {
                     json!({ "value": secrets.as_array().cloned().unwrap_or_default() }).to_string(),
                 )
             }
-            ("POST", [.., "containerApps", name, "stop"]) => {
-                self.apps.get_mut(*name).unwrap().stopped = true;
-                (202, vec![("location", self.operation(address, 1))], String::new())
-            }
+            ("DELETE", [.., "containerApps", name]) => match self.apps.remove(*name) {
+                Some(_) => (202, vec![("location", self.operation(address, 1))], String::new()),
+                None => (204, Vec::new(), String::new()),
+            },
             (_, [.., "containerApps", app, "revisions", name]) => self.revision((app, name), None),
             (_, [.., "containerApps", app, "revisions", name, action]) => {
                 self.revision((app, name), Some(action))
@@ -360,8 +361,8 @@ impl ArmDouble {
         self.state.lock().unwrap().builds.len()
     }
 
-    pub(crate) fn is_stopped(&self, app: &str) -> bool {
-        self.state.lock().unwrap().apps[app].stopped
+    pub(crate) fn has(&self, app: &str) -> bool {
+        self.state.lock().unwrap().apps.contains_key(app)
     }
 
     /// Whatever was not as the contract has it.

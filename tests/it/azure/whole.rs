@@ -10,6 +10,7 @@ use azure_core::credentials::TokenCredential as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use windlass::ambient::{Clock as _, SystemClock};
+use windlass::azure::app_body::app_name;
 use windlass::triggers::table::{FUNCTIONS, Function, queue_of};
 
 use super::arm_double::ArmDouble;
@@ -282,7 +283,7 @@ async fn a_handler_that_is_killed_again_and_again_loses_nothing() {
     let builds = cloud.arm.builds();
     assert!((names.len()..=names.len() + kills).contains(&builds), "{builds} builds");
     for name in names {
-        let (live, active) = cloud.arm.serving(&format!("{name}-development"));
+        let (live, active) = cloud.arm.serving(&app_name(name, "development"));
         assert_eq!(active, [live.unwrap()], "one revision of {name} runs, and it has the traffic");
     }
     assert_eq!(cloud.arm.violations(), [""; 0]);
