@@ -200,7 +200,12 @@ impl Reader<'_> {
     /// The address in `name`, or the one that follows from what else is set.
     fn address(&mut self, name: &str, otherwise: Option<String>) -> Option<Url> {
         let Some(text) = self.text(name).map(str::to_owned).or(otherwise) else {
-            self.problems.push(format!("{name} is not set; the Azure backend needs it"));
+            let account = if name.ends_with("_ENDPOINT") && !name.starts_with("COSMOS") {
+                "STORAGE_ACCOUNT or "
+            } else {
+                ""
+            };
+            self.problems.push(format!("{account}{name} is not set; the Azure backend needs it"));
             return None;
         };
         self.checked(name, &text, &text)
