@@ -1,11 +1,11 @@
 //! Starts the service: adapters, web servers, host. Stops it without losing anything.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::{App, HttpServer};
 use anyhow::Context as _;
 
@@ -65,15 +65,19 @@ pub async fn start(settings: &Settings, extras: Extras) -> anyhow::Result<Servic
 /// # Errors
 /// Why it cannot start, in words that say what to do.
 pub async fn start_handler(settings: &Settings) -> anyhow::Result<Service> {
-    let port = settings
-        .handler_port
-        .context("FUNCTIONS_CUSTOMHANDLER_PORT is not set; the Functions host sets it")?;
-    let own = Settings { bind: std::net::IpAddr::from([127, 0, 0, 1]), ..settings.clone() };
-    run(&own, Extras::default(), (port, "FUNCTIONS_CUSTOMHANDLER_PORT"), true).await
+    let own = Settings { bind: Ipv4Addr::LOCALHOST.into(), ..settings.clone() };
+    run(&own, Extras::default(), (handler_port(settings)?, HANDLER_PORT), true).await
 }
 
-fn listen(settings: &Settings, port: u16, flag: &str) -> anyhow::Result<TcpListener> {
-    let address = SocketAddr::new(settings.bind, port);
+/// The variable by which the Functions host says where it expects the handler.
+pub(crate) const HANDLER_PORT: &str = "FUNCTIONS_CUSTOMHANDLER_PORT";
+
+pub(crate) fn handler_port(settings: &Settings) -> anyhow::Result<u16> {
+    settings.handler_port.with_context(|| format!("{HANDLER_PORT} is not set; the Functions host sets it"))
+}
+
+pub(crate) fn listen(bind: IpAddr, port: u16, flag: &str) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::new(bind, port);
     TcpListener::bind(address)
         .with_context(|| format!("cannot listen on {address}; choose another port with {flag}"))
 }
@@ -90,7 +94,7 @@ async fn run(
         );
     }
     let Embedded { windlass, store, runtime, pool, machine, lock } = connect(settings, extras.chains)?;
-    let apps_listener = listen(settings, settings.apps_port, "--apps-port")?;
+    let apps_listener = listen(settings.bind, settings.apps_port, "--apps-port")?;
     let apps = apps_listener.local_addr()?;
     runtime.addresses.set_port(apps.port());
     let live = windlass.tools.releases.live().await?;
@@ -98,21 +102,16 @@ async fn run(
         tracing::error!(error = %error, "a live release could not be brought back");
     }
     // Bound once everything is connected: to the Functions host any answer on this port means ready.
-    let api_listener = listen(settings, port, flag)?;
+    let api_listener = listen(settings.bind, port, flag)?;
     let api = api_listener.local_addr()?;
-    let state = Arc::new(Api {
-        windlass: windlass.clone(),
-        started: windlass.tools.clock.now(),
-        ready: AtomicBool::new(false),
-        hosts: ["127.0.0.1", "localhost", "[::1]"].map(str::to_owned).to_vec(),
-    });
+    let state = Arc::new(Api::new(&windlass, false));
     let door = Arc::new(FrontDoor {
         routes: Arc::clone(&runtime.routes),
         pool: pool.clone(),
         clock: Arc::clone(&windlass.tools.clock),
     });
     let mut servers = vec![serve_apps(apps_listener, door)?];
-    servers.push(serve_api(api_listener, Arc::clone(&state), handler)?);
+    servers.push(start_server(api_server(api_listener, Arc::clone(&state), handler)?));
     let calls = match (handler, settings.handler_port) {
         (true, Some(_)) => Calls::Http(pool.clone(), api),
         (true, None) => {
@@ -166,7 +165,8 @@ fn go_on(windlass: &Windlass) {
     }));
 }
 
-fn serve_api(listener: TcpListener, state: Arc<Api>, handler: bool) -> anyhow::Result<ServerHandle> {
+/// The web server of the API; of a handler's triggers too.
+pub(crate) fn api_server(listener: TcpListener, state: Arc<Api>, handler: bool) -> anyhow::Result<Server> {
     let triggers = Arc::new(state.windlass.clone());
     let server = HttpServer::new(move || {
         App::new().configure(|config| {
@@ -176,9 +176,7 @@ fn serve_api(listener: TcpListener, state: Arc<Api>, handler: bool) -> anyhow::R
             routes::mount(config, &state);
         })
     });
-    Ok(start_server(
-        server.workers(WORKERS).disable_signals().shutdown_timeout(GRACE.as_secs()).listen(listener)?.run(),
-    ))
+    Ok(server.workers(WORKERS).disable_signals().shutdown_timeout(GRACE.as_secs()).listen(listener)?.run())
 }
 
 /// Triggers get a port of their own, so that the API's port cannot reach them.
@@ -196,7 +194,7 @@ fn serve_apps(listener: TcpListener, door: Arc<FrontDoor>) -> anyhow::Result<Ser
     Ok(start_server(server.workers(WORKERS).disable_signals().shutdown_timeout(1).listen(listener)?.run()))
 }
 
-fn start_server(server: actix_web::dev::Server) -> ServerHandle {
+fn start_server(server: Server) -> ServerHandle {
     let handle = server.handle();
     drop(crate::ambient::spawn(async move {
         if let Err(error) = server.await {

@@ -65,7 +65,7 @@ resource "azurerm_function_app_flex_consumption" "this" {
   storage_authentication_type       = "UserAssignedIdentity"
   storage_user_assigned_identity_id = azurerm_user_assigned_identity.service.id
 
-  # The API is for callers outside; it asks every one of them for a token.
+  # For callers outside. Until there are API tokens, the service refuses all of them.
   public_network_access_enabled                  = true
   https_only                                     = true
   webdeploy_publish_basic_authentication_enabled = false

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use azure_core::http::headers::CONTENT_TYPE;
-use azure_core::http::{Context, Method, Pipeline, Request, Url};
+use azure_core::http::{Context, Method, Pipeline, Request, RetryOptions, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -104,8 +104,7 @@ impl AcrBuilder {
     /// Builds in this registry.
     #[must_use]
     pub fn new(parts: AcrParts) -> Self {
-        let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
-        let plain = Pipeline::new(name, version, parts.wire.options(), Vec::new(), Vec::new(), None);
+        let plain = parts.wire.pipeline(RetryOptions::default(), None);
         Self { parts, plain }
     }
 

@@ -20,7 +20,7 @@ const HASH: usize = 6;
 const MOST_FAILURES: u64 = 10;
 const MOST_PERIOD: u64 = 240;
 /// Restarts after which a revision is given up.
-const MOST_RESTARTS: u64 = 3;
+const MOST_RESTARTS: u32 = 3;
 
 /// The name of the container app of a project, by its label, in an environment.
 ///
@@ -114,34 +114,42 @@ fn rules(replicas: Replicas) -> Vec<Value> {
     if replicas.min > 0 { vec![http, cpu] } else { vec![http] }
 }
 
+/// The variables of a container. A name twice lets the activation fail without a reason; what was set for the deployment
+/// wins.
+fn variables(release: &Release, secrets: &[SecretVariable]) -> Vec<Value> {
+    let own = [("PORT", port(release).to_string()), ("HOST", "0.0.0.0".to_owned())];
+    let own = own.map(|(name, value)| json!({ "name": name, "value": value }));
+    let plain = release.plan.variables.iter().map(|(name, value)| json!({ "name": name, "value": value }));
+    let sealed = secrets.iter().map(|secret| json!({ "name": secret.variable, "secretRef": secret.name }));
+    let mut variables: Vec<Value> = Vec::new();
+    for variable in own.into_iter().chain(plain).chain(sealed) {
+        variables.retain(|known| known["name"] != variable["name"]);
+        variables.push(variable);
+    }
+    variables
+}
+
+/// The app's references to the vault: those that are known, and the release's.
+fn references(place: &Place, secrets: &[SecretVariable], known: &[Value]) -> Vec<Value> {
+    let mut references = known.to_vec();
+    for secret in secrets {
+        references.retain(|known| known["name"] != secret.name);
+        references
+            .push(json!({ "name": secret.name, "keyVaultUrl": secret.url, "identity": place.identity }));
+    }
+    references
+}
+
 /// The app with the release as a new revision. `live` keeps the traffic; the first revision ever gets it when it is ready.
 #[must_use]
 pub fn body(
     release: &Release,
     place: &Place,
     secrets: &[SecretVariable],
-    known: &Value,
+    known: &[Value],
     live: Option<&str>,
 ) -> Value {
     let port = port(release);
-    let plain = release.plan.variables.iter().map(|(name, value)| json!({ "name": name, "value": value }));
-    let sealed = secrets.iter().map(|secret| json!({ "name": secret.variable, "secretRef": secret.name }));
-    // A name twice lets the activation fail without a reason; what was set for the deployment wins.
-    let mut variables: Vec<Value> = Vec::new();
-    for variable in
-        [json!({ "name": "PORT", "value": port.to_string() }), json!({ "name": "HOST", "value": "0.0.0.0" })]
-            .into_iter()
-            .chain(plain)
-            .chain(sealed)
-    {
-        variables.retain(|known| known["name"] != variable["name"]);
-        variables.push(variable);
-    }
-    let mut refs: Vec<Value> = known.as_array().cloned().unwrap_or_default();
-    for secret in secrets {
-        refs.retain(|known| known["name"] != secret.name);
-        refs.push(json!({ "name": secret.name, "keyVaultUrl": secret.url, "identity": place.identity }));
-    }
     let traffic = match live {
         Some(revision) => json!([{ "revisionName": revision, "weight": 100 }]),
         None => json!([{ "latestRevision": true, "weight": 100 }]),
@@ -157,7 +165,7 @@ pub fn body(
             "configuration": {
                 "activeRevisionsMode": "Multiple",
                 "maxInactiveRevisions": 20,
-                "secrets": refs,
+                "secrets": references(place, secrets, known),
                 "registries": [{ "server": place.registry, "identity": place.identity }],
                 "ingress": { "external": true, "targetPort": port, "transport": "auto", "allowInsecure": false, "traffic": traffic },
             },
@@ -168,7 +176,7 @@ pub fn body(
                     "name": "app",
                     "image": image,
                     "resources": { "cpu": f64::from(release.size.cpu_millis) / 1_000.0, "memory": release.size.memory() },
-                    "env": variables,
+                    "env": variables(release, secrets),
                     "probes": probes(&release.plan.probe, port),
                 }],
                 "scale": {
@@ -222,20 +230,42 @@ pub fn never_ready(app: &Value) -> bool {
     ready.is_empty() && traffic.is_some_and(|traffic| traffic.len() == 1 && traffic.iter().all(newest))
 }
 
+/// Replicas of a revision, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// All.
+    pub replicas: usize,
+    /// Those whose containers are all ready.
+    pub ready: usize,
+    /// The most restarts of one container.
+    pub restarts: u32,
+}
+
+/// Counts the list of a revision's replicas.
+#[must_use]
+pub fn figures(replicas: &Value) -> Figures {
+    let mut figures = Figures::default();
+    for replica in replicas.pointer("/value").and_then(Value::as_array).into_iter().flatten() {
+        let containers = replica.pointer("/properties/containers").and_then(Value::as_array);
+        let containers = containers.map(Vec::as_slice).unwrap_or_default();
+        let is_ready = |container: &Value| container.get("ready") == Some(&Value::Bool(true));
+        let restarts =
+            containers.iter().filter_map(|container| container.get("restartCount")?.as_u64()).max();
+        figures.replicas += 1;
+        figures.ready += usize::from(!containers.is_empty() && containers.iter().all(is_ready));
+        figures.restarts =
+            figures.restarts.max(u32::try_from(restarts.unwrap_or_default()).unwrap_or(u32::MAX));
+    }
+    figures
+}
+
 /// How a revision is, from what the service says of it and of its replicas. The lists of states are open: what is not known
 /// is taken as "not yet".
 #[must_use]
 pub fn health(revision: &Value, replicas: &Value) -> Health {
     let states =
         (text(revision, "/properties/provisioningState"), text(revision, "/properties/runningState"));
-    let containers = replicas
-        .pointer("/value")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|replica| replica.pointer("/properties/containers")?.as_array())
-        .flatten();
-    let restarts = containers.clone().filter_map(|container| container.get("restartCount")?.as_u64()).max();
+    let figures = figures(replicas);
     let said = ["/properties/provisioningError", "/properties/runningStateDetails"]
         .map(|pointer| text(revision, pointer))
         .into_iter()
@@ -244,18 +274,14 @@ pub fn health(revision: &Value, replicas: &Value) -> Health {
     match states {
         ("Failed", _) => failed(said),
         (_, "Failed" | "ActivationFailed") => failed(said),
-        _ if restarts.is_some_and(|restarts| restarts >= MOST_RESTARTS) => Health::Failed {
+        _ if figures.restarts >= MOST_RESTARTS => Health::Failed {
             code: "RELEASE_CRASHED",
-            message: format!(
-                "the app crashed {} times while it started: {said}",
-                restarts.unwrap_or_default()
-            ),
+            message: format!("the app crashed {} times while it started: {said}", figures.restarts),
             tail: Vec::new(),
         },
         ("Provisioned", "ScaledToZero") => Health::Healthy,
         ("Provisioned", "Running" | "RunningAtMaxScale")
-            if text(revision, "/properties/healthState") == "Healthy"
-                && containers.clone().any(|container| container.get("ready") == Some(&Value::Bool(true))) =>
+            if text(revision, "/properties/healthState") == "Healthy" && figures.ready > 0 =>
         {
             Health::Healthy
         }
@@ -263,14 +289,9 @@ pub fn health(revision: &Value, replicas: &Value) -> Health {
     }
 }
 
-/// The health of a revision that the service never made.
+/// The health of a revision that failed, with what the service said.
 #[must_use]
-pub fn failed_app(app: &Value) -> Health {
-    let said = text(app, "/properties/runningStatus");
-    failed(if said.is_empty() { "Container Apps could not make the revision" } else { said })
-}
-
-fn failed(said: &str) -> Health {
+pub fn failed(said: &str) -> Health {
     let (code, advice) = if said.contains("MANIFEST_UNKNOWN") {
         ("RELEASE_IMAGE", "the image is not in the registry; deploy again")
     } else if said.contains("UNAUTHORIZED") || said.contains("denied") {

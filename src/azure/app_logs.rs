@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use azure_core::credentials::TokenCredential;
 use azure_core::http::headers::CONTENT_TYPE;
-use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
-use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, Request, Url};
+use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Url};
 use serde_json::{Value, json};
 
 use super::arm_error::{ArmError, Cause};
@@ -25,14 +24,12 @@ pub struct AppLogs {
 impl AppLogs {
     /// The workspace of the settings.
     #[must_use]
-    pub fn new(settings: &AzureSettings, credential: Arc<dyn TokenCredential>, wire: &Wire) -> Self {
+    pub fn new(settings: &AzureSettings, credential: &Arc<dyn TokenCredential>, wire: &Wire) -> Self {
         let base = Wire::secure(&settings.logs);
-        let bearer = BearerTokenAuthorizationPolicy::new(credential, [format!("{}.default", base.as_str())]);
-        let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
-        let pipeline = Pipeline::new(name, version, wire.options(), Vec::new(), vec![Arc::new(bearer)], None);
+        let scope = format!("{base}.default");
         let url =
             settings.workspace.as_ref().and_then(|id| base.join(&format!("v1/workspaces/{id}/query")).ok());
-        Self { pipeline, url }
+        Self { pipeline: wire.pipeline(RetryOptions::default(), Some((credential, &scope))), url }
     }
 
     /// The newest `most` lines of a container app, oldest first. Its name has letters, digits and `-` only, so that it can

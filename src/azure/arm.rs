@@ -1,5 +1,4 @@
-//! Azure Resource Manager: a few verbs on resource paths, long operations that anybody can go on watching, and errors with
-//! their cause.
+//! Azure Resource Manager: a few verbs on resource paths, long operations that can be watched, and errors with their cause.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,13 +6,10 @@ use std::time::Duration;
 use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::headers::{ACCEPT, CONTENT_TYPE, HeaderName, Headers};
-use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
 use azure_core::http::{
-    ClientOptions, Context, ExponentialRetryOptions, Method, Pipeline, PipelineSendOptions, Request,
-    RetryOptions, Url,
+    Context, ExponentialRetryOptions, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Url,
 };
 use azure_core::time::Duration as Span;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::arm_error::{ArmError, Cause};
@@ -51,8 +47,9 @@ impl Contract {
     }
 }
 
-/// Something that goes on at Azure; enough to go on watching it after a crash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Something that goes on at Azure. It is watched for as long as an invocation lasts; whoever comes later asks the resource
+/// itself where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
     /// Where to ask; opaque, kept as it was given.
     url: String,
@@ -60,8 +57,7 @@ pub struct Operation {
     told_by: ToldBy,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ToldBy {
     /// `Azure-AsyncOperation`.
     Status,
@@ -110,12 +106,7 @@ impl Arm {
     pub fn new(settings: &AzureSettings, credential: &Arc<dyn TokenCredential>, wire: &Wire) -> Self {
         let base = Wire::secure(&settings.arm);
         let scope = format!("{}.default", base.as_str());
-        let pipeline = |retry| {
-            let bearer = BearerTokenAuthorizationPolicy::new(Arc::clone(credential), [scope.clone()]);
-            let options = ClientOptions { retry, ..wire.options() };
-            let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
-            Pipeline::new(name, version, options, Vec::new(), vec![Arc::new(bearer)], None)
-        };
+        let pipeline = |retry| wire.pipeline(retry, Some((credential, &scope)));
         // An invocation has 60 s, and the engine repeats what failed.
         let patient = RetryOptions::exponential(ExponentialRetryOptions {
             max_retries: 3,

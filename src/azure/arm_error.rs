@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Codes that only say that there is a cause further in.
@@ -19,7 +18,7 @@ const DEEPEST: usize = 8;
 const LONGEST: usize = 2_000;
 
 /// Why it was not done.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cause {
     /// The code that says most.
     pub code: String,
@@ -28,7 +27,6 @@ pub struct Cause {
     /// Every code on the way there, outermost first.
     pub chain: Vec<String>,
     /// By which Microsoft's support finds the request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
 }
 

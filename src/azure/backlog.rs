@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::arm::{Arm, Contract};
 use super::cosmos::{Container, Fault, Stored};
 use super::post::{Letter, Post};
+use super::record::time;
 use crate::ambient::Clock;
 use crate::deploy::ids::Digest;
 use crate::triggers::message::queue_for;
@@ -56,10 +56,6 @@ impl From<Fault> for BacklogError {
     fn from(fault: Fault) -> Self {
         failed(fault)
     }
-}
-
-fn time(micros: i64) -> Timestamp {
-    Timestamp::from_microsecond(micros).unwrap_or_default()
 }
 
 /// The number that the text gets: positive, and exact in JSON.

@@ -1,6 +1,7 @@
 //! Puts the service together on Azure: every port on its service, nothing kept in this process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,12 +9,13 @@ use serde_json::Value;
 
 use super::acr::{AcrBuilder, AcrParts};
 use super::app_body::Place;
+use super::app_secrets::AppSecrets;
 use super::arm::{Arm, Contract};
 use super::arm_error::ArmError;
 use super::backlog::AzureBacklog;
 use super::blobs::AzureBlobs;
 use super::container_apps::{AppsParts, ContainerApps};
-use super::cosmos::{Container, Fault};
+use super::cosmos::{Container, Fault, Stored};
 use super::deployments::CosmosDeployments;
 use super::journal::CosmosJournal;
 use super::logs::AzureLogs;
@@ -82,7 +84,7 @@ pub async fn connect(settings: &Settings) -> Result<Windlass, ConnectError> {
         blobs,
         logs,
         secrets,
-        checks: vec![Arc::new(RecordsCheck(records.clone()))],
+        checks: vec![Arc::new(RecordsCheck { records: records.clone(), fine: AtomicBool::new(true) })],
         limits: settings.limits,
         looks: LOOKS,
     });
@@ -125,8 +127,7 @@ impl Parts<'_> {
             records: self.records.clone(),
             place,
             domain,
-            secrets: Arc::clone(secrets),
-            vault: self.services.vault()?,
+            secrets: AppSecrets::new(Arc::clone(secrets), self.services.vault()?),
             logs: self.services.app_logs(),
             clock: Arc::clone(self.clock),
         }))
@@ -158,7 +159,11 @@ async fn place(azure: &AzureSettings, arm: &Arm) -> Result<(Place, String), Conn
     Ok((place, domain.to_owned()))
 }
 
-struct RecordsCheck(Container);
+/// Whether Cosmos DB answers, and whether it did when it was asked last.
+struct RecordsCheck {
+    records: Container,
+    fine: AtomicBool,
+}
 
 #[async_trait]
 impl Check for RecordsCheck {
@@ -167,13 +172,12 @@ impl Check for RecordsCheck {
     }
 
     async fn check(&self) -> Result<(), String> {
-        let read: Result<Option<super::cosmos::Stored<Value>>, Fault> =
-            self.0.read("installation", "probe").await;
+        let read: Result<Option<Stored<Value>>, Fault> = self.records.read("installation", "probe").await;
+        self.fine.store(read.is_ok(), Ordering::Relaxed);
         read.map(drop).map_err(|error| error.to_string())
     }
 
     fn last_use_was_fine(&self) -> bool {
-        // Asking would be a call; every request asks anyway.
-        true
+        self.fine.load(Ordering::Relaxed)
     }
 }

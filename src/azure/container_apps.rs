@@ -8,23 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use azure_security_keyvault_secrets::models::SetSecretParameters;
-use azure_security_keyvault_secrets::{ResourceExt as _, SecretClient};
-use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::app_body::{
-    Place, SecretVariable, app_name, app_of, body, failed_app, health, live, never_ready, state, suffix,
+    Place, app_name, app_of, body, failed, figures, health, live, never_ready, state, suffix,
 };
 use super::app_logs::AppLogs;
+use super::app_secrets::{AppSecrets, references};
 use super::arm::{Arm, Begun, Contract, Progress};
 use super::arm_error::ArmError;
 use super::cosmos::{Container, Fault, Stored};
 use crate::ambient::{Clock, between};
 use crate::deploy::release::Release;
 use crate::deploy::runtime::{Addresses, Health, RevisionView, Runtime, RuntimeError};
-use crate::deploy::secrets::Secrets;
 use crate::deploy::wish::Environment;
 use crate::workflow::journal::RunId;
 use crate::workflow::queue::Hint;
@@ -60,10 +57,8 @@ pub struct AppsParts {
     pub place: Place,
     /// Domain of the environment.
     pub domain: String,
-    /// Opens the sealed variables of a release.
-    pub secrets: Arc<dyn Secrets>,
-    /// Where apps read them.
-    pub vault: SecretClient,
+    /// Where apps read their sealed variables.
+    pub secrets: AppSecrets,
     /// What apps say.
     pub logs: AppLogs,
     /// Time.
@@ -157,58 +152,6 @@ impl ContainerApps {
         }
     }
 
-    /// Keeps the release's sealed variables in the vault, each version once, and gives their addresses.
-    async fn keep_secrets(&self, release: &Release, name: &str) -> Result<Vec<SecretVariable>, RuntimeError> {
-        let unavailable = |error: azure_core::Error| RuntimeError::Unavailable(format!("Key Vault: {error}"));
-        let mut kept = Vec::new();
-        let deployment = release.deployment.to_string().replace('_', "-").to_ascii_lowercase();
-        for (index, (variable, sealed)) in release.env.iter().enumerate() {
-            let secret = format!("{name}-{deployment}-{index}");
-            let stored = match self.parts.vault.get_secret(&secret, None).await {
-                Ok(answer) => answer.into_model().map_err(unavailable)?,
-                Err(error) if error.http_status() == Some(azure_core::http::StatusCode::NotFound) => {
-                    let value = self.parts.secrets.open(sealed).map_err(|error| RuntimeError::Rejected {
-                        code: "SECRET_UNREADABLE",
-                        message: error.to_string(),
-                    })?;
-                    let parameters = SetSecretParameters {
-                        value: Some(value.expose_secret().to_owned()),
-                        ..SetSecretParameters::default()
-                    };
-                    let parameters = parameters.try_into().map_err(unavailable)?;
-                    let made =
-                        self.parts.vault.set_secret(&secret, parameters, None).await.map_err(unavailable)?;
-                    made.into_model().map_err(unavailable)?
-                }
-                Err(error) => return Err(unavailable(error)),
-            };
-            let id = stored.resource_id().map_err(unavailable)?;
-            kept.push(SecretVariable {
-                variable: variable.clone(),
-                name: format!("{deployment}-{index}"),
-                url: id.source_id,
-            });
-        }
-        Ok(kept)
-    }
-
-    /// References that revisions of the app use now; a change must name them all again.
-    async fn references(&self, name: &str) -> Result<Value, RuntimeError> {
-        match self.parts.arm.act(APPS, &format!("{}/listSecrets", app(name)), None).await? {
-            // Only references: a value has no business in a request of ours.
-            Begun::Done(answer) => {
-                let listed = answer.get("value").and_then(Value::as_array).into_iter().flatten();
-                let references =
-                    listed.filter(|secret| secret.get("keyVaultUrl").is_some_and(Value::is_string));
-                let named = |secret: &Value| json!({ "name": secret["name"], "keyVaultUrl": secret["keyVaultUrl"], "identity": secret["identity"] });
-                Ok(references.map(named).collect())
-            }
-            Begun::Running(_) => {
-                Err(RuntimeError::Unavailable("the app's secrets are not listed yet".to_owned()))
-            }
-        }
-    }
-
     async fn deactivate(&self, known: &Known) -> Result<(), RuntimeError> {
         match self.parts.arm.act(APPS, &format!("{}/deactivate", revision(known)), None).await {
             Ok(_) | Err(ArmError::Missing(_)) => Ok(()),
@@ -225,14 +168,18 @@ impl ContainerApps {
         let Some(known) = self.known(run).await? else { return Ok(Health::Unknown) };
         let Some(found) = self.parts.arm.get(APPS, &revision(&known)).await? else {
             let app = self.parts.arm.get(APPS, &app(&known.name)).await?;
-            return Ok(match app.as_ref().map(|app| (state(app), app)) {
-                Some(("InProgress", _)) => Health::Starting,
-                Some(("Failed", app)) => failed_app(app),
+            return Ok(match app.as_ref().map(state) {
+                Some("InProgress") => Health::Starting,
+                Some("Failed") => failed("Container Apps made no revision of it"),
                 _ => Health::Unknown,
             });
         };
-        let replicas = self.parts.arm.get(APPS, &format!("{}/replicas", revision(&known))).await?;
-        Ok(health(&found, &replicas.unwrap_or_default()))
+        Ok(health(&found, &self.replicas(&known).await?))
+    }
+
+    async fn replicas(&self, known: &Known) -> Result<Value, ArmError> {
+        let found = self.parts.arm.get(APPS, &format!("{}/replicas", revision(known))).await?;
+        Ok(found.unwrap_or_default())
     }
 }
 
@@ -264,10 +211,10 @@ impl Runtime for ContainerApps {
         }
         let before = self.settled(&name).await?;
         let references = match &before {
-            Some(_) => self.references(&name).await?,
-            None => Value::Null,
+            Some(_) => references(&self.parts.arm, &app(&name)).await?,
+            None => Vec::new(),
         };
-        let secrets = self.keep_secrets(release, &name).await?;
+        let secrets = self.parts.secrets.keep(release, &name).await?;
         let live = before.as_ref().and_then(live);
         let wanted = body(release, &self.parts.place, &secrets, &references, live.as_deref());
         self.parts.arm.put(APPS, &app(&name), &wanted).await?;
@@ -304,10 +251,16 @@ impl Runtime for ContainerApps {
             self.finish(begun).await?;
         }
         for known in self.of_app("c.name = @value", json!(name)).await? {
-            if known.revision != wanted {
-                self.deactivate(&known).await?;
+            if known.revision == wanted {
+                continue;
+            }
+            match self.deactivate(&known).await {
                 // A way back writes it down again.
-                self.parts.records.delete(PARTITION, &known.run.to_string(), None).await?;
+                Ok(()) => drop(self.parts.records.delete(PARTITION, &known.run.to_string(), None).await?),
+                // The traffic has moved; the next release puts it to rest.
+                Err(error) => {
+                    tracing::warn!(revision = known.revision, error = %error, "{} is still active", known.revision);
+                }
             }
         }
         Ok(())
@@ -362,14 +315,15 @@ impl Runtime for ContainerApps {
                 Health::Starting | Health::Unknown => "starting",
                 Health::Failed { .. } => "unhealthy",
             };
+            let figures = figures(&self.replicas(&known).await.unwrap_or_default());
             views.push(RevisionView {
                 app: known.app,
                 release: known.number,
                 state: state.to_owned(),
                 live,
-                ready: usize::from(health == Health::Healthy),
-                wanted: 1,
-                restarts: 0,
+                ready: figures.ready,
+                wanted: figures.replicas,
+                restarts: figures.restarts,
                 pids: Vec::new(),
             });
         }

@@ -1,7 +1,7 @@
 //! One container of Cosmos DB, in the few words that the adapters need.
 //!
-//! Whatever has to be read fresh is read inside a batch with a write, because only writes are sure to meet the newest
-//! state from every process; all else is guarded by `If-Match`.
+//! What a change is decided on is read by a batch, which is taken to go to the replica that writes (ADR 0011); every write
+//! over something known is guarded by `If-Match`.
 
 use azure_data_cosmos::models::{PartitionKey, TransactionalBatch};
 use azure_data_cosmos::options::{
@@ -207,7 +207,7 @@ impl Container {
         }
     }
 
-    /// One record as it is now. Batches go to the replica that writes, whatever the account's consistency is.
+    /// One record as it is now, as far as batches go to the replica that writes.
     ///
     /// # Errors
     /// [`Fault`].

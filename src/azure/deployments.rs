@@ -12,8 +12,8 @@ use super::desk::{Desk, Place};
 use super::post::{Post, admit_letter, send_or_leave};
 use super::record::Record;
 use crate::deploy::deployment::{
-    Caps, Deployment, Deployments, Ending, Filter, NewDeployment, QUEUE_KEY, Requeued, RunMaker, Stats,
-    Status, StoreError, Submitted,
+    Caps, DURATION_SAMPLES, Deployment, Deployments, Ending, Filter, NewDeployment, Requeued, RunMaker,
+    Stats, Status, StoreError, Submitted,
 };
 use crate::deploy::ids::{DeploymentId, Digest};
 use crate::workflow::journal::RunId;
@@ -21,10 +21,6 @@ use crate::workflow::journal::RunId;
 /// The partition of the desk, the deployments and the idempotency keys.
 pub(super) const PARTITION: &str = "deployments";
 const DESK: &str = "desk";
-/// How long the same text on the queue is taken for a redelivery.
-const REDELIVERY_MICROS: i64 = 3_600 * 1_000_000;
-/// Successful deployments from which durations are learned.
-const DURATION_SAMPLES: usize = 200;
 /// Deployments that take their turn with one write: a batch has 100 operations at most.
 const MOST_AT_ONCE: usize = 40;
 /// Larger than any number of a deployment, and exact in JSON.
@@ -119,8 +115,7 @@ impl CosmosDeployments {
         id: &str,
         digest: Digest,
     ) -> Result<Option<Submitted>, Fault> {
-        let by_queue = new.key.as_ref().is_some_and(|(key, _)| key.starts_with(QUEUE_KEY));
-        let since = if by_queue { new.at.as_microsecond() - REDELIVERY_MICROS } else { 0 };
+        let since = new.repeats_since();
         let stored: Option<Stored<Key>> = self.records.read_fresh(PARTITION, id).await?;
         Ok(stored.filter(|stored| stored.body.at >= since).map(|stored| {
             if stored.body.digest == digest {

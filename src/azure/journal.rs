@@ -267,9 +267,8 @@ impl Journal for CosmosJournal {
     }
 
     async fn release(&self, lease: &Lease) {
-        let Some(held) = self.let_go(lease) else { return };
-        if let Err(error) = self.runs.delete(&lease.run.to_string(), LEASE, Some(&held.etag)).await {
-            tracing::debug!(run.id = %lease.run, error = %error, "the lease on {} runs out by itself", lease.run);
+        if let Some(held) = self.let_go(lease) {
+            self.give_back(lease.run, &held).await;
         }
     }
 
@@ -279,12 +278,9 @@ impl Journal for CosmosJournal {
             None => None,
         };
         let written = self.write(&append, held.as_ref()).await;
-        if let (Err(JournalError::Conflict(_)), Some(lease), Some(held)) = (&written, append.lease, held) {
+        if let (Err(JournalError::Conflict(_)), Some(held)) = (&written, held) {
             // Somebody signalled: the lease was not given back with the write.
-            let given_back = self.runs.delete(&lease.run.to_string(), LEASE, Some(&held.etag)).await;
-            drop(
-                given_back.inspect_err(|error| tracing::debug!(error = %error, "a lease runs out by itself")),
-            );
+            self.give_back(append.run, &held).await;
         }
         written?;
         for (hint, due) in &append.hints {
@@ -370,6 +366,12 @@ impl Journal for CosmosJournal {
 }
 
 impl CosmosJournal {
+    async fn give_back(&self, run: RunId, held: &Held) {
+        if let Err(error) = self.runs.delete(&run.to_string(), LEASE, Some(&held.etag)).await {
+            tracing::debug!(run.id = %run, error = %error, "the lease on {run} runs out by itself");
+        }
+    }
+
     /// Forgets the lease, and gives what was known of it if it was this one.
     fn let_go(&self, lease: &Lease) -> Option<Held> {
         let mut held = self.held();

@@ -4,6 +4,7 @@ pub mod acr;
 pub mod alarms;
 pub mod app_body;
 pub mod app_logs;
+pub mod app_secrets;
 pub mod arm;
 pub mod arm_error;
 pub mod backlog;

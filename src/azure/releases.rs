@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::cosmos::{Batch, Container, Fault, RACES, Stored};
 use crate::deploy::deployment::StoreError;
-use crate::deploy::ids::{Digest, Name, dns_label};
-use crate::deploy::release::{Artifact, Project, Release, Releases};
+use crate::deploy::ids::{Digest, Name};
+use crate::deploy::release::{Artifact, Project, Release, Releases, labels};
 
 const HEAD: &str = "head";
 /// The partition in which every label is taken once.
@@ -89,16 +89,12 @@ impl CosmosReleases {
         self.0.read(&org_partition(org.as_str()), &project_id(id)).await
     }
 
-    /// Takes the project's id as its label, with a suffix from its owner when somebody else has it.
+    /// Takes the first of the project's labels that nobody has.
     async fn take_label(&self, org: &Name, id: &Name) -> Result<String, Fault> {
-        let plain = dns_label(id.as_str());
-        let digest = Digest::of(format!("{org}/{id}").as_bytes()).to_string();
         let owner = Owner { org: org.to_string(), project: id.clone() };
-        for chars in [0, 4, 8, 16] {
-            let candidate = match digest.get(..chars) {
-                Some(suffix) if chars > 0 => format!("{plain}-{suffix}"),
-                _ => plain.clone(),
-            };
+        let mut candidates = labels(org, id);
+        let last = candidates.pop().unwrap_or_default();
+        for candidate in candidates {
             if self.0.create(LABELS, &candidate, &owner).await? {
                 return Ok(candidate);
             }
@@ -108,7 +104,7 @@ impl CosmosReleases {
                 return Ok(candidate);
             }
         }
-        Ok(format!("p-{}", digest.get(..40).unwrap_or_default()))
+        Ok(last)
     }
 
     /// The project after `change`, until nobody was faster.

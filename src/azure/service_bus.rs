@@ -2,14 +2,14 @@
 //!
 //! Receiving, completing and dead-lettering is the Functions host's work.
 
+use std::sync::Arc;
+
 use azure_core::credentials::TokenCredential;
 use azure_core::http::headers::{CONTENT_TYPE, HeaderName};
-use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
-use azure_core::http::{Context, Method, Pipeline, Request, Url};
+use azure_core::http::{Context, Method, Pipeline, Request, RetryOptions, Url};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 
 use super::post::{Letter, PostError};
 use super::transport::Wire;
@@ -29,16 +29,8 @@ pub struct ServiceBus {
 impl ServiceBus {
     /// The namespace at this address.
     #[must_use]
-    pub fn new(namespace: &Url, credential: Arc<dyn TokenCredential>, wire: &Wire) -> Self {
-        let bearer = Arc::new(BearerTokenAuthorizationPolicy::new(credential, [SCOPE]));
-        let pipeline = Pipeline::new(
-            option_env!("CARGO_PKG_NAME"),
-            option_env!("CARGO_PKG_VERSION"),
-            wire.options(),
-            Vec::new(),
-            vec![bearer],
-            None,
-        );
+    pub fn new(namespace: &Url, credential: &Arc<dyn TokenCredential>, wire: &Wire) -> Self {
+        let pipeline = wire.pipeline(RetryOptions::default(), Some((credential, SCOPE)));
         Self { pipeline, namespace: Wire::secure(namespace) }
     }
 

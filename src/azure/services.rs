@@ -92,12 +92,6 @@ impl Services {
         Ok(Self { settings: settings.clone(), wire: Wire::new(settings)?, credential })
     }
 
-    /// Who we are.
-    #[must_use]
-    pub fn credential(&self) -> &Arc<dyn TokenCredential> {
-        &self.credential
-    }
-
     /// The containers of runs and of records. Asks the account what it is.
     ///
     /// # Errors
@@ -172,7 +166,7 @@ impl Services {
     /// # Errors
     /// [`ServiceError::Client`].
     pub fn post(&self, clock: Arc<dyn Clock>) -> Result<AzurePost, ServiceError> {
-        let bus = ServiceBus::new(&self.settings.service_bus, Arc::clone(&self.credential), &self.wire);
+        let bus = ServiceBus::new(&self.settings.service_bus, &self.credential, &self.wire);
         Ok(AzurePost::new(bus, self.alarms()?, clock))
     }
 
@@ -191,7 +185,7 @@ impl Services {
     /// What apps say.
     #[must_use]
     pub fn app_logs(&self) -> AppLogs {
-        AppLogs::new(&self.settings, Arc::clone(&self.credential), &self.wire)
+        AppLogs::new(&self.settings, &self.credential, &self.wire)
     }
 
     /// The vault.

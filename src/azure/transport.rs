@@ -1,7 +1,8 @@
 //! The one HTTP client of all Azure calls.
 //!
 //! The SDK lets tokens travel by TLS only. Services on loopback may speak plain http: they are https to the SDK, and
-//! only the last step before the socket knows better. Nothing outside the machine is ever sent without TLS.
+//! only the last step before the socket knows better. Every address of ours outside the machine has to be https; only the
+//! platform's own identity endpoint, which the SDK asks, is plain http by Microsoft's definition.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -9,8 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
-use azure_core::http::{AsyncRawResponse, ClientOptions, HttpClient, Request, Transport, Url};
+use azure_core::http::policies::Policy;
+use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
+use azure_core::http::{
+    AsyncRawResponse, ClientOptions, HttpClient, Pipeline, Request, RetryOptions, Transport, Url,
+};
 use azure_core::{Error, Result};
 
 use crate::config::{AzureSettings, is_loopback};
@@ -99,6 +105,21 @@ impl Wire {
     #[must_use]
     pub fn options(&self) -> ClientOptions {
         ClientOptions { transport: Some(self.transport.clone()), ..ClientOptions::default() }
+    }
+
+    /// A pipeline of our own; with a token of this audience when somebody and an audience are given.
+    #[must_use]
+    pub fn pipeline(
+        &self,
+        retry: RetryOptions,
+        token: Option<(&Arc<dyn TokenCredential>, &str)>,
+    ) -> Pipeline {
+        let options = ClientOptions { retry, ..self.options() };
+        let bearer = token.map(|(credential, scope)| {
+            Arc::new(BearerTokenAuthorizationPolicy::new(Arc::clone(credential), [scope])) as Arc<dyn Policy>
+        });
+        let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
+        Pipeline::new(name, version, options, Vec::new(), bearer.into_iter().collect(), None)
     }
 
     /// The address as the SDK wants to see it.

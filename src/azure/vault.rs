@@ -5,7 +5,7 @@ use azure_security_keyvault_secrets::{ResourceExt as _, SecretClient};
 use serde::{Deserialize, Serialize};
 
 use super::cosmos::{Container, Fault, Stored};
-use crate::deploy::sealing::{KEY_BYTES, KeySecrets};
+use crate::deploy::sealing::{KEY_BYTES, KeySecrets, hex, unhex};
 
 /// Name of the secret that holds the key.
 const NAME: &str = "windlass-sealing-key";
@@ -28,13 +28,6 @@ pub enum VaultError {
     NotAKey,
 }
 
-fn parse(text: &str) -> Option<[u8; KEY_BYTES]> {
-    let digits = text.as_bytes().chunks(2);
-    let bytes: Option<Vec<u8>> =
-        digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
-    bytes?.try_into().ok()
-}
-
 /// Which version of the secret the installation uses.
 #[derive(Serialize, Deserialize)]
 struct Chosen {
@@ -47,7 +40,12 @@ async fn read(vault: &SecretClient, chosen: &Chosen) -> Result<KeySecrets, Vault
         ..SecretClientGetSecretOptions::default()
     };
     let secret = vault.get_secret(NAME, Some(options)).await?.into_model()?;
-    let key = secret.value.as_deref().and_then(parse).ok_or(VaultError::NotAKey)?;
+    let key = secret
+        .value
+        .as_deref()
+        .and_then(unhex)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(VaultError::NotAKey)?;
     Ok(KeySecrets::new(key))
 }
 
@@ -61,9 +59,8 @@ pub async fn sealing_key(vault: &SecretClient, records: &Container) -> Result<Ke
         return read(vault, &body).await;
     }
     let key: [u8; KEY_BYTES] = rand::random();
-    let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
     let parameters = SetSecretParameters {
-        value: Some(text),
+        value: Some(hex(&key)),
         content_type: Some("text/plain".to_owned()),
         ..SetSecretParameters::default()
     };

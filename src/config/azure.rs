@@ -197,15 +197,11 @@ impl Reader<'_> {
         })
     }
 
-    /// The address in `name`, or the one that follows from what else is set.
-    fn address(&mut self, name: &str, otherwise: Option<String>) -> Option<Url> {
+    /// The address in the last of `names`, or the one that follows from the others.
+    fn address(&mut self, names: &[&str], otherwise: Option<String>) -> Option<Url> {
+        let name = names.last().copied().unwrap_or_default();
         let Some(text) = self.text(name).map(str::to_owned).or(otherwise) else {
-            let account = if name.ends_with("_ENDPOINT") && !name.starts_with("COSMOS") {
-                "STORAGE_ACCOUNT or "
-            } else {
-                ""
-            };
-            self.problems.push(format!("{account}{name} is not set; the Azure backend needs it"));
+            self.problems.push(format!("{} is not set; the Azure backend needs it", names.join(" or ")));
             return None;
         };
         self.checked(name, &text, &text)
@@ -263,15 +259,15 @@ impl Reader<'_> {
         let storage =
             |kind: &str| account.as_ref().map(|name| format!("https://{name}.{kind}.{}/", cloud.storage));
         let auth = self.auth();
-        let authority = self.address("WINDLASS_AUTHORITY", Some(cloud.authority.to_owned()));
-        let arm = self.address("WINDLASS_ARM_ENDPOINT", Some(cloud.arm.to_owned()));
-        let cosmos = self.address("COSMOS_ENDPOINT", None);
+        let authority = self.address(&["WINDLASS_AUTHORITY"], Some(cloud.authority.to_owned()));
+        let arm = self.address(&["WINDLASS_ARM_ENDPOINT"], Some(cloud.arm.to_owned()));
+        let cosmos = self.address(&["COSMOS_ENDPOINT"], None);
         let bus = ["SERVICEBUS_NAMESPACE", "ServiceBusConnection__fullyQualifiedNamespace"];
         let service_bus = self.service(&bus, cloud.service_bus);
-        let blobs = self.address("WINDLASS_BLOB_ENDPOINT", storage("blob"));
-        let queues = self.address("WINDLASS_QUEUE_ENDPOINT", storage("queue"));
+        let blobs = self.address(&["STORAGE_ACCOUNT", "WINDLASS_BLOB_ENDPOINT"], storage("blob"));
+        let queues = self.address(&["STORAGE_ACCOUNT", "WINDLASS_QUEUE_ENDPOINT"], storage("queue"));
         let vault = self.service(&["KEYVAULT_URL", "AZURE_KEY_VAULT_URI"], cloud.vault);
-        let logs = self.address("WINDLASS_LOG_ANALYTICS_ENDPOINT", Some(cloud.logs.to_owned()));
+        let logs = self.address(&["WINDLASS_LOG_ANALYTICS_ENDPOINT"], Some(cloud.logs.to_owned()));
         let [subscription, group, registry, environment, apps_identity] =
             TARGET.map(|name| self.needed(&[name]));
         if !registry.is_empty() && !is_registry(&registry) {

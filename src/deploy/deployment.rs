@@ -142,6 +142,21 @@ pub struct NewDeployment {
 /// Begins the idempotency keys of jobs that came by queue; they count for an hour only, as long as a redelivery may
 /// take, because the same text sent again later is a new wish.
 pub const QUEUE_KEY: &str = "queue:";
+/// How long the same text on the queue is taken for a redelivery.
+const REDELIVERY_MICROS: i64 = 3_600 * 1_000_000;
+/// Successful deployments from which durations are learned.
+pub const DURATION_SAMPLES: u32 = 200;
+
+impl NewDeployment {
+    /// Since when an earlier use of its key makes it a repetition, in microseconds since 1970.
+    #[must_use]
+    pub fn repeats_since(&self) -> i64 {
+        match &self.key {
+            Some((key, _)) if key.starts_with(QUEUE_KEY) => self.at.as_microsecond() - REDELIVERY_MICROS,
+            _ => 0,
+        }
+    }
+}
 
 /// What became of a submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::deployment::StoreError;
 use super::detect::Plan;
-use super::ids::{DeploymentId, Digest, Name};
+use super::ids::{DeploymentId, Digest, Name, dns_label};
 use super::secrets::Sealed;
 use super::size::{Replicas, Size};
 use super::wish::Environment;
@@ -38,6 +38,17 @@ pub struct Artifact {
     pub bytes: u64,
     /// What went into it, name → digest; tells which input changed.
     pub inputs: BTreeMap<String, String>,
+}
+
+/// Labels for a project, best first: its id, then with a suffix from its owner, for when somebody else has it. The last one is
+/// nobody else's.
+#[must_use]
+pub fn labels(org: &Name, id: &Name) -> Vec<String> {
+    let plain = dns_label(id.as_str());
+    let digest = Digest::of(format!("{org}/{id}").as_bytes()).to_string();
+    let suffix = |chars| digest.get(..chars).unwrap_or_default();
+    let suffixed = [4, 8, 16].map(|chars| format!("{plain}-{}", suffix(chars)));
+    [plain.clone()].into_iter().chain(suffixed).chain([format!("p-{}", suffix(40))]).collect()
 }
 
 /// Artifact, settings and scale of one deployment; never changed.

@@ -53,11 +53,11 @@ pub trait Retention: Send + Sync {
     /// [`StoreError`].
     async fn old(&self, before: Timestamp, releases: u32) -> Result<Vec<DeploymentId>, StoreError>;
 
-    /// Forgets some of what ended before `before`, in one transaction; call it until nothing is forgotten any more.
+    /// Forgets some of what ended before `before`, in an order that a crash does no harm to; call it until nothing is forgotten any more.
     /// With `dry` it only counts, all there is.
     ///
     /// # Errors
-    /// [`StoreError`]: nothing was forgotten.
+    /// [`StoreError`]: some may be forgotten; the next call goes on.
     async fn forget(&self, before: Timestamp, releases: u32, dry: bool) -> Result<Forgotten, StoreError>;
 
     /// Every organization that ever had content.

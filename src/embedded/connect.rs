@@ -29,7 +29,7 @@ use crate::deploy::ids::Digest;
 use crate::deploy::log::Logs;
 use crate::deploy::secrets::Secrets;
 use crate::deploy::size::Size;
-use crate::triggers::table::{FUNCTIONS, queue_of};
+use crate::triggers::table;
 use crate::windlass::{Check, Looks, Tools, Windlass};
 use crate::workflow::Engine;
 use crate::workflow::chain::{Chain, Chains};
@@ -91,7 +91,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
     let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) = (Arc::new(SystemClock), Arc::new(SystemIds));
     let machine = machine(settings, &root)?;
     let db = Db::open(&root.join("windlass.db"))?;
-    let queues = SqliteQueues::open(db.clone(), Arc::clone(&clock), &queue_names())?;
+    let queues = SqliteQueues::open(db.clone(), Arc::clone(&clock), &table::queues())?;
     let queue: Arc<dyn Queue> = Arc::new(SqliteQueue(Arc::clone(&queues)));
     let blobs = FileBlobs::open(&root.join("blobs"))?;
     let logs = Arc::new(FileLogs::open(&root.join("logs")).map_err(folder(&root))?);
@@ -179,10 +179,6 @@ impl Workshop {
             background: tokio::runtime::Handle::current(),
         })
     }
-}
-
-fn queue_names() -> Vec<&'static str> {
-    FUNCTIONS.iter().filter_map(queue_of).collect()
 }
 
 fn engine(tools: &Arc<Tools>, more: Vec<Chain>, (db, queues): (&Db, &Arc<SqliteQueues>)) -> Engine {

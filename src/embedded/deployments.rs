@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::db::{Db, DbError};
 use super::queue::{Posted, SqliteQueues};
 use crate::deploy::deployment::{
-    Caps, Deployment, Deployments, Ending, Filter, NewDeployment, QUEUE_KEY, Requeued, RunMaker, Stats,
-    Status, StoreError, Submitted,
+    Caps, DURATION_SAMPLES, Deployment, Deployments, Ending, Filter, NewDeployment, Requeued, RunMaker,
+    Stats, Status, StoreError, Submitted,
 };
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::wish::Wish;
@@ -21,10 +21,6 @@ use crate::triggers::message::admit_text;
 use crate::triggers::table::DEPLOYMENT_QUEUE;
 use crate::workflow::journal::RunId;
 
-/// How long the same text on the queue is taken for a redelivery.
-const REDELIVERY_MICROS: i64 = 3_600 * 1_000_000;
-/// Successful deployments from which durations are learned.
-const DURATION_SAMPLES: i64 = 200;
 const COLUMNS: &str = "no, id, status, run, created, started, ended, body, result";
 
 impl From<DbError> for StoreError {
@@ -120,7 +116,7 @@ impl Deployments for SqliteDeployments {
         self.write_and_wake(move |c, queues| {
             let org = new.wish.org.as_str();
             if let Some((key, digest)) = &new.key {
-                let since = if key.starts_with(QUEUE_KEY) { new.at.as_microsecond() - REDELIVERY_MICROS } else { 0 };
+                let since = new.repeats_since();
                 let earlier: Option<(String, String)> = c
                     .prepare_cached(
                         "SELECT digest, deployment FROM requests WHERE org = ?1 AND key = ?2 AND at >= ?3",

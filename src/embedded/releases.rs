@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::db::Db;
 use super::deployments::{from_json, to_json};
 use crate::deploy::deployment::StoreError;
-use crate::deploy::ids::{Digest, Name, dns_label};
-use crate::deploy::release::{Artifact, Project, Release, Releases};
+use crate::deploy::ids::{Digest, Name};
+use crate::deploy::release::{Artifact, Project, Release, Releases, labels};
 
 /// [`Releases`] in SQLite.
 pub struct SqliteReleases(pub Db);
@@ -27,23 +27,19 @@ fn find_project(c: &Connection, org: &Name, id: &Name) -> rusqlite::Result<Optio
         .optional()
 }
 
-/// The project's id as a label, with a suffix from its owner when somebody else has it.
+/// The first of the project's labels that nobody has.
 fn free_label(c: &Connection, org: &Name, id: &Name) -> rusqlite::Result<String> {
-    let plain = dns_label(id.as_str());
-    let digest = Digest::of(format!("{org}/{id}").as_bytes()).to_string();
-    let candidates = [0, 4, 8, 16].map(|chars| match digest.get(..chars) {
-        Some(suffix) if chars > 0 => format!("{plain}-{suffix}"),
-        _ => plain.clone(),
-    });
-    for candidate in &candidates {
+    let mut candidates = labels(org, id);
+    let last = candidates.pop().unwrap_or_default();
+    for candidate in candidates {
         let taken: bool = c
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM projects WHERE label = ?1)")?
-            .query_row([candidate], |row| row.get(0))?;
+            .query_row([&candidate], |row| row.get(0))?;
         if !taken {
-            return Ok(candidate.clone());
+            return Ok(candidate);
         }
     }
-    Ok(format!("p-{}", digest.get(..40).unwrap_or_default()))
+    Ok(last)
 }
 
 fn release(row: &Row<'_>) -> rusqlite::Result<Release> {

@@ -32,7 +32,21 @@ pub struct Api {
     pub hosts: Vec<String>,
 }
 
+/// Names of this machine, in the form of a Host header.
+const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
+
 impl Api {
+    /// For requests to this machine; `ready` when it takes work at once.
+    #[must_use]
+    pub fn new(windlass: &Windlass, ready: bool) -> Self {
+        Self {
+            started: windlass.tools.clock.now(),
+            windlass: windlass.clone(),
+            ready: AtomicBool::new(ready),
+            hosts: LOOPBACK.map(str::to_owned).to_vec(),
+        }
+    }
+
     /// The answer, or the problem with the request's own id.
     fn answer(&self, request: &HttpRequest, result: Result<HttpResponse, Problem>) -> HttpResponse {
         result.unwrap_or_else(|problem| problem.answer(&self.correlation(request)))

@@ -155,6 +155,34 @@ fn is_binding_name(name: &str) -> bool {
             && name.chars().all(|char| char.is_ascii_alphanumeric()))
 }
 
+fn text(binding: &Value, key: &str) -> String {
+    binding.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// Types, directions and names of a function's bindings.
+fn bindings_of(file: &str, bindings: &[Value], report: &mut Report) {
+    let mut names: Vec<String> = Vec::new();
+    for binding in bindings {
+        let (kind, own) = (text(binding, "type"), text(binding, "name"));
+        if !BINDINGS.contains(&kind.as_str()) {
+            report.say(file, format!("the binding type `{kind}` is not known"));
+        }
+        if !matches!(text(binding, "direction").as_str(), "in" | "out" | "inout") {
+            report.say(file, format!("the direction of `{own}` has to be in, out or inout"));
+        }
+        if !is_binding_name(&own) {
+            report.say(
+                file,
+                format!("`{own}` is not a binding name: letters and digits, beginning with a letter"),
+            );
+        }
+        if names.iter().any(|known| known.eq_ignore_ascii_case(&own)) {
+            report.say(file, format!("two bindings are called `{own}`"));
+        }
+        names.push(own);
+    }
+}
+
 fn function(name: &str, content: &[u8], report: &mut Report) {
     let file = format!("{name}/function.json");
     if !is_function_name(name) {
@@ -169,28 +197,7 @@ fn function(name: &str, content: &[u8], report: &mut Report) {
     };
     let empty = Vec::new();
     let bindings = function.get("bindings").and_then(Value::as_array).unwrap_or(&empty);
-    let text =
-        |binding: &Value, key: &str| binding.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mut names: Vec<String> = Vec::new();
-    for binding in bindings {
-        let (kind, own) = (text(binding, "type"), text(binding, "name"));
-        if !BINDINGS.contains(&kind.as_str()) {
-            report.say(&file, format!("the binding type `{kind}` is not known"));
-        }
-        if !matches!(text(binding, "direction").as_str(), "in" | "out" | "inout") {
-            report.say(&file, format!("the direction of `{own}` has to be in, out or inout"));
-        }
-        if !is_binding_name(&own) {
-            report.say(
-                &file,
-                format!("`{own}` is not a binding name: letters and digits, beginning with a letter"),
-            );
-        }
-        if names.iter().any(|known| known.eq_ignore_ascii_case(&own)) {
-            report.say(&file, format!("two bindings are called `{own}`"));
-        }
-        names.push(own);
-    }
+    bindings_of(&file, bindings, report);
     let triggers: Vec<&Value> =
         bindings.iter().filter(|binding| text(binding, "type").ends_with("Trigger")).collect();
     let [trigger] = triggers.as_slice() else {

@@ -124,6 +124,12 @@ pub fn function(name: &str) -> Option<&'static Function> {
     FUNCTIONS.iter().find(|function| function.name.eq_ignore_ascii_case(name))
 }
 
+/// Every queue that a function reads.
+#[must_use]
+pub fn queues() -> Vec<&'static str> {
+    FUNCTIONS.iter().filter_map(queue_of).collect()
+}
+
 /// The queue that a function reads.
 #[must_use]
 pub fn queue_of(function: &Function) -> Option<&'static str> {

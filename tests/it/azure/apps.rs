@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use windlass::ambient::SystemClock;
 use windlass::azure::app_body::Place;
+use windlass::azure::app_secrets::AppSecrets;
 use windlass::azure::container_apps::{AppsParts, ContainerApps};
 use windlass::azure::services::Services;
 use windlass::deploy::detect::{Kind, Plan};
@@ -63,8 +64,7 @@ impl Story {
                 registry: settings.login_server,
             },
             domain: "westeurope.example".to_owned(),
-            secrets: Arc::new(KeySecrets::new(key)),
-            vault: services.vault().unwrap(),
+            secrets: AppSecrets::new(Arc::new(KeySecrets::new(key)), services.vault().unwrap()),
             logs: services.app_logs(),
             clock: Arc::new(SystemClock),
         });
@@ -129,6 +129,10 @@ async fn a_release_starts_beside_the_live_one_and_takes_its_traffic() {
     assert_eq!(story.runtime.answers(&first.hosts[0]).await, Some(second.run));
     assert_eq!(story.arm.serving(APP).1.len(), 1, "the old one is drained and rests");
     let views = story.runtime.revisions().await;
+    assert_eq!(
+        views.iter().map(|view| (view.wanted, view.ready, view.restarts)).collect::<Vec<_>>(),
+        [(1, 1, 0)]
+    );
     assert_eq!(views.iter().filter(|view| view.live).map(|view| view.release).collect::<Vec<_>>(), [2]);
 
     // The way back: the old revision wakes up and takes over again.
@@ -186,6 +190,7 @@ async fn a_revision_that_does_not_start_says_why_and_the_old_one_stays() {
         (2, Fate::Fails("GET https: MANIFEST_UNKNOWN: manifest unknown"), "RELEASE_IMAGE"),
         (3, Fate::Fails("The container port 8080 is closed"), "RELEASE_UNHEALTHY"),
         (4, Fate::Crashes, "RELEASE_CRASHED"),
+        (5, Fate::NeverMade, "RELEASE_UNHEALTHY"),
     ] {
         story.arm.fate(fate);
         let release = story.release(number);
@@ -196,7 +201,7 @@ async fn a_revision_that_does_not_start_says_why_and_the_old_one_stays() {
         assert_eq!(story.arm.serving(APP), (before.clone(), vec![before.clone().unwrap()]));
     }
     story.arm.fate(Fate::Healthy(5));
-    story.go_live(5).await;
+    story.go_live(6).await;
     assert_eq!(story.arm.violations(), [""; 0]);
 }
 

@@ -20,6 +20,8 @@ pub(crate) enum Fate {
     Fails(&'static str),
     /// Its container crashes again and again.
     Crashes,
+    /// The service takes the app and makes no revision of it.
+    NeverMade,
 }
 
 #[derive(Default)]
@@ -38,6 +40,7 @@ struct State {
 struct App {
     body: Value,
     busy: u32,
+    failed: bool,
     revisions: Vec<Revision>,
 }
 
@@ -101,8 +104,11 @@ impl App {
             .find(|revision| revision.looks == 0 && matches!(revision.fate, Fate::Healthy(_)));
         body["name"] = json!(name);
         body["type"] = json!("Microsoft.App/containerApps");
-        body["properties"]["provisioningState"] =
-            json!(if self.busy > 0 { "InProgress" } else { "Succeeded" });
+        body["properties"]["provisioningState"] = json!(match (self.busy, self.failed) {
+            (0, false) => "Succeeded",
+            (0, true) => "Failed",
+            _ => "InProgress",
+        });
         body["properties"]["latestReadyRevisionName"] =
             json!(ready.map(|ready| ready.name.clone()).unwrap_or_default());
         body["properties"]["configuration"]["ingress"]["fqdn"] = json!(format!("{name}.westeurope.example"));
@@ -122,6 +128,7 @@ impl State {
         let app = self.apps.entry(name.to_owned()).or_insert_with(|| App {
             body: Value::Null,
             busy: 0,
+            failed: false,
             revisions: Vec::new(),
         });
         let revision = format!("{name}--{suffix}");
@@ -133,7 +140,8 @@ impl State {
                 return (400, Vec::new(), body.to_string());
             }
         }
-        if !app.revisions.iter().any(|known| known.name == revision) {
+        app.failed = matches!(fate, Fate::NeverMade);
+        if !app.failed && !app.revisions.iter().any(|known| known.name == revision) {
             app.revisions.push(Revision { name: revision, active: true, looks, fate });
         }
         app.body = body;

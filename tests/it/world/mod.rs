@@ -27,7 +27,7 @@ use windlass::embedded::releases::SqliteReleases;
 use windlass::embedded::secrets::key_file;
 use windlass::steps::deploy_chain;
 use windlass::triggers::dispatch::{Event, dispatch};
-use windlass::triggers::table::{FUNCTIONS, Function, queue_of};
+use windlass::triggers::table::{FUNCTIONS, Function, queue_of, queues};
 use windlass::windlass::{Limits, Tools, Windlass};
 use windlass::workflow::Engine;
 use windlass::workflow::chain::{Chain, Chains};
@@ -101,7 +101,7 @@ impl World {
         let time: Arc<dyn Clock> = Arc::clone(&clock) as Arc<_>;
         let ids: Arc<dyn Ids> = Arc::new(SeededIds::new(setup.seed));
         let db = Db::open(&root.join("windlass.db")).unwrap();
-        let queues = SqliteQueues::open(db.clone(), Arc::clone(&time), &queue_names()).unwrap();
+        let queues = SqliteQueues::open(db.clone(), Arc::clone(&time), &queues()).unwrap();
         let queue: Arc<dyn Queue> = Arc::new(SqliteQueue(Arc::clone(&queues)));
         let blobs = FileBlobs::open(&root.join("blobs")).unwrap();
         let builder = Arc::new(FakeBuilder::new(blobs.clone(), Arc::clone(&queue), Arc::clone(&time)));
@@ -275,8 +275,4 @@ impl World {
         folded.updated = stored.updated;
         assert_eq!(folded, stored);
     }
-}
-
-fn queue_names() -> Vec<&'static str> {
-    FUNCTIONS.iter().filter_map(queue_of).collect()
 }
