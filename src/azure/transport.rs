@@ -75,6 +75,8 @@ impl Wire {
             }
             None => None,
         };
+        // Whoever was first chose the same one.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let services = [
             &settings.authority,
             &settings.arm,
