@@ -23,6 +23,7 @@ pub mod post;
 mod record;
 pub mod releases;
 pub mod retention;
+mod run_record;
 pub mod service_bus;
 pub mod services;
 pub mod transport;

@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::cosmos::{Container, Fault, Stored};
 use super::deployments::{CosmosDeployments, PARTITION};
-use super::journal::page_id;
 use super::record::Record;
 use super::releases::{ArtifactRecord, Head, ProjectRecord, ReleaseRecord, app_partition, org_partition};
+use super::run_record::page_id;
 use crate::deploy::deployment::StoreError;
 use crate::deploy::ids::{DeploymentId, Digest, Name};
 use crate::deploy::retention::{Forgotten, Needed, Retention};
