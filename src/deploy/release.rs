@@ -113,11 +113,17 @@ pub trait Releases: Send + Sync {
     /// [`StoreError`].
     async fn make_live(&self, app: &str, number: Option<u64>) -> Result<Option<u64>, StoreError>;
 
-    /// Every live release.
+    /// Every live release; one that went live a moment ago may be missing.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn live(&self) -> Result<Vec<Release>, StoreError>;
+
+    /// The live release of `app`, as it is now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn live_of(&self, app: &str) -> Result<Option<Release>, StoreError>;
 
     /// One release.
     ///

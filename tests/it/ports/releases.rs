@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::json;
 use windlass::ambient::{Clock as _, before};
+use windlass::deploy::deployment::{Caps, Ending, NewDeployment, Status};
 use windlass::deploy::detect::{Kind, Plan};
 use windlass::deploy::ids::{DeploymentId, Digest, Name};
 use windlass::deploy::release::{Artifact, Release, Releases};
 use windlass::deploy::retention::Forgotten;
+use windlass::deploy::secrets::Secrets as _;
 use windlass::deploy::size::{Replicas, Size};
-use windlass::deploy::wish::Environment;
+use windlass::deploy::wish::{self, Environment};
 use windlass::embedded::releases::SqliteReleases;
+use windlass::embedded::secrets::key_file;
 use windlass::workflow::journal::RunId;
 
 use super::{Ports, Store};
@@ -20,6 +24,7 @@ every_adapter!(
     releases_are_numbered_within_their_app_and_one_is_live,
     projects_have_labels_of_their_own_and_artifacts_are_found_by_their_inputs,
     what_records_point_at_is_needed_and_old_artifacts_are_forgotten,
+    old_deployments_are_forgotten_with_their_releases,
 );
 
 fn org() -> Name {
@@ -60,10 +65,13 @@ async fn releases_are_numbered_within_their_app_and_one_is_live(store: Ports) {
     assert_eq!(releases.make_live("b", Some(1)).await.unwrap(), None);
     assert_eq!(releases.make_live("a", Some(2)).await.unwrap(), Some(1));
     assert_eq!(releases.make_live("a", Some(2)).await.unwrap(), Some(2), "twice is once");
+    assert_eq!(releases.live_of("a").await.unwrap().map(|live| live.number), Some(2));
+    assert!(releases.live_of("nobody's").await.unwrap().is_none());
     let live: Vec<_> =
         releases.live().await.unwrap().iter().map(|live| (live.app.clone(), live.number)).collect();
     assert_eq!(live, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
     assert_eq!(releases.make_live("a", None).await.unwrap(), Some(2));
+    assert!(releases.live_of("a").await.unwrap().is_none());
     assert_eq!(releases.live().await.unwrap().len(), 1);
 }
 
@@ -136,4 +144,30 @@ async fn what_records_point_at_is_needed_and_old_artifacts_are_forgotten(store: 
     assert_eq!(forget(now, false).await, expected, "a dry run forgets nothing");
     assert_eq!(forget(now, false).await, Forgotten::default());
     assert_eq!(retention.needed(&org(), now).await.unwrap().artifacts, [kept.artifact]);
+}
+
+async fn old_deployments_are_forgotten_with_their_releases(store: Ports) {
+    let (releases, secrets) = (&store.releases, key_file(&store.folder.path().join("key")).unwrap());
+    let body = json!({ "projectId": "p", "userId": "u", "organizationId": "o", "projectName": "p", "environment": "staging" });
+    let app = "o/p/staging";
+    for number in 1..=3 {
+        let (id, run) = (DeploymentId::new(number), RunId::new(Timestamp::UNIX_EPOCH, number));
+        let wish = wish::parse(&body, &|text| secrets.seal(text)).unwrap();
+        let (at, correlation) = (store.clock.now(), "c".to_owned());
+        store.deployments.submit(NewDeployment { id, wish, at, correlation, key: None }).await.unwrap();
+        let caps = Caps { total: 1, per_org: 1 };
+        assert_eq!(store.deployments.admit(caps, at, Box::new(move || run)).await.unwrap().len(), 1);
+        let recorded = releases.record(&release(app, number, number), at).await.unwrap();
+        releases.make_live(app, Some(recorded.number)).await.unwrap();
+        store.deployments.settle((id, run), Status::Succeeded, &Ending::default(), at).await.unwrap();
+        store.clock.advance(Duration::from_secs(60));
+    }
+    let forgotten = store.retention.forget(store.clock.now(), 1, false).await.unwrap();
+    assert_eq!(forgotten.deployments, [DeploymentId::new(1), DeploymentId::new(2)]);
+    for (number, kept) in [(1, false), (2, false), (3, true)] {
+        assert_eq!(releases.get(app, number).await.unwrap().is_some(), kept, "release {number}");
+        let deployment = store.deployments.get(DeploymentId::new(u128::from(number))).await.unwrap();
+        assert_eq!(deployment.is_some(), kept, "deployment {number}");
+    }
+    assert_eq!(releases.live_of(app).await.unwrap().map(|live| live.number), Some(3));
 }
