@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use windlass::ambient::{Clock as _, before};
-use windlass::deploy::deployment::{Caps, Ending, NewDeployment, Status};
+use windlass::deploy::deployment::{Caps, Ending, NewDeployment, Status, Submitted};
 use windlass::deploy::detect::{Kind, Plan};
 use windlass::deploy::ids::{DeploymentId, Digest, Name};
 use windlass::deploy::release::{Artifact, Release, Releases};
@@ -25,6 +25,7 @@ every_adapter!(
     projects_have_labels_of_their_own_and_artifacts_are_found_by_their_inputs,
     what_records_point_at_is_needed_and_old_artifacts_are_forgotten,
     old_deployments_are_forgotten_with_their_releases,
+    the_largest_environment_fits_the_records,
 );
 
 fn org() -> Name {
@@ -45,6 +46,19 @@ fn release(app: &str, deployment: u128, run: u128) -> Release {
         size: Size::HALF,
         replicas: Replicas { min: 1, max: 1 },
         hosts: vec![format!("{app}.localhost")],
+    }
+}
+
+/// A deployment of `o/p/staging`.
+fn wanted(store: &Ports, number: u128, variables: &Value) -> NewDeployment {
+    let secrets = key_file(&store.folder.path().join("key")).unwrap();
+    let body = json!({ "projectId": "p", "userId": "u", "organizationId": "o", "projectName": "p", "environment": "staging", "envVariables": variables });
+    NewDeployment {
+        id: DeploymentId::new(number),
+        wish: wish::parse(&body, &|text| secrets.seal(text)).unwrap(),
+        at: store.clock.now(),
+        correlation: "c".to_owned(),
+        key: None,
     }
 }
 
@@ -147,14 +161,11 @@ async fn what_records_point_at_is_needed_and_old_artifacts_are_forgotten(store: 
 }
 
 async fn old_deployments_are_forgotten_with_their_releases(store: Ports) {
-    let (releases, secrets) = (&store.releases, key_file(&store.folder.path().join("key")).unwrap());
-    let body = json!({ "projectId": "p", "userId": "u", "organizationId": "o", "projectName": "p", "environment": "staging" });
-    let app = "o/p/staging";
+    let (releases, app) = (&store.releases, "o/p/staging");
     for number in 1..=3 {
         let (id, run) = (DeploymentId::new(number), RunId::new(Timestamp::UNIX_EPOCH, number));
-        let wish = wish::parse(&body, &|text| secrets.seal(text)).unwrap();
-        let (at, correlation) = (store.clock.now(), "c".to_owned());
-        store.deployments.submit(NewDeployment { id, wish, at, correlation, key: None }).await.unwrap();
+        let at = store.clock.now();
+        store.deployments.submit(wanted(&store, number, &json!({}))).await.unwrap();
         let caps = Caps { total: 1, per_org: 1 };
         assert_eq!(store.deployments.admit(caps, at, Box::new(move || run)).await.unwrap().len(), 1);
         let recorded = releases.record(&release(app, number, number), at).await.unwrap();
@@ -170,4 +181,25 @@ async fn old_deployments_are_forgotten_with_their_releases(store: Ports) {
         assert_eq!(deployment.is_some(), kept, "deployment {number}");
     }
     assert_eq!(releases.live_of(app).await.unwrap().map(|live| live.number), Some(3));
+}
+
+async fn the_largest_environment_fits_the_records(store: Ports) {
+    let (releases, now, app) = (&store.releases, store.clock.now(), "o/p/staging");
+    let variables = (0..256).map(|n| (format!("V{n:03}"), json!("x".repeat(508))));
+    let variables = Value::Object(variables.collect());
+    let first = wanted(&store, 1, &variables);
+    let env = first.wish.env.clone();
+    for new in [first, wanted(&store, 2, &variables), wanted(&store, 3, &variables)] {
+        // With the one that it supersedes.
+        assert_eq!(store.deployments.submit(new).await.unwrap(), Submitted::New);
+    }
+    let run = RunId::new(Timestamp::UNIX_EPOCH, 3);
+    let caps = Caps { total: 1, per_org: 1 };
+    assert_eq!(store.deployments.admit(caps, now, Box::new(move || run)).await.unwrap().len(), 1);
+    for run in [3, 4] {
+        let wanted = Release { env: env.clone(), ..release(app, 3, run) };
+        assert_eq!(releases.record(&wanted, now).await.unwrap().number, 1);
+        releases.make_live(app, Some(1)).await.unwrap();
+    }
+    assert_eq!(releases.live_of(app).await.unwrap().unwrap().env, env);
 }
