@@ -200,6 +200,12 @@ pub const CODES: &[Code] = &[
     code("METHOD_NOT_ALLOWED", 405, User, ("This path does not take this method", "See the API reference.")),
     code("NOT_FOUND", 404, User, ("There is nothing at this path", "See the API reference.")),
     code(
+        "QUEUE_FULL",
+        503,
+        ProviderTransient,
+        ("As many deployments wait as can be kept in order", "Wait until some are done, then try again."),
+    ),
+    code(
         "RELEASE_CRASHED",
         0,
         User,

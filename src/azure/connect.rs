@@ -66,7 +66,12 @@ pub async fn connect(settings: &Settings) -> Result<Windlass, ConnectError> {
     let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) = (Arc::new(SystemClock), Arc::new(SystemIds));
     let (runs, records) = services.cosmos().await?;
     let post: Arc<dyn Post> = Arc::new(services.post(Arc::clone(&clock))?);
-    let deployments = Arc::new(CosmosDeployments::new(records.clone(), Arc::clone(&post)));
+    let deployments = Arc::new(CosmosDeployments::new(
+        records.clone(),
+        Arc::clone(&post),
+        Arc::clone(&clock),
+        Arc::clone(&ids),
+    ));
     let secrets: Arc<dyn Secrets> = Arc::new(sealing_key(&services.vault()?, &records).await?);
     let arm = Arc::new(services.arm());
     let blobs: Arc<dyn Blobs> = Arc::new(AzureBlobs::new(services.content()?));

@@ -26,7 +26,7 @@ const TOO_LARGE: u16 = 413;
 const FAILED_DEPENDENCY: u16 = 424;
 
 /// How often a change that lost a race is tried again before the caller hears of it.
-pub(super) const RACES: usize = 32;
+pub(super) const RACES: u32 = 32;
 
 /// Why Cosmos DB did not do it.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@ mod arm_double;
 pub(crate) mod azurite;
 mod backlog;
 pub(crate) mod cosmos;
+mod desk;
 mod doubles;
 mod journal;
 mod messages;
