@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::ambient::before;
-use crate::deploy::blobs::{BlobError, BlobWriter, Blobs, RENEW_AFTER};
+use crate::deploy::blobs::{BlobError, BlobReader, BlobWriter, Blobs, RENEW_AFTER};
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::source::{FileEntry, Manifest};
 
@@ -127,7 +127,8 @@ struct Reading {
     digest: Digest,
 }
 
-impl Reading {
+#[async_trait]
+impl BlobReader for Reading {
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         let chunk = self.body.try_next().await.map_err(|error| unavailable(&self.name, error))?;
         if let Some(chunk) = chunk {
@@ -201,6 +202,10 @@ impl Blobs for AzureBlobs {
             }
         }
         Ok(content)
+    }
+
+    async fn reader(&self, org: &Name, digest: Digest) -> Result<Box<dyn BlobReader>, BlobError> {
+        Ok(Box::new(self.open(org, digest).await?))
     }
 
     async fn materialise(&self, org: &Name, manifest: &Manifest, root: &Path) -> Result<(), BlobError> {

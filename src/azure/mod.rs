@@ -27,4 +27,5 @@ mod run_record;
 pub mod service_bus;
 pub mod services;
 pub mod transport;
+pub mod upload;
 pub mod vault;

@@ -65,6 +65,16 @@ pub trait BlobWriter: Send {
     async fn finish(self: Box<Self>) -> Result<(), BlobError>;
 }
 
+/// Content on its way out.
+#[async_trait]
+pub trait BlobReader: Send {
+    /// The next bytes; none at the end, which is an error when the content is not what its digest says.
+    ///
+    /// # Errors
+    /// [`BlobError::Damaged`] or [`BlobError::Unavailable`].
+    async fn next(&mut self) -> Result<Option<Bytes>, BlobError>;
+}
+
 /// Keeps content by its digest.
 #[async_trait]
 pub trait Blobs: Send + Sync {
@@ -94,6 +104,12 @@ pub trait Blobs: Send + Sync {
     /// # Errors
     /// [`BlobError::Missing`], [`BlobError::Damaged`], [`BlobError::TooLarge`] or [`BlobError::Unavailable`].
     async fn read(&self, org: &Name, digest: Digest, limit: u64) -> Result<Vec<u8>, BlobError>;
+
+    /// Begins to read stored content of any size, verified when it is over.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`] or [`BlobError::Unavailable`].
+    async fn reader(&self, org: &Name, digest: Digest) -> Result<Box<dyn BlobReader>, BlobError>;
 
     /// Writes every file of `manifest` below `root`, verified while it is copied.
     ///

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::verified::{Verified, copy_verified};
+use super::verified::{FileReader, Verified, copy_verified};
 use crate::ambient::before;
-use crate::deploy::blobs::{BlobError, BlobWriter, Blobs, RENEW_AFTER};
+use crate::deploy::blobs::{BlobError, BlobReader, BlobWriter, Blobs, RENEW_AFTER};
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::source::Manifest;
 
@@ -216,7 +216,7 @@ impl Drop for FileWriter {
 }
 
 /// Runs work that waits for the disk where it holds up nobody.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, BlobError> {
     match tokio::task::spawn_blocking(work).await {
@@ -284,6 +284,10 @@ impl Blobs for FileBlobs {
             Ok(content)
         })
         .await
+    }
+
+    async fn reader(&self, org: &Name, digest: Digest) -> Result<Box<dyn BlobReader>, BlobError> {
+        Ok(Box::new(FileReader::new(self.open_verified(org, digest)?)))
     }
 
     async fn materialise(&self, org: &Name, manifest: &Manifest, root: &Path) -> Result<(), BlobError> {

@@ -3,10 +3,12 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::files::failed;
-use crate::deploy::blobs::BlobError;
+use super::files::{blocking, failed};
+use crate::deploy::blobs::{BlobError, BlobReader};
 use crate::deploy::ids::Digest;
 
 /// Bytes copied at a time.
@@ -52,6 +54,45 @@ impl std::io::Read for Verified {
     }
 }
 
+impl Verified {
+    /// The next bytes; nothing at the end.
+    fn chunk<'a>(&mut self, buffer: &'a mut [u8]) -> Result<&'a [u8], BlobError> {
+        let count = self.read(buffer).map_err(|error| {
+            let damaged = error.kind() == std::io::ErrorKind::InvalidData;
+            if damaged { BlobError::Damaged(self.digest) } else { failed(&self.path, error) }
+        })?;
+        Ok(buffer.get(..count).unwrap_or_default())
+    }
+}
+
+/// [`BlobReader`] of a folder.
+pub(super) struct FileReader(Option<Verified>);
+
+impl FileReader {
+    pub(super) fn new(content: Verified) -> Self {
+        Self(Some(content))
+    }
+}
+
+#[async_trait]
+impl BlobReader for FileReader {
+    async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
+        let Some(mut content) = self.0.take() else { return Ok(None) };
+        let read = blocking(move || {
+            let mut buffer = vec![0; CHUNK];
+            let count = content.chunk(&mut buffer)?.len();
+            buffer.truncate(count);
+            Ok((content, buffer))
+        });
+        let (content, chunk) = read.await?;
+        if chunk.is_empty() {
+            return Ok(None);
+        }
+        self.0 = Some(content);
+        Ok(Some(chunk.into()))
+    }
+}
+
 /// Copies content to `to` while verifying it, `limit` bytes at most.
 pub(super) fn copy_verified(
     path: &Path,
@@ -63,12 +104,11 @@ pub(super) fn copy_verified(
     let mut buffer = vec![0; CHUNK];
     let mut left = limit;
     loop {
-        let count = from.read(&mut buffer).map_err(|error| {
-            let damaged = error.kind() == std::io::ErrorKind::InvalidData;
-            if damaged { BlobError::Damaged(digest) } else { failed(path, error) }
-        })?;
-        let Some(chunk) = buffer.get(..count).filter(|chunk| !chunk.is_empty()) else { return Ok(()) };
-        left = left.checked_sub(count as u64).ok_or(BlobError::TooLarge(limit))?;
+        let chunk = from.chunk(&mut buffer)?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        left = left.checked_sub(chunk.len() as u64).ok_or(BlobError::TooLarge(limit))?;
         to.write_all(chunk).map_err(|error| failed(path, error))?;
     }
 }

@@ -4,6 +4,7 @@ mod apps;
 mod arm_double;
 pub(crate) mod azurite;
 mod backlog;
+mod context;
 pub(crate) mod cosmos;
 mod desk;
 mod doubles;
