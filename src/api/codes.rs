@@ -65,7 +65,7 @@ pub const CODES: &[Code] = &[
         "ARTIFACT_STORE_FAILED",
         0,
         ProviderTransient,
-        ("The build's result could not be stored", "Make room or mend the disk, then retry."),
+        ("The build's result cannot be stored or looked at", "Look at the message, then retry."),
     ),
     code(
         "AZURE_FORBIDDEN",

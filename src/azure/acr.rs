@@ -219,7 +219,7 @@ impl AcrBuilder {
         };
         Ok(match status {
             "Succeeded" => match digest(&found) {
-                Some(digest) => BuildStatus::Done(Packed { digest, bytes: 0, files: record.files }),
+                Some(digest) => BuildStatus::Done(Packed { digest, bytes: None, files: record.files }),
                 None => failed("BUILD_FAILED", "the build made no image that can be named".to_owned()),
             },
             "Failed" => failed("BUILD_FAILED", format!("the build failed {said}").trim_end().to_owned()),

@@ -83,6 +83,7 @@ pub async fn connect(settings: &Settings) -> Result<Windlass, ConnectError> {
         deployments: Arc::clone(&deployments) as Arc<_>,
         releases: Arc::new(CosmosReleases(records.clone())),
         retention: Arc::new(CosmosRetention::new(records.clone(), runs.clone(), deployments)),
+        artifacts: Arc::new(services.images()),
         builder: Arc::new(parts.builder(&blobs, &logs)),
         runtime: Arc::new(parts.runtime(&secrets).await?),
         backlog: Arc::new(parts.backlog(&post)),

@@ -17,6 +17,7 @@ pub mod custom_handler;
 pub mod deployments;
 mod desk;
 pub mod identity;
+pub mod images;
 pub mod journal;
 pub mod logs;
 pub mod post;

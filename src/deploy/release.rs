@@ -29,13 +29,14 @@ pub struct Project {
     pub source: Option<Digest>,
 }
 
-/// What a build made: a bundle by digest.
+/// What a build made: a bundle or an image, by digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
-    /// SHA-256 of the bundle.
+    /// SHA-256 of the bundle, or of the image's manifest.
     pub digest: Digest,
-    /// Its size.
-    pub bytes: u64,
+    /// Its size, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// What went into it, name → digest; tells which input changed.
     pub inputs: BTreeMap<String, String>,
 }

@@ -65,12 +65,13 @@ impl Step for Validate {
         hosts.extend(wish.domain.iter().chain(&plan.domains).cloned());
         hosts.dedup();
         refuse_taken(tools, &wish.app(), &hosts).await?;
-        let inputs = inputs(source, &plan);
+        let mut inputs = inputs(source, &plan);
+        inputs.extend(tools.artifacts.inputs(&wish.app(), &plan));
         let inputs_digest = Digest::of(serde_json::to_string(&inputs).unwrap_or_default().as_bytes());
         let reused = tools.releases.artifact(&wish.org, inputs_digest).await?;
         let reused = match reused {
             Some(artifact)
-                if tools.blobs.missing(&wish.org, &[artifact.digest], cx.now).await?.is_empty() =>
+                if tools.artifacts.has(&wish.org, &wish.app(), artifact.digest, cx.now).await? =>
             {
                 // Kept anew, so that no cleanup takes it away before it is released.
                 tools.releases.keep_artifact(&wish.org, inputs_digest, &artifact, cx.now).await?;

@@ -25,13 +25,13 @@ const MOST_BLOCK: usize = 6 * KIB * KIB;
 /// Bytes that nothing can compress.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
+    let next = || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         state.to_le_bytes()
     };
-    std::iter::repeat_with(&mut next).flatten().take(length).collect()
+    std::iter::repeat_with(next).flatten().take(length).collect()
 }
 
 struct Store {

@@ -8,6 +8,7 @@ mod context;
 pub(crate) mod cosmos;
 mod desk;
 mod doubles;
+mod images;
 mod journal;
 mod messages;
 mod openapi;

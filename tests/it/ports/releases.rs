@@ -105,7 +105,7 @@ async fn projects_have_labels_of_their_own_and_artifacts_are_found_by_their_inpu
     releases.set_source(&mine, source).await.unwrap();
     assert_eq!(project("o", "Shop").await.source, Some(source));
     assert_eq!(project("other", "Shop").await.source, None);
-    let artifact = Artifact { digest: Digest::of(b"bundle"), bytes: 6, inputs: BTreeMap::new() };
+    let artifact = Artifact { digest: Digest::of(b"bundle"), bytes: Some(6), inputs: BTreeMap::new() };
     releases.keep_artifact(&org(), Digest::of(b"inputs"), &artifact, now).await.unwrap();
     assert_eq!(releases.artifact(&org(), Digest::of(b"inputs")).await.unwrap(), Some(artifact));
     assert_eq!(releases.artifact(&org(), Digest::of(b"others")).await.unwrap(), None);
@@ -131,7 +131,7 @@ async fn what_records_point_at_is_needed_and_old_artifacts_are_forgotten(store: 
     let (releases, retention) = (&store.releases, &store.retention);
     let begun = store.clock.now();
     let kept = releases.record(&release("a", 1, 1), begun).await.unwrap();
-    let artifact = |digest| Artifact { digest, bytes: 1, inputs: BTreeMap::new() };
+    let artifact = |digest| Artifact { digest, bytes: None, inputs: BTreeMap::new() };
     releases.keep_artifact(&org(), Digest::of(b"1"), &artifact(kept.artifact), begun).await.unwrap();
     let unused = Digest::of(b"unused");
     releases.keep_artifact(&org(), Digest::of(b"2"), &artifact(unused), begun).await.unwrap();
