@@ -49,14 +49,14 @@ fn deployments(account: &Account, naps: &Arc<Naps>) -> CosmosDeployments {
     CosmosDeployments::new(account.records.clone(), outbox, Arc::clone(naps) as Arc<_>, Arc::new(SystemIds))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn those_who_lose_a_race_for_the_desk_wait_and_all_are_accepted() {
     let (account, naps) = (Account::new().await, Arc::new(Naps::default()));
     let deployments = Arc::new(deployments(&account, &naps));
-    let writers = (0..8_u128).map(|writer| {
+    let writers = (0..3_u128).map(|writer| {
         let deployments = Arc::clone(&deployments);
         windlass::ambient::spawn(async move {
-            for turn in 0..10 {
+            for turn in 0..20 {
                 let new = wanted(writer * 100 + turn + 1, &format!("p{writer}-{turn}"));
                 assert_eq!(deployments.submit(new).await.unwrap(), Submitted::New);
             }
@@ -66,9 +66,9 @@ async fn those_who_lose_a_race_for_the_desk_wait_and_all_are_accepted() {
         writer.await.unwrap();
     }
     let stats = deployments.stats().await.unwrap();
-    assert_eq!(stats.by_status.get(&Status::Queued), Some(&80));
+    assert_eq!(stats.by_status.get(&Status::Queued), Some(&60));
     let naps = naps.0.lock().unwrap();
-    assert!(!naps.is_empty(), "eight at the same time meet");
+    assert!(!naps.is_empty(), "three at the same time meet");
     assert!(naps.iter().all(|nap| *nap < Duration::from_secs(1)), "{naps:?}");
 }
 
