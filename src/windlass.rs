@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::ambient::{Clock, Ids};
+use crate::deploy::artifacts::Artifacts;
 use crate::deploy::blobs::Blobs;
 use crate::deploy::builder::Builder;
 use crate::deploy::deployment::{Caps, Deployments};
@@ -34,6 +35,8 @@ pub struct Tools {
     pub retention: Arc<dyn Retention>,
     /// Content.
     pub blobs: Arc<dyn Blobs>,
+    /// What builds made.
+    pub artifacts: Arc<dyn Artifacts>,
     /// Lines.
     pub logs: Arc<dyn Logs>,
     /// Builds.

@@ -15,6 +15,8 @@ pub enum Retried {
     Resumed,
     /// It has this status, which cannot be retried.
     Refused(Status),
+    /// Too many wait; later.
+    Full,
     /// There is no such deployment.
     Missing,
 }
@@ -36,8 +38,10 @@ impl Windlass {
         {
             return Ok(Retried::Resumed);
         }
-        if requeued != Requeued::Queued {
-            return Ok(Retried::Refused(deployment.status));
+        match requeued {
+            Requeued::Queued => {}
+            Requeued::Full => return Ok(Retried::Full),
+            Requeued::Running | Requeued::Refused => return Ok(Retried::Refused(deployment.status)),
         }
         let line =
             crate::deploy::log::Line::new(now, "deployment.retried", None, format!("tried again by {by}"));

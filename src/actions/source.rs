@@ -47,14 +47,14 @@ impl Windlass {
         digests.dedup();
         let text = Bytes::from(manifest.to_text());
         let digest = Digest::of(&text);
-        let blobs = &self.tools.blobs;
-        // First, so that a cleanup under way spares what is found to be there already.
-        self.tools.retention.use_source(org, digest, self.tools.clock.now()).await?;
-        if !blobs.missing(org, &[digest]).await?.is_empty() {
+        let (blobs, now) = (&self.tools.blobs, self.tools.clock.now());
+        // First, so that later cleanups spare what is found to be there already; one under way sees its new age.
+        self.tools.retention.use_source(org, digest, now).await?;
+        if !blobs.missing(org, &[digest], now).await?.is_empty() {
             let mut writer = blobs.writer(org, digest, text.len() as u64).await?;
             writer.write(text).await?;
             writer.finish().await?;
         }
-        Ok(AcceptedSource { digest, missing: blobs.missing(org, &digests).await? })
+        Ok(AcceptedSource { digest, missing: blobs.missing(org, &digests, now).await? })
     }
 }

@@ -28,6 +28,9 @@ pub enum SubmitError {
     /// The idempotency key was used with another body.
     #[error("this Idempotency-Key was used with another body")]
     KeyReused,
+    /// Too many wait; later.
+    #[error("as many deployments wait as can be kept in order")]
+    Full,
     /// Nothing was accepted; try again.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -53,6 +56,7 @@ impl Windlass {
             Submitted::New => id,
             Submitted::Repeated(earlier) => earlier,
             Submitted::KeyReused => return Err(SubmitError::KeyReused),
+            Submitted::Full => return Err(SubmitError::Full),
         };
         tracing::info!(deployment.id = %id, correlation_id = correlation, "accepted {id}");
         let estimate = estimate(&tools.deployments.durations_ms().await.unwrap_or_default());

@@ -65,7 +65,7 @@ pub const CODES: &[Code] = &[
         "ARTIFACT_STORE_FAILED",
         0,
         ProviderTransient,
-        ("The build's result could not be stored", "Make room or mend the disk, then retry."),
+        ("The build's result cannot be stored or looked at", "Look at the message, then retry."),
     ),
     code(
         "AZURE_FORBIDDEN",
@@ -199,6 +199,12 @@ pub const CODES: &[Code] = &[
     code("INTERNAL", 500, Internal, ("Windlass made a mistake", "Report it with the correlation id.")),
     code("METHOD_NOT_ALLOWED", 405, User, ("This path does not take this method", "See the API reference.")),
     code("NOT_FOUND", 404, User, ("There is nothing at this path", "See the API reference.")),
+    code(
+        "QUEUE_FULL",
+        503,
+        ProviderTransient,
+        ("As many deployments wait as can be kept in order", "Wait until some are done, then try again."),
+    ),
     code(
         "RELEASE_CRASHED",
         0,

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use azure_core::http::headers::CONTENT_TYPE;
 use azure_core::http::{Context, Method, Pipeline, Request, RetryOptions, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,6 +16,7 @@ use super::arm_error::ArmError;
 use super::context::{BuildContext, ContextError, context};
 use super::cosmos::{Container, Fault, Stored};
 use super::transport::Wire;
+use super::upload::{UploadError, upload};
 use crate::ambient::{Clock, between};
 use crate::deploy::blobs::Blobs;
 use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, Builder, BuilderError, Packed, Started};
@@ -96,6 +96,15 @@ impl From<ContextError> for BuilderError {
     }
 }
 
+impl From<UploadError> for BuilderError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Content(error) => error.into(),
+            UploadError::Place(error) => unavailable(&error),
+        }
+    }
+}
+
 fn unavailable(error: &azure_core::Error) -> BuilderError {
     BuilderError::Unavailable(format!("the registry's storage: {error}"))
 }
@@ -131,7 +140,7 @@ impl AcrBuilder {
     }
 
     /// Brings the source where the build service finds it.
-    async fn upload(&self, context: &BuildContext) -> Result<String, BuilderError> {
+    async fn upload(&self, context: BuildContext) -> Result<String, BuilderError> {
         let slot = self.ask("listBuildSourceUploadUrl", None).await?;
         let member = |name: &str| slot.get(name).and_then(Value::as_str).map(str::to_owned);
         let (Some(url), Some(path)) = (member("uploadUrl"), member("relativePath")) else {
@@ -140,11 +149,7 @@ impl AcrBuilder {
         let url: Url = url
             .parse()
             .map_err(|_| BuilderError::Unavailable("the place for the source is no address".to_owned()))?;
-        let mut request = Request::new(Wire::secure(&url), Method::Put);
-        request.insert_header("x-ms-blob-type", "BlockBlob");
-        request.insert_header(CONTENT_TYPE, "application/gzip");
-        request.set_body(context.bytes.clone());
-        self.plain.send(&Context::new(), &mut request, None).await.map_err(|error| unavailable(&error))?;
+        upload(&self.plain, &Wire::secure(&url), context.blocks).await?;
         Ok(path)
     }
 
@@ -214,7 +219,7 @@ impl AcrBuilder {
         };
         Ok(match status {
             "Succeeded" => match digest(&found) {
-                Some(digest) => BuildStatus::Done(Packed { digest, bytes: 0, files: record.files }),
+                Some(digest) => BuildStatus::Done(Packed { digest, bytes: None, files: record.files }),
                 None => failed("BUILD_FAILED", "the build made no image that can be named".to_owned()),
             },
             "Failed" => failed("BUILD_FAILED", format!("the build failed {said}").trim_end().to_owned()),
@@ -264,8 +269,9 @@ impl Builder for AcrBuilder {
             self.parts.blobs.read(&job.org, source, MOST_MANIFEST_BYTES).await.map_err(|_| unreadable())?;
         let manifest =
             std::str::from_utf8(&text).ok().and_then(Manifest::from_text).ok_or_else(unreadable)?;
-        let context = context(self.parts.blobs.as_ref(), &job.org, &manifest, &job.plan).await?;
-        let place = self.upload(&context).await?;
+        let context = context(&self.parts.blobs, &job.org, &manifest, &job.plan);
+        let dockerfile = context.dockerfile;
+        let place = self.upload(context).await?;
         let left = between(self.parts.clock.now(), job.deadline).as_secs().clamp(SHORTEST, LONGEST);
         let arguments: Vec<Value> = job
             .plan
@@ -277,7 +283,7 @@ impl Builder for AcrBuilder {
             "type": "DockerBuildRequest",
             "imageNames": [format!("{}:{}", repository_of(&job.app), job.run)],
             "isPushEnabled": true,
-            "dockerFilePath": context.dockerfile,
+            "dockerFilePath": dockerfile,
             "sourceLocation": place,
             "platform": { "os": "Linux", "architecture": "amd64" },
             "agentConfiguration": { "cpu": 2 },

@@ -1,13 +1,14 @@
 //! Content by its digest in Blob Storage. Large content comes in blocks that become a blob only when the digest is right.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use azure_core::http::{AsyncResponseBody, StatusCode};
 use azure_core::time::OffsetDateTime;
 use azure_storage_blob::models::{
-    BlobClientDownloadOptions, BlobClientUploadOptions, BlobContainerClientListBlobsOptions, BlockLookupList,
+    BlobClientDeleteOptions, BlobClientDownloadOptions, BlobClientGetPropertiesResultHeaders as _,
+    BlobClientUploadOptions, BlobContainerClientListBlobsOptions, BlockLookupList,
 };
 use azure_storage_blob::{BlobClient, BlobContainerClient};
 use bytes::{Bytes, BytesMut};
@@ -16,7 +17,8 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::deploy::blobs::{BlobError, BlobWriter, Blobs};
+use crate::ambient::before;
+use crate::deploy::blobs::{BlobError, BlobReader, BlobWriter, Blobs, RENEW_AFTER};
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::source::{FileEntry, Manifest};
 
@@ -50,6 +52,10 @@ fn is_missing(error: &azure_core::Error) -> bool {
     error.http_status() == Some(StatusCode::NotFound)
 }
 
+fn is_changed(error: &azure_core::Error) -> bool {
+    error.http_status() == Some(StatusCode::PreconditionFailed)
+}
+
 fn digest_of(hasher: Sha256) -> Digest {
     Digest(hasher.finalize().into())
 }
@@ -65,11 +71,24 @@ impl AzureBlobs {
         self.container.blob_client(&path(org, digest))
     }
 
-    async fn exists(&self, org: &Name, digest: Digest) -> Result<bool, BlobError> {
-        match self.blob(org, digest).get_properties(None).await {
+    /// Whether it is stored; see [`Blobs::missing`].
+    async fn found(&self, org: &Name, digest: Digest, now: Timestamp) -> Result<bool, BlobError> {
+        let (blob, name) = (self.blob(org, digest), path(org, digest));
+        let failed = |error| unavailable(&name, error);
+        let properties = match blob.get_properties(None).await {
+            Ok(properties) => properties,
+            Err(error) if is_missing(&error) => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        };
+        let stored = properties.last_modified().map_err(failed)?.map(OffsetDateTime::unix_timestamp);
+        if stored.is_some_and(|at| at >= before(now, RENEW_AFTER).as_second()) {
+            return Ok(true);
+        }
+        // Sets nothing but the time of the last change.
+        match blob.set_metadata(&HashMap::new(), None).await {
             Ok(_) => Ok(true),
             Err(error) if is_missing(&error) => Ok(false),
-            Err(error) => Err(unavailable(&path(org, digest), error)),
+            Err(error) => Err(failed(error)),
         }
     }
 
@@ -108,7 +127,8 @@ struct Reading {
     digest: Digest,
 }
 
-impl Reading {
+#[async_trait]
+impl BlobReader for Reading {
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         let chunk = self.body.try_next().await.map_err(|error| unavailable(&self.name, error))?;
         if let Some(chunk) = chunk {
@@ -130,9 +150,14 @@ fn path(org: &Name, digest: Digest) -> String {
 
 #[async_trait]
 impl Blobs for AzureBlobs {
-    async fn missing(&self, org: &Name, digests: &[Digest]) -> Result<Vec<Digest>, BlobError> {
+    async fn missing(
+        &self,
+        org: &Name,
+        digests: &[Digest],
+        now: Timestamp,
+    ) -> Result<Vec<Digest>, BlobError> {
         let looks = stream::iter(digests.to_vec())
-            .map(|digest| async move { Ok((digest, self.exists(org, digest).await?)) })
+            .map(|digest| async move { Ok((digest, self.found(org, digest, now).await?)) })
             .buffered(AT_ONCE);
         let found: Vec<(Digest, bool)> = looks.try_collect().await?;
         Ok(found.into_iter().filter(|(_, exists)| !exists).map(|(digest, _)| digest).collect())
@@ -179,6 +204,10 @@ impl Blobs for AzureBlobs {
         Ok(content)
     }
 
+    async fn reader(&self, org: &Name, digest: Digest) -> Result<Box<dyn BlobReader>, BlobError> {
+        Ok(Box::new(self.open(org, digest).await?))
+    }
+
     async fn materialise(&self, org: &Name, manifest: &Manifest, root: &Path) -> Result<(), BlobError> {
         let folders: HashSet<PathBuf> = manifest
             .files()
@@ -218,9 +247,14 @@ impl Blobs for AzureBlobs {
             let old = stored.is_some_and(|at| at < before.as_second());
             let Some(digest) = digest.filter(|digest| old && !keep.contains(digest)) else { continue };
             if !dry {
-                match self.blob(org, digest).delete(None).await {
+                let unchanged = BlobClientDeleteOptions {
+                    if_unmodified_since: properties.last_modified,
+                    ..BlobClientDeleteOptions::default()
+                };
+                match self.blob(org, digest).delete(Some(unchanged)).await {
                     Ok(_) => {}
-                    Err(error) if is_missing(&error) => continue,
+                    // Somebody found it in this moment, or it is gone.
+                    Err(error) if is_changed(&error) || is_missing(&error) => continue,
                     Err(error) => return Err(failed(error)),
                 }
             }

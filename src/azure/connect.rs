@@ -66,7 +66,12 @@ pub async fn connect(settings: &Settings) -> Result<Windlass, ConnectError> {
     let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) = (Arc::new(SystemClock), Arc::new(SystemIds));
     let (runs, records) = services.cosmos().await?;
     let post: Arc<dyn Post> = Arc::new(services.post(Arc::clone(&clock))?);
-    let deployments = Arc::new(CosmosDeployments::new(records.clone(), Arc::clone(&post)));
+    let deployments = Arc::new(CosmosDeployments::new(
+        records.clone(),
+        Arc::clone(&post),
+        Arc::clone(&clock),
+        Arc::clone(&ids),
+    ));
     let secrets: Arc<dyn Secrets> = Arc::new(sealing_key(&services.vault()?, &records).await?);
     let arm = Arc::new(services.arm());
     let blobs: Arc<dyn Blobs> = Arc::new(AzureBlobs::new(services.content()?));
@@ -78,6 +83,7 @@ pub async fn connect(settings: &Settings) -> Result<Windlass, ConnectError> {
         deployments: Arc::clone(&deployments) as Arc<_>,
         releases: Arc::new(CosmosReleases(records.clone())),
         retention: Arc::new(CosmosRetention::new(records.clone(), runs.clone(), deployments)),
+        artifacts: Arc::new(services.images()),
         builder: Arc::new(parts.builder(&blobs, &logs)),
         runtime: Arc::new(parts.runtime(&secrets).await?),
         backlog: Arc::new(parts.backlog(&post)),

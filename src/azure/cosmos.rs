@@ -26,7 +26,7 @@ const TOO_LARGE: u16 = 413;
 const FAILED_DEPENDENCY: u16 = 424;
 
 /// How often a change that lost a race is tried again before the caller hears of it.
-pub(super) const RACES: usize = 32;
+pub(super) const RACES: u32 = 32;
 
 /// Why Cosmos DB did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -78,13 +78,11 @@ pub struct Stored<T> {
     pub body: T,
 }
 
-/// A record with its place.
+/// A record with its place. One that goes by itself says after how many seconds, as `ttl`.
 #[derive(Serialize)]
 struct Item<'a, T> {
     id: &'a str,
     pk: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttl: Option<u32>,
     #[serde(flatten)]
     body: &'a T,
 }
@@ -120,18 +118,18 @@ impl Batch {
         self
     }
 
-    /// Writes a record that is not there yet. It goes by itself after `ttl` seconds.
+    /// Writes a record that is not there yet.
     #[must_use]
-    pub fn create(self, id: &str, body: &impl Serialize, ttl: Option<u32>) -> Self {
+    pub fn create(self, id: &str, body: &impl Serialize) -> Self {
         let pk = self.pk.clone();
-        self.then(|inner| inner.create_item(Item { id, pk: &pk, ttl, body }))
+        self.then(|inner| inner.create_item(Item { id, pk: &pk, body }))
     }
 
     /// Writes a record, whatever is there.
     #[must_use]
     pub fn put(self, id: &str, body: &impl Serialize) -> Self {
         let pk = self.pk.clone();
-        self.then(|inner| inner.upsert_item(Item { id, pk: &pk, ttl: None, body }, None))
+        self.then(|inner| inner.upsert_item(Item { id, pk: &pk, body }, None))
     }
 
     /// Writes a record over the one with this tag.
@@ -140,9 +138,7 @@ impl Batch {
         let pk = self.pk.clone();
         let guard = azure_data_cosmos::options::BatchReplaceOptions::default()
             .with_precondition(Precondition::if_match(etag.to_owned()));
-        self.then(|inner| {
-            inner.replace_item(id.to_owned(), Item { id, pk: &pk, ttl: None, body }, Some(guard))
-        })
+        self.then(|inner| inner.replace_item(id.to_owned(), Item { id, pk: &pk, body }, Some(guard)))
     }
 
     /// Writes a record over the one with this tag, or as a new one where there was none.
@@ -150,7 +146,7 @@ impl Batch {
     pub fn write(self, id: &str, body: &impl Serialize, etag: Option<&str>) -> Self {
         match etag {
             Some(etag) => self.replace(id, body, etag),
-            None => self.create(id, body, None),
+            None => self.create(id, body),
         }
     }
 
@@ -231,7 +227,7 @@ impl Container {
     /// # Errors
     /// [`Fault`].
     pub async fn put(&self, pk: &str, id: &str, body: &impl Serialize) -> Result<(), Fault> {
-        let item = Item { id, pk, ttl: None, body };
+        let item = Item { id, pk, body };
         self.0.upsert_item(pk.to_owned(), id, item, None).await.map_err(too_large)?;
         Ok(())
     }
@@ -241,7 +237,7 @@ impl Container {
     /// # Errors
     /// [`Fault`].
     pub async fn create(&self, pk: &str, id: &str, body: &impl Serialize) -> Result<bool, Fault> {
-        let item = Item { id, pk, ttl: None, body };
+        let item = Item { id, pk, body };
         match self.0.create_item(pk.to_owned(), id, item, None).await {
             Ok(_) => Ok(true),
             Err(error) if error.status().is_conflict() => Ok(false),
@@ -259,7 +255,7 @@ impl Container {
         body: &impl Serialize,
         etag: &str,
     ) -> Result<Option<String>, Fault> {
-        let item = Item { id, pk, ttl: None, body };
+        let item = Item { id, pk, body };
         let guard = ItemWriteOptions::default().with_precondition(Precondition::if_match(etag.to_owned()));
         match self.0.replace_item(pk.to_owned(), id, item, Some(guard)).await {
             Ok(response) => Ok(response.headers().etag().map(ToString::to_string)),

@@ -1,6 +1,7 @@
 //! Deployments in Cosmos DB: one partition, so that a deployment and the desk change together or not at all.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -11,12 +12,14 @@ use super::cosmos::{Batch, Container, Fault, RACES, Stored};
 use super::desk::{Desk, Place};
 use super::post::{Post, admit_letter, send_or_leave};
 use super::record::Record;
+use crate::ambient::{Clock, Ids};
 use crate::deploy::deployment::{
     Caps, DURATION_SAMPLES, Deployment, Deployments, Ending, Filter, NewDeployment, Requeued, RunMaker,
     Stats, Status, StoreError, Submitted,
 };
 use crate::deploy::ids::{DeploymentId, Digest};
 use crate::workflow::journal::RunId;
+use crate::workflow::retry::RetryPolicy;
 
 /// The partition of the desk, the deployments and the idempotency keys.
 pub(super) const PARTITION: &str = "deployments";
@@ -29,6 +32,9 @@ const MOST_NO: i64 = 1 << 53;
 const MOST_LISTED: usize = 1_000;
 /// Forgotten with one write: a batch has 100 operations at most.
 const MOST_FORGOTTEN: usize = 90;
+/// How long those wait who lost a race for the desk: each by chance, so that they do not meet again.
+const PACE: RetryPolicy =
+    RetryPolicy { retries: RACES, base: Duration::from_millis(20), cap: Duration::from_secs(1) };
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Key {
@@ -63,13 +69,22 @@ impl Draft {
 pub struct CosmosDeployments {
     records: Container,
     post: Arc<dyn Post>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
 }
 
 impl CosmosDeployments {
     /// Deployments in container `records`.
     #[must_use]
-    pub fn new(records: Container, post: Arc<dyn Post>) -> Self {
-        Self { records, post }
+    pub fn new(records: Container, post: Arc<dyn Post>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
+        Self { records, post, clock, ids }
+    }
+
+    /// Waits after race number `race` (1 = the first) for the desk was lost.
+    async fn lost(&self, race: u32) {
+        if let Some(wait) = PACE.wait_after(race.min(RACES), self.ids.random()) {
+            self.clock.sleep(wait).await;
+        }
     }
 
     /// The desk as it is, to be changed and closed; who is not the first to close begins anew.
@@ -147,6 +162,9 @@ impl CosmosDeployments {
                 draft.put(Record { status: Status::Superseded, ended, ..record });
             }
         }
+        if draft.desk.is_full() {
+            return Ok(Submitted::Full);
+        }
         draft.desk.last += 1;
         draft.desk.enqueue(Place::of(draft.desk.last, new.id, &new.wish));
         draft.desk.count(None, Some(Status::Queued));
@@ -182,6 +200,7 @@ impl CosmosDeployments {
         let place = Place::of(record.no, id, &record.wish);
         let free = draft.desk.running.iter().all(|other| other.app != place.app);
         match record.status {
+            Status::Failed | Status::Cancelled if draft.desk.is_full() => Ok(Requeued::Full),
             Status::Failed | Status::Cancelled => {
                 draft.desk.count(Some(record.status), Some(Status::Queued));
                 draft.desk.enqueue(place);
@@ -204,7 +223,7 @@ impl CosmosDeployments {
 #[async_trait]
 impl Deployments for CosmosDeployments {
     async fn submit(&self, new: NewDeployment) -> Result<Submitted, StoreError> {
-        for _ in 0..RACES {
+        for race in 1..=RACES {
             let mut draft = self.open().await?;
             let answer = self.accept(&new, &mut draft).await?;
             if answer != Submitted::New {
@@ -215,6 +234,7 @@ impl Deployments for CosmosDeployments {
                 self.wake(new.id, new.at).await;
                 return Ok(answer);
             }
+            self.lost(race).await;
         }
         Err(Fault::Busy.into())
     }
@@ -244,11 +264,11 @@ impl Deployments for CosmosDeployments {
         let run = Mutex::new(run);
         let mut all = Vec::new();
         let mut most = MOST_AT_ONCE;
-        for _ in 0..RACES {
+        for race in 1..=RACES {
             match self.try_admit((caps, most), now, &run).await {
                 Ok(Some(admitted)) if admitted.is_empty() => return Ok(all),
                 Ok(Some(admitted)) => all.extend(admitted.into_iter().map(Deployment::from)),
-                Ok(None) => {}
+                Ok(None) => self.lost(race).await,
                 // Their records are too much for one batch.
                 Err(Fault::TooLarge) if most > 1 => most /= 2,
                 Err(fault) => return Err(fault.into()),
@@ -270,7 +290,7 @@ impl Deployments for CosmosDeployments {
                 && matches!(record.status, Status::Running | Status::Stuck)
                 && record.status != status
         };
-        for _ in 0..RACES {
+        for race in 1..=RACES {
             let mut draft = self.open().await?;
             let Some(record) = self.record(id).await?.filter(mine) else { return Ok(()) };
             draft.desk.end_turn(id);
@@ -281,12 +301,13 @@ impl Deployments for CosmosDeployments {
                 self.wake(id, now).await;
                 return Ok(());
             }
+            self.lost(race).await;
         }
         Err(Fault::Busy.into())
     }
 
     async fn cancel_queued(&self, id: DeploymentId, now: Timestamp) -> Result<bool, StoreError> {
-        for _ in 0..RACES {
+        for race in 1..=RACES {
             let mut draft = self.open().await?;
             let Some(record) = self.record(id).await? else { return Ok(false) };
             if draft.desk.leave_queue(id).is_none() {
@@ -297,12 +318,13 @@ impl Deployments for CosmosDeployments {
             if self.close(draft).await? {
                 return Ok(true);
             }
+            self.lost(race).await;
         }
         Err(Fault::Busy.into())
     }
 
     async fn requeue(&self, id: DeploymentId, now: Timestamp) -> Result<Requeued, StoreError> {
-        for _ in 0..RACES {
+        for race in 1..=RACES {
             let mut draft = self.open().await?;
             let answer = self.put_back(id, &mut draft).await?;
             if self.close(draft).await? {
@@ -311,6 +333,7 @@ impl Deployments for CosmosDeployments {
                 }
                 return Ok(answer);
             }
+            self.lost(race).await;
         }
         Err(Fault::Busy.into())
     }
@@ -342,7 +365,11 @@ impl CosmosDeployments {
     /// Deletes records of deployments and no longer counts them, some at a time.
     pub(super) async fn forget(&self, old: &[DeploymentId]) -> Result<(), Fault> {
         for some in old.chunks(MOST_FORGOTTEN) {
-            while !self.try_forget(some).await? {}
+            let mut races = 0;
+            while !self.try_forget(some).await? {
+                races += 1;
+                self.lost(races).await;
+            }
         }
         Ok(())
     }

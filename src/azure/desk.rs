@@ -11,6 +11,10 @@ use crate::deploy::deployment::{Caps, Status};
 use crate::deploy::ids::{DeploymentId, Name};
 use crate::deploy::wish::Wish;
 
+/// Deployments that wait or run at most. With names as long as names may be they have 1 MB; a change of the desk goes into
+/// one batch with what changes with it, and Cosmos DB takes 2 MB.
+const MOST_PLACES: usize = 2_000;
+
 /// A deployment that waits or runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
@@ -49,6 +53,11 @@ impl Desk {
             *self.counts.entry(to).or_default() += 1;
         }
         self.counts.retain(|_, count| *count > 0);
+    }
+
+    /// Whether nobody more can wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.queued.len() + self.running.len() >= MOST_PLACES
     }
 
     /// Puts a deployment where its number belongs.
@@ -93,5 +102,26 @@ impl Desk {
             self.count(Some(Status::Queued), Some(Status::Running));
         }
         chosen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_desk_leaves_room_in_a_batch() {
+        let name = "n".repeat(128);
+        let place = |no: i64| Place {
+            no: i64::MAX - no,
+            id: DeploymentId::new(0),
+            org: name.parse().unwrap(),
+            app: format!("{name}/{name}/preview-{}", "p".repeat(20)),
+        };
+        let mut desk = Desk { queued: (0..1_999).map(place).collect(), ..Desk::default() };
+        assert!(!desk.is_full());
+        desk.running.push(place(0));
+        assert!(desk.is_full());
+        assert!(serde_json::to_vec(&desk).unwrap().len() < 1 << 20);
     }
 }

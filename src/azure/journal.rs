@@ -15,18 +15,16 @@ use serde_json::{Value, json};
 
 use super::cosmos::{Batch, CONFLICT, Container, Fault, Left, NOT_FOUND, Stored};
 use super::post::{Post, hint_letter, send_or_leave};
+use super::run_record::{Page, RUN, RunRecord, output_of, page_id, unfolded};
 use crate::ambient::{Clock, Ids};
 use crate::workflow::chain::StepName;
 use crate::workflow::journal::{Append, Claim, Entry, Journal, JournalError, Lease, RunId};
 use crate::workflow::queue::Hint;
 use crate::workflow::state::{Event, RunState};
 
-const RUN: &str = "run";
 const LEASE: &str = "lease";
 /// Seconds after which a lease that nobody gave back is deleted; long after it ran out.
 const LEASE_TTL: u32 = 3_600;
-/// Bytes of events in the run itself; more go to a page. A record has 2 MB at most.
-const MOST_INLINE_BYTES: usize = 256 * 1024;
 /// Runs whose record is kept between claim and append.
 const MOST_HELD: usize = 1_000;
 
@@ -36,22 +34,6 @@ impl From<Fault> for JournalError {
     }
 }
 
-/// A run as it is stored.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct RunRecord {
-    pub(super) kind: String,
-    /// Whether it goes on by itself.
-    pub(super) open: bool,
-    /// When it began, in microseconds since 1970.
-    pub(super) started: i64,
-    pub(super) state: RunState,
-    /// The newest events.
-    events: Vec<Entry>,
-    /// Full pages of older ones.
-    #[serde(default)]
-    pub(super) pages: u32,
-}
-
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct LeaseRecord {
     fence: u64,
@@ -59,11 +41,14 @@ struct LeaseRecord {
     ends: i64,
     /// Who holds it: the answer to a claim that was tried twice may be that it is taken, by ourselves.
     holder: String,
+    /// Cosmos DB deletes it so many seconds after the newest write; each one has to say so again.
+    ttl: u32,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Page {
-    events: Vec<Entry>,
+impl LeaseRecord {
+    fn new(fence: u64, until: Timestamp, holder: String) -> Self {
+        Self { fence, ends: until.as_microsecond(), holder, ttl: LEASE_TTL }
+    }
 }
 
 /// What this process knows about a lease that it holds.
@@ -83,40 +68,8 @@ pub struct CosmosJournal {
     held: Mutex<HashMap<RunId, Held>>,
 }
 
-pub(super) fn page_id(number: u32) -> String {
-    format!("page-{number}")
-}
-
 fn damaged(run: RunId, source: impl std::error::Error + Send + Sync + 'static) -> JournalError {
     JournalError::Damaged { run, source: Box::new(source) }
-}
-
-impl RunRecord {
-    fn new(state: &RunState, events: Vec<Entry>, pages: u32) -> Self {
-        Self {
-            kind: RUN.to_owned(),
-            open: !state.is_over(),
-            started: state.started.as_microsecond(),
-            state: state.clone(),
-            events,
-            pages,
-        }
-    }
-
-    /// The record after an append, and the page that became full with it.
-    fn followed_by(&self, append: &Append<'_>, at: Timestamp) -> (Self, Option<(String, Page)>) {
-        let new = (append.expected + 1..).zip(append.events);
-        let mut events = self.events.clone();
-        let old = events.len();
-        events.extend(new.map(|(seq, event)| Entry { seq, at, event: event.clone() }));
-        let bytes = serde_json::to_vec(&events).map_or(0, |json| json.len());
-        if bytes <= MOST_INLINE_BYTES || old == 0 {
-            return (Self::new(append.state, events, self.pages), None);
-        }
-        let newest = events.split_off(old);
-        let page = (page_id(self.pages), Page { events });
-        (Self::new(append.state, newest, self.pages + 1), Some(page))
-    }
 }
 
 impl CosmosJournal {
@@ -140,7 +93,7 @@ impl CosmosJournal {
         let batch = Batch::of(&run.to_string());
         let batch = match earlier {
             Some(etag) => batch.replace(LEASE, record, etag),
-            None => batch.create(LEASE, record, Some(LEASE_TTL)),
+            None => batch.create(LEASE, record),
         };
         let left = match self.runs.commit(batch.read(RUN)).await {
             Ok(left) => left,
@@ -189,7 +142,7 @@ impl CosmosJournal {
             batch = batch.delete(LEASE, &held.etag);
         }
         if let Some((id, page)) = page {
-            batch = batch.create(&id, &page, None);
+            batch = batch.create(&id, &page);
         }
         match self.runs.commit(batch).await {
             Ok(_) => Ok(()),
@@ -211,8 +164,7 @@ impl Journal for CosmosJournal {
         state: &RunState,
         hint: Hint,
     ) -> Result<(), JournalError> {
-        let entry = Entry { seq: 1, at: state.started, event: first.clone() };
-        let record = RunRecord::new(state, vec![entry], 0);
+        let record = RunRecord::begun(first, state);
         if self.runs.create(&run.to_string(), RUN, &record).await? {
             send_or_leave(self.post.as_ref(), hint_letter(&hint, state.started)).await;
         }
@@ -222,7 +174,7 @@ impl Journal for CosmosJournal {
     async fn claim(&self, run: RunId, now: Timestamp, until: Timestamp) -> Result<Claim, JournalError> {
         let fence = now.as_microsecond().cast_unsigned();
         let holder = format!("{:032x}", self.ids.random());
-        let record = LeaseRecord { fence, ends: until.as_microsecond(), holder };
+        let record = LeaseRecord::new(fence, until, holder);
         match self.take(run, &record, None).await? {
             Ok(claim) => return Ok(claim),
             Err(Fault::Refused { index: 1, status: NOT_FOUND }) => return Ok(Claim::Missing),
@@ -251,7 +203,7 @@ impl Journal for CosmosJournal {
             self.held().get(&lease.run).filter(mine).map(|held| (held.etag.clone(), held.holder.clone()));
         let Some((etag, holder)) = known else { return Err(JournalError::Fenced(lease.run)) };
         let pk = lease.run.to_string();
-        let record = LeaseRecord { fence: lease.fence, ends: until.as_microsecond(), holder };
+        let record = LeaseRecord::new(lease.fence, until, holder);
         let renewed = match self.runs.replace((&pk, LEASE), &record, &etag).await? {
             Some(renewed) => renewed,
             // Perhaps our own first try, whose answer was lost.
@@ -294,26 +246,17 @@ impl Journal for CosmosJournal {
         let mut entries = Vec::new();
         for number in 0..body.pages {
             let page: Option<Stored<Page>> = self.runs.read(&run.to_string(), &page_id(number)).await?;
-            entries.extend(page.map(|page| page.body.events).unwrap_or_default());
+            entries.extend(page.map(|page| unfolded(page.body.events)).unwrap_or_default());
         }
-        entries.extend(body.events);
+        entries.extend(unfolded(body.events));
         Ok(Some((body.state, entries)))
     }
 
     async fn output(&self, run: RunId, step: &StepName) -> Result<Option<Value>, JournalError> {
-        let of = |events: &[Entry]| {
-            events.iter().rev().find_map(|entry| {
-                if let Event::StepDone { step: done, output } = &entry.event
-                    && done == step
-                {
-                    return Some(output.clone());
-                }
-                None
-            })
-        };
         let mut pages = 0;
         // Whoever holds the run has read it.
-        let known = self.held().get(&run).map(|held| (of(&held.run.body.events), held.run.body.pages));
+        let known =
+            self.held().get(&run).map(|held| (output_of(&held.run.body.events, step), held.run.body.pages));
         let found = match known {
             Some((found, older)) => {
                 pages = older;
@@ -321,7 +264,7 @@ impl Journal for CosmosJournal {
             }
             None => self.fetch(run).await?.and_then(|stored| {
                 pages = stored.body.pages;
-                of(&stored.body.events)
+                output_of(&stored.body.events, step)
             }),
         };
         if found.is_some() {
@@ -329,7 +272,7 @@ impl Journal for CosmosJournal {
         }
         for number in (0..pages).rev() {
             let page: Option<Stored<Page>> = self.runs.read(&run.to_string(), &page_id(number)).await?;
-            if let Some(found) = page.and_then(|page| of(&page.body.events)) {
+            if let Some(found) = page.and_then(|page| output_of(&page.body.events, step)) {
                 return Ok(Some(found));
             }
         }

@@ -3,11 +3,10 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::cosmos::{Batch, Container, Fault, RACES, Stored};
 use crate::deploy::deployment::StoreError;
-use crate::deploy::ids::{Digest, Name};
+use crate::deploy::ids::{DeploymentId, Digest, Name};
 use crate::deploy::release::{Artifact, Project, Release, Releases, labels};
 
 const HEAD: &str = "head";
@@ -27,8 +26,16 @@ pub(super) struct Head {
 pub(super) struct ReleaseRecord {
     kind: String,
     pub(super) org: String,
-    pub(super) number: u64,
+    deployment: DeploymentId,
     pub(super) release: Release,
+}
+
+/// The number of a deployment's release; the release is found by it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct NumberRecord {
+    kind: String,
+    deployment: DeploymentId,
+    pub(super) number: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,6 +73,10 @@ pub(super) fn org_partition(org: &str) -> String {
 
 pub(super) fn app_partition(app: &str) -> String {
     format!("app:{app}")
+}
+
+fn release_id(number: u64) -> String {
+    format!("release-{number}")
 }
 
 fn project_id(id: &Name) -> String {
@@ -138,13 +149,18 @@ impl CosmosReleases {
     async fn try_record(&self, wanted: &Release) -> Result<Option<Release>, Fault> {
         let (pk, id) = (app_partition(&wanted.app), wanted.deployment.to_string());
         let (etag, mut head) = self.head(&wanted.app).await?;
-        let known: Option<Stored<ReleaseRecord>> = self.0.read_fresh(&pk, &id).await?;
-        if let Some(known) = &known
-            && known.body.release.run == wanted.run
-        {
-            return Ok(Some(known.body.release.clone()));
-        }
-        let number = known.as_ref().map_or(head.last + 1, |known| known.body.number);
+        let known: Option<Stored<NumberRecord>> = self.0.read_fresh(&pk, &id).await?;
+        let number = match known {
+            Some(known) => {
+                let number = known.body.number;
+                let release = self.numbered(&wanted.app, number).await?;
+                if let Some(release) = release.filter(|release| release.run == wanted.run) {
+                    return Ok(Some(release));
+                }
+                number
+            }
+            None => head.last + 1,
+        };
         head.last = head.last.max(number);
         let release = Release { number, ..wanted.clone() };
         if head.live.as_ref().is_some_and(|live| live.number == number) {
@@ -154,10 +170,14 @@ impl CosmosReleases {
         let record = ReleaseRecord {
             kind: "release".to_owned(),
             org: wanted.org.to_string(),
-            number,
+            deployment: wanted.deployment,
             release: release.clone(),
         };
-        let batch = Batch::of(&pk).write(HEAD, &head, etag.as_deref()).put(&id, &record);
+        let found_by = NumberRecord { kind: "number".to_owned(), deployment: wanted.deployment, number };
+        let batch = Batch::of(&pk)
+            .write(HEAD, &head, etag.as_deref())
+            .put(&release_id(number), &record)
+            .put(&id, &found_by);
         match self.0.commit(batch).await {
             Ok(_) => Ok(Some(release)),
             Err(fault) if fault.is_race() => Ok(None),
@@ -166,10 +186,9 @@ impl CosmosReleases {
     }
 
     async fn numbered(&self, app: &str, number: u64) -> Result<Option<Release>, Fault> {
-        let text = "SELECT * FROM c WHERE c.kind = 'release' AND c.number = @number";
-        let found: Vec<ReleaseRecord> =
-            self.0.find(&app_partition(app), text, &[("@number", json!(number))]).await?;
-        Ok(found.into_iter().next().map(|record| record.release))
+        let stored: Option<Stored<ReleaseRecord>> =
+            self.0.read_fresh(&app_partition(app), &release_id(number)).await?;
+        Ok(stored.map(|stored| stored.body.release))
     }
 }
 
@@ -224,7 +243,7 @@ impl Releases for CosmosReleases {
         let wanted = match number {
             Some(number) => {
                 let found = self.numbered(app, number).await?;
-                let missing = || StoreError(format!("release {number} of {app} cannot be found now").into());
+                let missing = || StoreError(format!("release {number} of {app} does not exist").into());
                 Some(found.ok_or_else(missing)?)
             }
             None => None,
@@ -252,6 +271,10 @@ impl Releases for CosmosReleases {
         let mut live: Vec<Release> = heads.into_iter().filter_map(|head| head.live).collect();
         live.sort_by(|a, b| a.app.cmp(&b.app));
         Ok(live)
+    }
+
+    async fn live_of(&self, app: &str) -> Result<Option<Release>, StoreError> {
+        Ok(self.head(app).await?.1.live)
     }
 
     async fn get(&self, app: &str, number: u64) -> Result<Option<Release>, StoreError> {

@@ -10,9 +10,11 @@ use serde_json::json;
 
 use super::cosmos::{Container, Fault, Stored};
 use super::deployments::{CosmosDeployments, PARTITION};
-use super::journal::page_id;
 use super::record::Record;
-use super::releases::{ArtifactRecord, Head, ProjectRecord, ReleaseRecord, app_partition, org_partition};
+use super::releases::{
+    ArtifactRecord, Head, NumberRecord, ProjectRecord, ReleaseRecord, app_partition, org_partition,
+};
+use super::run_record::page_id;
 use crate::deploy::deployment::StoreError;
 use crate::deploy::ids::{DeploymentId, Digest, Name};
 use crate::deploy::retention::{Forgotten, Needed, Retention};
@@ -95,7 +97,7 @@ impl CosmosRetention {
                 let head: Option<Stored<Head>> = self.records.read(&app_partition(&app), "head").await?;
                 heads.insert(app.clone(), head.map(|head| head.body));
             }
-            let release: Option<Stored<ReleaseRecord>> =
+            let release: Option<Stored<NumberRecord>> =
                 self.records.read(&app_partition(&app), &record.deployment.to_string()).await?;
             let kept = release.is_some_and(|release| {
                 let number = release.body.number;
@@ -193,7 +195,8 @@ impl Retention for CosmosRetention {
         let old = self.old_ones(before, releases, most).await?;
         let mut going: &[DeploymentId] = &old;
         if !dry {
-            let text = "SELECT c.id, c.pk FROM c WHERE c.kind = 'release' AND ARRAY_CONTAINS(@old, c.id)";
+            let text = "SELECT c.id, c.pk FROM c
+                WHERE c.kind IN ('release', 'number') AND ARRAY_CONTAINS(@old, c.deployment)";
             let releases: Vec<Place> = self.records.find_everywhere(text, &[("@old", json!(old))]).await?;
             self.delete(&releases).await?;
             self.deployments.forget(&old).await?;

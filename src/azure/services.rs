@@ -21,6 +21,7 @@ use super::app_logs::AppLogs;
 use super::arm::Arm;
 use super::cosmos::Container;
 use super::identity::credential;
+use super::images::Images;
 use super::service_bus::ServiceBus;
 use super::transport::{Wire, WireError};
 use crate::ambient::Clock;
@@ -180,6 +181,12 @@ impl Services {
     #[must_use]
     pub fn arm(&self) -> Arm {
         Arm::new(&self.settings, &self.credential, &self.wire)
+    }
+
+    /// The images of apps.
+    #[must_use]
+    pub fn images(&self) -> Images {
+        Images::new(&self.settings.login_server, &self.credential, &self.wire)
     }
 
     /// What apps say.

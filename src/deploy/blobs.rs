@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,6 +10,10 @@ use jiff::Timestamp;
 
 use super::ids::{Digest, Name};
 use super::source::Manifest;
+
+/// Content that is found counts as stored anew when it was stored longer ago than this: half of the day that a cleanup
+/// spares, so that what is found stays for the other half and most looks write nothing.
+pub const RENEW_AFTER: Duration = Duration::from_secs(12 * 3_600);
 
 /// Why content cannot be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +65,26 @@ pub trait BlobWriter: Send {
     async fn finish(self: Box<Self>) -> Result<(), BlobError>;
 }
 
+/// Content on its way out.
+#[async_trait]
+pub trait BlobReader: Send {
+    /// The next bytes; none at the end, which is an error when the content is not what its digest says.
+    ///
+    /// # Errors
+    /// [`BlobError::Damaged`] or [`BlobError::Unavailable`].
+    async fn next(&mut self) -> Result<Option<Bytes>, BlobError>;
+}
+
 /// Keeps content by its digest.
 #[async_trait]
 pub trait Blobs: Send + Sync {
-    /// Which of these are not stored.
+    /// Which of these are not stored. Those that are count as stored at `now` if that was long ago ([`RENEW_AFTER`]), so
+    /// that no cleanup takes them away before they are used, not even one that is under way.
     ///
     /// # Errors
     /// [`BlobError::Unavailable`].
-    async fn missing(&self, org: &Name, digests: &[Digest]) -> Result<Vec<Digest>, BlobError>;
+    async fn missing(&self, org: &Name, digests: &[Digest], now: Timestamp)
+    -> Result<Vec<Digest>, BlobError>;
 
     /// Begins to take content of at most `limit` bytes that is announced as `digest`.
     ///
@@ -88,13 +105,20 @@ pub trait Blobs: Send + Sync {
     /// [`BlobError::Missing`], [`BlobError::Damaged`], [`BlobError::TooLarge`] or [`BlobError::Unavailable`].
     async fn read(&self, org: &Name, digest: Digest, limit: u64) -> Result<Vec<u8>, BlobError>;
 
+    /// Begins to read stored content of any size, verified when it is over.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`] or [`BlobError::Unavailable`].
+    async fn reader(&self, org: &Name, digest: Digest) -> Result<Box<dyn BlobReader>, BlobError>;
+
     /// Writes every file of `manifest` below `root`, verified while it is copied.
     ///
     /// # Errors
     /// [`BlobError::Missing`], [`BlobError::Damaged`], [`BlobError::Full`] or [`BlobError::Unavailable`].
     async fn materialise(&self, org: &Name, manifest: &Manifest, root: &Path) -> Result<(), BlobError>;
 
-    /// Removes what is not in `keep` and was stored before `before`; with `dry` it only counts. Gives number and bytes.
+    /// Removes what is not in `keep` and was stored before `before`, looked at in the moment in which it goes; with `dry` it
+    /// only counts. Gives number and bytes.
     ///
     /// # Errors
     /// [`BlobError::Unavailable`]; some may be removed.

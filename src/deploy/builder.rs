@@ -61,13 +61,13 @@ pub enum BuildStatus {
     Failed(BuildFailure),
 }
 
-/// A stored bundle.
+/// A stored bundle or image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packed {
-    /// Of the bundle.
+    /// Of the bundle, or of the image's manifest.
     pub digest: Digest,
-    /// Of the bundle.
-    pub bytes: u64,
+    /// Of the bundle; images do not say.
+    pub bytes: Option<u64>,
     /// In the bundle.
     pub files: usize,
 }

@@ -167,6 +167,8 @@ pub enum Submitted {
     Repeated(DeploymentId),
     /// The idempotency key was used with another body.
     KeyReused,
+    /// As many wait as the store can keep in order; nothing was accepted.
+    Full,
 }
 
 /// Answer to putting a deployment back.
@@ -178,6 +180,8 @@ pub enum Requeued {
     Running,
     /// Its status, or another deployment of the app, does not allow it.
     Refused,
+    /// As many wait as the store can keep in order.
+    Full,
 }
 
 /// How many may run at the same time.

@@ -294,6 +294,9 @@ fn amend(plan: &mut Plan, file: ProjectFile) -> Result<(), DetectError> {
     for (name, value) in file.variables.iter().chain(&file.build_variables) {
         super::wish::variable(name, value).map_err(|problem| bad(format!("variable `{name}` {problem}")))?;
     }
+    let all = file.variables.iter().chain(&file.build_variables);
+    super::wish::fits(all.map(|(name, value)| name.len() + value.len()).sum())
+        .map_err(|problem| bad(format!("variables: {problem}")))?;
     plan.variables = file.variables;
     plan.build_variables = file.build_variables;
     if let Some(replicas) = file.replicas {
@@ -402,6 +405,17 @@ mod tests {
             (Some("sh build.sh"), "public", Some(2))
         );
         assert_eq!(plan.probe.path.as_deref(), Some("/up"));
+    }
+
+    #[test]
+    fn variables_of_a_project_are_bounded_as_those_of_a_request() {
+        let file = |count: usize| {
+            let line = |n: usize| format!("V{n:03} = \"{}\"\n", "x".repeat(508));
+            format!("[variables]\n{}", (0..count).map(line).collect::<String>())
+        };
+        assert!(check(&[("index.html", ""), ("windlass.toml", &file(256))]).is_ok());
+        let said = check(&[("index.html", ""), ("windlass.toml", &file(257))]).unwrap_err().to_string();
+        assert!(said.contains("at most 131072"), "{said}");
     }
 
     #[test]

@@ -2,10 +2,14 @@
 //!
 //! Dependencies come before the rest of the source, so that their layer is found again; what runs is nobody's root.
 
+use std::collections::BTreeMap;
+
 use super::detect::{Kind, Plan};
 
 /// Where an app listens inside its container unless its project says otherwise.
 pub const PORT: u16 = 8080;
+/// Raised when the same plan gives another text, so that no older image passes for the new one.
+const VERSION: &str = "1";
 /// The user that runs the app.
 const USER: u32 = 1000;
 
@@ -103,6 +107,23 @@ pub fn dockerfile(plan: &Plan, has: &dyn Fn(&str) -> bool) -> String {
     lines.join("\n") + "\n"
 }
 
+/// What the text depends on besides the source's files, the build command, its variables and the folder that it fills; by
+/// name.
+#[must_use]
+pub fn inputs(plan: &Plan) -> BTreeMap<String, String> {
+    let port = plan.port.unwrap_or(PORT).to_string();
+    [
+        ("kind of project", format!("{:?}", plan.kind).to_lowercase()),
+        ("start command", plan.start.clone().unwrap_or_default()),
+        ("port", port),
+        ("health check", plan.probe.path.clone().unwrap_or_default()),
+        ("Dockerfile version", VERSION.to_owned()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
 fn quoted(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }
@@ -124,6 +145,26 @@ mod tests {
             assert!(text.contains("HEALTHCHECK --interval=30s --timeout=30s --start-period=5s --retries=3"));
             assert!(text.contains("EXPOSE 8080\n"));
             assert_eq!(text.contains("CMD [\"/bin/sh\",\"-c\",\"./run \\\"all\\\"\"]"), kind != Kind::Static);
+        }
+    }
+
+    #[test]
+    fn whatever_changes_the_text_is_among_the_inputs() {
+        let plain = || Plan::new(Kind::Node, Some("node server.js".to_owned()));
+        let mut plans = vec![plain(), Plan::new(Kind::Static, None), Plan::new(Kind::Python, plain().start)];
+        let mut with = |change: &dyn Fn(&mut Plan)| {
+            let mut plan = plain();
+            change(&mut plan);
+            plans.push(plan);
+        };
+        with(&|plan| plan.start = Some("node other.js".to_owned()));
+        with(&|plan| plan.port = Some(3_000));
+        with(&|plan| plan.probe.path = Some("/up".to_owned()));
+        for (index, one) in plans.iter().enumerate() {
+            for other in &plans[..index] {
+                assert_ne!(dockerfile(one, &|_| true), dockerfile(other, &|_| true));
+                assert_ne!(inputs(one), inputs(other));
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The nouns of deploying and their rules, with the ports that they need. No input or output here.
 
+pub mod artifacts;
 pub mod blobs;
 pub mod builder;
 pub mod deployment;

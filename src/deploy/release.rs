@@ -29,13 +29,14 @@ pub struct Project {
     pub source: Option<Digest>,
 }
 
-/// What a build made: a bundle by digest.
+/// What a build made: a bundle or an image, by digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
-    /// SHA-256 of the bundle.
+    /// SHA-256 of the bundle, or of the image's manifest.
     pub digest: Digest,
-    /// Its size.
-    pub bytes: u64,
+    /// Its size, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// What went into it, name → digest; tells which input changed.
     pub inputs: BTreeMap<String, String>,
 }
@@ -113,11 +114,17 @@ pub trait Releases: Send + Sync {
     /// [`StoreError`].
     async fn make_live(&self, app: &str, number: Option<u64>) -> Result<Option<u64>, StoreError>;
 
-    /// Every live release.
+    /// Every live release; one that went live a moment ago may be missing.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn live(&self) -> Result<Vec<Release>, StoreError>;
+
+    /// The live release of `app`, as it is now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn live_of(&self, app: &str) -> Result<Option<Release>, StoreError>;
 
     /// One release.
     ///

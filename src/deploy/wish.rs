@@ -11,9 +11,13 @@ use super::ids::{Digest, Name};
 use super::secrets::Sealed;
 use super::size::Size;
 
-/// Environment variables of one deployment at most, and the length of one value: what `execve` takes with room.
+/// Environment variables of one deployment at most.
 const MOST_VARIABLES: usize = 256;
-const MOST_VARIABLE_BYTES: usize = 32 * 1024;
+/// Bytes of one value: Key Vault keeps 25 KB in a secret ("About Azure Key Vault secrets").
+const MOST_VARIABLE_BYTES: usize = 24 * 1024;
+/// Names and values of an environment together. Sealed they are twice as large, and a change of a live release writes
+/// them twice with one batch of Cosmos DB, which takes 2 MB.
+const MOST_ENVIRONMENT_BYTES: usize = 128 * 1024;
 /// Longest command line and longest project name.
 const MOST_COMMAND_BYTES: usize = 8 * 1024;
 const MOST_TITLE_CHARS: usize = 200;
@@ -252,6 +256,10 @@ impl Form<'_> {
         if given.len() > MOST_VARIABLES {
             self.refuse("/envVariables", format!("at most {MOST_VARIABLES} variables"));
         }
+        let length = |value: &Value| value.as_str().map_or(0, str::len);
+        if let Err(problem) = fits(given.iter().map(|(name, value)| name.len() + length(value)).sum()) {
+            self.refuse("/envVariables", problem);
+        }
         for (name, value) in given {
             let pointer = format!("/envVariables/{}", name.replace('~', "~0").replace('/', "~1"));
             match value.as_str().map_or(Err(NO_VALUE), |value| variable(name, value).map(|()| value)) {
@@ -263,7 +271,7 @@ impl Form<'_> {
     }
 }
 
-const NO_VALUE: &str = "has to be text of at most 32768 bytes without NUL";
+const NO_VALUE: &str = "has to be text of at most 24576 bytes without NUL";
 
 /// Checks an environment variable.
 ///
@@ -276,6 +284,19 @@ pub(super) fn variable(name: &str, value: &str) -> Result<(), &'static str> {
         return Err("has to be named with letters, digits and _, and not begin with a digit");
     }
     if value.len() > MOST_VARIABLE_BYTES || value.contains('\0') { Err(NO_VALUE) } else { Ok(()) }
+}
+
+/// Checks how many bytes the names and values of an environment have together.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn fits(bytes: usize) -> Result<(), String> {
+    if bytes > MOST_ENVIRONMENT_BYTES {
+        return Err(format!(
+            "names and values have {bytes} bytes together; at most {MOST_ENVIRONMENT_BYTES} are kept"
+        ));
+    }
+    Ok(())
 }
 
 fn title(text: &str) -> Result<String, String> {
@@ -349,6 +370,20 @@ mod tests {
                 "/envVariables/OK"
             ]
         );
+    }
+
+    #[test]
+    fn an_environment_is_bounded_as_a_whole_and_in_each_value() {
+        let with = |count: usize, bytes: usize| {
+            let mut body = full();
+            let variables = (0..count).map(|n| (format!("V{n:03}"), json!("x".repeat(bytes))));
+            body["envVariables"] = Value::Object(variables.collect());
+            check(&body).map_err(|errors| errors.into_iter().map(|error| error.pointer).collect::<Vec<_>>())
+        };
+        assert_eq!(with(256, 508).unwrap().env.len(), 256);
+        assert_eq!(with(256, 509).unwrap_err(), ["/envVariables"]);
+        assert_eq!(with(1, 24 * 1024).unwrap().env.len(), 1);
+        assert_eq!(with(1, 24 * 1024 + 1).unwrap_err(), ["/envVariables/V000"]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::secrets::key_file;
 use super::upstream::Pool;
 use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
 use crate::config::Settings;
+use crate::deploy::artifacts::Bundles;
 use crate::deploy::ids::Digest;
 use crate::deploy::log::Logs;
 use crate::deploy::secrets::Secrets;
@@ -116,6 +117,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         deployments: Arc::new(SqliteDeployments::new(db.clone(), Arc::clone(&queues))),
         releases: Arc::new(SqliteReleases(db.clone())),
         retention: Arc::new(SqliteRetention(db.clone())),
+        artifacts: Arc::new(Bundles(Arc::new(blobs.clone()))),
         blobs: Arc::new(blobs),
         logs,
         builder: Arc::new(builder),

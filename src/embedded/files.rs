@@ -1,23 +1,22 @@
 //! Content in a folder: written beside, made durable, renamed into place, and verified on every read.
 
 use std::collections::HashSet;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use crate::deploy::blobs::{BlobError, BlobWriter, Blobs};
+use super::verified::{FileReader, Verified, copy_verified};
+use crate::ambient::before;
+use crate::deploy::blobs::{BlobError, BlobReader, BlobWriter, Blobs, RENEW_AFTER};
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::source::Manifest;
-
-/// Bytes copied at a time.
-const CHUNK: usize = 256 * 1024;
 
 /// [`Blobs`] in a folder. Each organization has its own part, so that nobody can probe for another's content.
 #[derive(Clone)]
@@ -28,6 +27,58 @@ pub struct FileBlobs {
 struct Inner {
     root: PathBuf,
     next: AtomicU64,
+    /// Held while a content's age decides whether it goes, and while that age or the content changes.
+    ages: Mutex<()>,
+}
+
+impl Inner {
+    fn ages(&self) -> MutexGuard<'_, ()> {
+        self.ages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is content at `path`; see [`Blobs::missing`].
+    fn found(&self, path: &Path, now: Timestamp) -> Result<bool, BlobError> {
+        let _alone = self.ages();
+        let stored = match std::fs::metadata(path) {
+            Ok(meta) => meta.mtime(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed(path, error)),
+        };
+        if stored < before(now, RENEW_AFTER).as_second() {
+            let renewed = std::fs::File::open(path).and_then(|file| file.set_modified(now.into()));
+            renewed.map_err(|error| failed(path, error))?;
+        }
+        Ok(true)
+    }
+
+    /// Puts a written file where content lies, over what is there.
+    fn place(&self, file: &Path, path: &Path) -> std::io::Result<()> {
+        let _alone = self.ages();
+        std::fs::rename(file, path)
+    }
+
+    /// Moves a written file into place so that a crash leaves all of it or nothing.
+    fn settle(&self, temporary: &Path, path: &Path) -> Result<(), BlobError> {
+        let folder = path.parent().unwrap_or(path);
+        std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+        self.place(temporary, path).map_err(|error| failed(path, error))?;
+        std::fs::File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| failed(folder, error))
+    }
+
+    /// Removes content that was stored before `before`, or only looks, and gives its size; `None` when it is younger.
+    fn remove(&self, path: &Path, before: Timestamp, dry: bool) -> Result<Option<u64>, BlobError> {
+        let _alone = self.ages();
+        let meta = std::fs::metadata(path).map_err(|error| failed(path, error))?;
+        if meta.mtime() >= before.as_second() {
+            return Ok(None);
+        }
+        if !dry {
+            std::fs::remove_file(path).map_err(|error| failed(path, error))?;
+        }
+        Ok(Some(meta.len()))
+    }
 }
 
 impl FileBlobs {
@@ -41,7 +92,8 @@ impl FileBlobs {
             std::fs::remove_dir_all(&incoming).map_err(|error| failed(&incoming, error))?;
         }
         std::fs::create_dir_all(&incoming).map_err(|error| failed(&incoming, error))?;
-        Ok(Self { inner: Arc::new(Inner { root: root.to_owned(), next: AtomicU64::new(0) }) })
+        let (root, next) = (root.to_owned(), AtomicU64::new(0));
+        Ok(Self { inner: Arc::new(Inner { root, next, ages: Mutex::default() }) })
     }
 
     /// Where content lies, whether or not it does.
@@ -65,8 +117,7 @@ impl FileBlobs {
     /// # Errors
     /// [`BlobError::Full`] or [`BlobError::Unavailable`]; the file is then where it was.
     pub fn adopt(&self, org: &Name, file: &Path, digest: Digest) -> Result<(), BlobError> {
-        let path = self.path(org, digest);
-        settle(file, &path)
+        self.inner.settle(file, &self.path(org, digest))
     }
 
     /// Writes all beside, makes them durable with one sync of the file system, and renames them into place.
@@ -82,7 +133,7 @@ impl FileBlobs {
             let path = self.path(org, *digest);
             let folder = path.parent().unwrap_or(&path);
             std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
-            match std::fs::rename(batch.join(digest.to_string()), &path) {
+            match self.inner.place(&batch.join(digest.to_string()), &path) {
                 // Twice in one batch.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.exists() => {}
                 renamed => renamed.map_err(|error| failed(&path, error))?,
@@ -118,15 +169,8 @@ fn sync_all(folder: &Path) -> Result<(), BlobError> {
     rustix::fs::syncfs(&file).map_err(|error| failed(folder, error.into()))
 }
 
-/// Moves a written file into place so that a crash leaves all of it or nothing.
-fn settle(temporary: &Path, path: &Path) -> Result<(), BlobError> {
-    let folder = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
-    std::fs::rename(temporary, path).map_err(|error| failed(path, error))?;
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| failed(folder, error))
-}
-
 struct FileWriter {
+    inner: Arc<Inner>,
     file: std::fs::File,
     temporary: PathBuf,
     path: PathBuf,
@@ -151,9 +195,10 @@ impl BlobWriter for FileWriter {
         }
         let sync = self.file.try_clone().map_err(|error| failed(&self.temporary, error))?;
         let (temporary, path) = (self.temporary.clone(), self.path.clone());
+        let inner = Arc::clone(&self.inner);
         blocking(move || {
             sync.sync_all().map_err(|error| failed(&temporary, error))?;
-            settle(&temporary, &path)
+            inner.settle(&temporary, &path)
         })
         .await
     }
@@ -171,7 +216,7 @@ impl Drop for FileWriter {
 }
 
 /// Runs work that waits for the disk where it holds up nobody.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, BlobError> {
     match tokio::task::spawn_blocking(work).await {
@@ -182,74 +227,25 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Content that is verified while it is read: the end of it is an error when it is not what its digest says, and what is
-/// damaged is set aside.
-pub(super) struct Verified {
-    file: std::fs::File,
-    path: PathBuf,
-    digest: Digest,
-    hasher: Sha256,
-}
-
-impl Verified {
-    fn open(path: PathBuf, digest: Digest) -> Result<Self, BlobError> {
-        let file = std::fs::File::open(&path).map_err(|error| {
-            if error.kind() == std::io::ErrorKind::NotFound {
-                BlobError::Missing(digest)
-            } else {
-                failed(&path, error)
-            }
-        })?;
-        Ok(Self { file, path, digest, hasher: Sha256::new() })
-    }
-}
-
-impl std::io::Read for Verified {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.file.read(buffer)?;
-        if let Some(read) = buffer.get(..count).filter(|read| !read.is_empty()) {
-            self.hasher.update(read);
-        } else if !buffer.is_empty() && Digest(self.hasher.clone().finalize().into()) != self.digest {
-            if let Err(error) = std::fs::rename(&self.path, self.path.with_extension("damaged")) {
-                tracing::error!(path = %self.path.display(), error = %error, "damaged content could not be set aside");
-            }
-            return Err(std::io::Error::new(
-                std::io::ErrorKind::InvalidData,
-                BlobError::Damaged(self.digest),
-            ));
-        }
-        Ok(count)
-    }
-}
-
-/// Copies content to `to` while verifying it, `limit` bytes at most.
-fn copy_verified(
-    path: &Path,
-    digest: Digest,
-    to: &mut dyn std::io::Write,
-    limit: u64,
-) -> Result<(), BlobError> {
-    let mut from = Verified::open(path.to_owned(), digest)?;
-    let mut buffer = vec![0; CHUNK];
-    let mut left = limit;
-    loop {
-        let count = from.read(&mut buffer).map_err(|error| {
-            let damaged = error.kind() == std::io::ErrorKind::InvalidData;
-            if damaged { BlobError::Damaged(digest) } else { failed(path, error) }
-        })?;
-        let Some(chunk) = buffer.get(..count).filter(|chunk| !chunk.is_empty()) else { return Ok(()) };
-        left = left.checked_sub(count as u64).ok_or(BlobError::TooLarge(limit))?;
-        to.write_all(chunk).map_err(|error| failed(path, error))?;
-    }
-}
-
 #[async_trait]
 impl Blobs for FileBlobs {
-    async fn missing(&self, org: &Name, digests: &[Digest]) -> Result<Vec<Digest>, BlobError> {
+    async fn missing(
+        &self,
+        org: &Name,
+        digests: &[Digest],
+        now: Timestamp,
+    ) -> Result<Vec<Digest>, BlobError> {
         let paths: Vec<(Digest, PathBuf)> =
             digests.iter().map(|digest| (*digest, self.path(org, *digest))).collect();
+        let inner = Arc::clone(&self.inner);
         blocking(move || {
-            Ok(paths.into_iter().filter(|(_, path)| !path.exists()).map(|(digest, _)| digest).collect())
+            let mut missing = Vec::new();
+            for (digest, path) in paths {
+                if !inner.found(&path, now)? {
+                    missing.push(digest);
+                }
+            }
+            Ok(missing)
         })
         .await
     }
@@ -258,7 +254,9 @@ impl Blobs for FileBlobs {
         let temporary = self.incoming();
         let file = create(&temporary)?;
         let path = self.path(org, digest);
-        Ok(Box::new(FileWriter { file, temporary, path, hasher: Sha256::new(), digest, left: limit, limit }))
+        let inner = Arc::clone(&self.inner);
+        let hasher = Sha256::new();
+        Ok(Box::new(FileWriter { inner, file, temporary, path, hasher, digest, left: limit, limit }))
     }
 
     async fn keep_all(&self, org: &Name, contents: Vec<(Digest, Bytes)>) -> Result<(), BlobError> {
@@ -286,6 +284,10 @@ impl Blobs for FileBlobs {
             Ok(content)
         })
         .await
+    }
+
+    async fn reader(&self, org: &Name, digest: Digest) -> Result<Box<dyn BlobReader>, BlobError> {
+        Ok(Box::new(FileReader::new(self.open_verified(org, digest)?)))
     }
 
     async fn materialise(&self, org: &Name, manifest: &Manifest, root: &Path) -> Result<(), BlobError> {
@@ -317,23 +319,20 @@ impl Blobs for FileBlobs {
         before: Timestamp,
         dry: bool,
     ) -> Result<(u64, u64), BlobError> {
-        let root = self.folder(org);
+        let (root, inner) = (self.folder(org), Arc::clone(&self.inner));
         blocking(move || {
             let (mut count, mut bytes) = (0, 0);
             for head in entries(&root)? {
                 for entry in entries(&head.path())? {
                     let name = format!("{}{}", head.file_name().display(), entry.file_name().display());
                     let kept = name.parse().is_ok_and(|digest| keep.contains(&digest));
-                    let meta = entry.metadata().map_err(|error| failed(&entry.path(), error))?;
-                    let old = meta.mtime() < before.as_second();
-                    if kept || !old {
+                    if kept {
                         continue;
                     }
-                    if !dry {
-                        std::fs::remove_file(entry.path()).map_err(|error| failed(&entry.path(), error))?;
+                    if let Some(size) = inner.remove(&entry.path(), before, dry)? {
+                        count += 1;
+                        bytes += size;
                     }
-                    count += 1;
-                    bytes += meta.len();
                 }
             }
             Ok((count, bytes))

@@ -29,4 +29,5 @@ pub mod schedule;
 pub mod secrets;
 mod static_site;
 pub mod upstream;
+mod verified;
 mod writer;

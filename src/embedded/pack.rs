@@ -103,20 +103,15 @@ pub fn pack(
         return Err(PackError::TooLarge { name: name.to_owned(), bytes });
     }
     let mut file = std::fs::File::create_new(bundle).map_err(io(bundle))?;
-    let mut packed = Packed {
-        digest: Digest::of(b""),
-        bytes: 0,
-        files: parts.iter().filter(|part| part.from == 0).count(),
-    };
-    let mut hasher = Sha256::new();
+    let files = parts.iter().filter(|part| part.from == 0).count();
+    let (mut hasher, mut bytes) = (Sha256::new(), 0);
     compress(folder, &segments(parts), stop, |frame| {
         hasher.update(frame);
-        packed.bytes += frame.len() as u64;
+        bytes += frame.len() as u64;
         file.write_all(frame).map_err(io(bundle))
     })?;
     file.sync_all().map_err(io(bundle))?;
-    packed.digest = Digest(hasher.finalize().into());
-    Ok(packed)
+    Ok(Packed { digest: Digest(hasher.finalize().into()), bytes: Some(bytes), files })
 }
 
 /// Hands each segment's frame to `take`, in order.

@@ -141,6 +141,14 @@ impl Releases for SqliteReleases {
         })?)
     }
 
+    async fn live_of(&self, app: &str) -> Result<Option<Release>, StoreError> {
+        Ok(self.0.read(|c| {
+            c.prepare_cached("SELECT number, body FROM releases WHERE app = ?1 AND live = 1")?
+                .query_row([app], release)
+                .optional()
+        })?)
+    }
+
     async fn get(&self, app: &str, number: u64) -> Result<Option<Release>, StoreError> {
         Ok(self.0.read(|c| {
             c.prepare_cached("SELECT number, body FROM releases WHERE app = ?1 AND number = ?2")?

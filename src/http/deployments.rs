@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Api;
 use super::problem::Problem;
 use super::stream;
-use crate::actions::{Cancelled, Retried, StepView, View};
+use crate::actions::{Cancelled, Retried, StepView, SubmitError, View};
 use crate::api;
 use crate::deploy::deployment::{Deployment, Fault, Filter, Status};
 use crate::deploy::ids::{DeploymentId, Name};
@@ -265,6 +265,7 @@ pub(super) async fn retry(api: Data<Api>, request: HttpRequest, path: Path<Strin
                     status.as_str()
                 ),
             )),
+            Retried::Full => Err(SubmitError::Full.into()),
             Retried::Missing => {
                 Err(Problem::new("DEPLOYMENT_NOT_FOUND", format!("there is no deployment {deployment}")))
             }

@@ -42,14 +42,14 @@ impl Problem {
     #[must_use]
     pub fn answer(&self, correlation: &str) -> HttpResponse {
         let body = self.body(correlation);
-        response(body.status).content_type("application/problem+json").json(&body)
+        response(&body).content_type("application/problem+json").json(&body)
     }
 
     /// The answer in the envelope of the documents' older version.
     #[must_use]
     pub fn answer_v2(&self, correlation: &str) -> HttpResponse {
         let body = self.body(correlation);
-        response(body.status).json(serde_json::json!({
+        response(&body).json(serde_json::json!({
             "success": false, "error": body.detail, "code": body.code, "retryable": body.retryable,
             "correlationId": body.correlation_id, "errors": body.errors,
         }))
@@ -87,11 +87,13 @@ impl Problem {
     }
 }
 
-fn response(status: u16) -> actix_web::HttpResponseBuilder {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+fn response(body: &api::Problem) -> actix_web::HttpResponseBuilder {
+    let status = StatusCode::from_u16(body.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = HttpResponse::build(status);
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.insert_header(("retry-after", "1"));
+        // A queue empties more slowly than a store comes back.
+        let seconds = if body.code == "QUEUE_FULL" { "30" } else { "1" };
+        response.insert_header(("retry-after", seconds));
     }
     response
 }
@@ -116,6 +118,7 @@ impl From<SubmitError> for Problem {
         match error {
             SubmitError::Invalid(errors) => Self::fields(errors),
             SubmitError::KeyReused => Self::new("IDEMPOTENCY_KEY_REUSED", error.to_string()),
+            SubmitError::Full => Self::new("QUEUE_FULL", error.to_string()),
             SubmitError::Store(error) => error.into(),
         }
     }
@@ -164,5 +167,20 @@ impl From<BlobError> for Problem {
             BlobError::Damaged(_) | BlobError::Unavailable { .. } => "STORE_UNAVAILABLE",
         };
         Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_says_when_to_come_back() {
+        let problem = Problem::from(SubmitError::Full);
+        for answer in [problem.answer("c"), problem.answer_v2("c")] {
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(answer.headers().get("retry-after").unwrap(), "30");
+        }
+        assert!(problem.body("c").retryable);
     }
 }

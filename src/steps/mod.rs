@@ -13,6 +13,7 @@ mod validate;
 
 use std::sync::Arc;
 
+use crate::deploy::artifacts::ArtifactError;
 use crate::deploy::blobs::BlobError;
 use crate::deploy::builder::BuilderError;
 use crate::deploy::deployment::{Deployment, StoreError};
@@ -79,6 +80,12 @@ impl From<BlobError> for StepError {
                 Self::transient("STORE_UNAVAILABLE", format!("{error}: {source}"))
             }
         }
+    }
+}
+
+impl From<ArtifactError> for StepError {
+    fn from(error: ArtifactError) -> Self {
+        Self::transient("ARTIFACT_STORE_FAILED", error.to_string())
     }
 }
 

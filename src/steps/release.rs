@@ -72,9 +72,8 @@ impl Step for GoLive {
         };
         if let Some(released) = released {
             let release = self.recorded(cx, released.release).await?;
-            let recorded = tools.releases.live().await?;
-            let mut ours =
-                recorded.iter().any(|live| live.app == release.app && live.number == release.number);
+            let recorded = tools.releases.live_of(&release.app).await?;
+            let mut ours = recorded.is_some_and(|live| live.number == release.number);
             for host in &release.hosts {
                 // An undo that was cut short changed the record and not yet the traffic.
                 ours |= tools.runtime.answers(host).await == Some(cx.run);
@@ -100,11 +99,8 @@ impl GoLive {
         .map_err(|error| StepError::permanent("INTERNAL", format!("the build left no artifact: {error}")))?;
         let wanted = release(cx, &deployment, &validated, artifact);
         let release = tools.releases.record(&wanted, cx.now).await?;
-        let live = tools.releases.live().await?;
-        let previous = live
-            .iter()
-            .find(|live| live.app == release.app && live.number != release.number)
-            .map(|live| live.number);
+        let live = tools.releases.live_of(&release.app).await?;
+        let previous = live.map(|live| live.number).filter(|number| *number != release.number);
         tools.runtime.start(&release, Some(Hint::wake(cx.run, "step-release"))).await?;
         let urls = release.hosts.iter().map(|host| tools.runtime.addresses().url(host)).collect();
         let released = Released { release: release.number, previous, urls };

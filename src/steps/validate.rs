@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::starter::starter;
@@ -48,13 +49,13 @@ impl Step for Validate {
         let project = tools.releases.project(&wish.org, &wish.project, &wish.title, cx.now).await?;
         let manifest = match wish.source.or(project.source) {
             Some(source) => manifest(tools, &wish.org, source).await?,
-            None => starter(tools.blobs.as_ref(), &wish.org).await?,
+            None => starter(tools.blobs.as_ref(), &wish.org, cx.now).await?,
         };
         tools.retention.use_source(&wish.org, manifest.digest(), cx.now).await?;
         manifest
             .fits(&tools.limits.source)
             .map_err(|error| StepError::permanent("SOURCE_TOO_LARGE", error.to_string()))?;
-        refuse_missing(tools, &wish.org, &manifest).await?;
+        refuse_missing(tools, &wish.org, &manifest, cx.now).await?;
         let plan = plan(tools, &deployment, &manifest).await?;
         let source = manifest.digest();
         if wish.source.is_some() {
@@ -64,11 +65,14 @@ impl Step for Validate {
         hosts.extend(wish.domain.iter().chain(&plan.domains).cloned());
         hosts.dedup();
         refuse_taken(tools, &wish.app(), &hosts).await?;
-        let inputs = inputs(source, &plan);
+        let mut inputs = inputs(source, &plan);
+        inputs.extend(tools.artifacts.inputs(&wish.app(), &plan));
         let inputs_digest = Digest::of(serde_json::to_string(&inputs).unwrap_or_default().as_bytes());
         let reused = tools.releases.artifact(&wish.org, inputs_digest).await?;
         let reused = match reused {
-            Some(artifact) if tools.blobs.missing(&wish.org, &[artifact.digest]).await?.is_empty() => {
+            Some(artifact)
+                if tools.artifacts.has(&wish.org, &wish.app(), artifact.digest, cx.now).await? =>
+            {
                 // Kept anew, so that no cleanup takes it away before it is released.
                 tools.releases.keep_artifact(&wish.org, inputs_digest, &artifact, cx.now).await?;
                 Some(artifact)
@@ -94,9 +98,15 @@ pub(super) async fn manifest(tools: &Tools, org: &Name, source: Digest) -> Resul
         .ok_or_else(|| StepError::permanent("SOURCE_NOT_FOUND", format!("{source} is not a source")))
 }
 
-async fn refuse_missing(tools: &Tools, org: &Name, manifest: &Manifest) -> Result<(), StepError> {
-    let digests: Vec<Digest> = manifest.files().iter().map(|file| file.sha256).collect();
-    let missing = tools.blobs.missing(org, &digests).await?;
+async fn refuse_missing(
+    tools: &Tools,
+    org: &Name,
+    manifest: &Manifest,
+    now: Timestamp,
+) -> Result<(), StepError> {
+    let files = manifest.files().iter().map(|file| file.sha256);
+    let digests: Vec<Digest> = files.chain([manifest.digest()]).collect();
+    let missing = tools.blobs.missing(org, &digests, now).await?;
     if missing.is_empty() {
         return Ok(());
     }

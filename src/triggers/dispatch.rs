@@ -34,6 +34,9 @@ pub enum DispatchError {
     /// Nobody can read the message. After its last delivery it goes to the dead letters.
     #[error("the message cannot be read: {0}")]
     Malformed(String),
+    /// Too many deployments wait; the message comes again.
+    #[error("as many deployments wait as can be kept in order")]
+    Full,
     /// The stores cannot be reached.
     #[error("the invocation could not be completed")]
     Action(#[from] ActionError),
@@ -172,6 +175,7 @@ async fn job(windlass: &Windlass, text: &str, not_ours: &serde_json::Error) -> R
             Err(DispatchError::Malformed(problems.join("; ")))
         }
         Err(SubmitError::KeyReused) => Ok(Then::Nothing),
+        Err(SubmitError::Full) => Err(DispatchError::Full),
         Err(SubmitError::Store(error)) => Err(DispatchError::Action(error.into())),
     }
 }

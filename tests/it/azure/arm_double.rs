@@ -299,7 +299,7 @@ impl ArmDouble {
         let double = Double::start(move |asked| -> Answer {
             // The source and the log of a build do not go by Resource Manager.
             if asked.path.starts_with("/upload/") {
-                assert_eq!(asked.header("x-ms-blob-type"), Some("BlockBlob"));
+                assert!(asked.query.starts_with("comp=block"), "{}", asked.query);
                 return (201, Vec::new(), String::new());
             }
             if asked.path.starts_with("/log/") {

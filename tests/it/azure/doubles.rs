@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use actix_web::http::StatusCode;
-use actix_web::web::{Bytes, Data};
+use actix_web::web::{Bytes, Data, PayloadConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 
 /// What was asked.
@@ -14,6 +14,8 @@ pub(crate) struct Asked {
     pub(crate) query: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
+    /// The body as it came.
+    pub(crate) bytes: Bytes,
 }
 
 impl Asked {
@@ -49,6 +51,7 @@ async fn answer(request: HttpRequest, body: Bytes, state: Data<State>) -> HttpRe
         query: request.query_string().to_owned(),
         headers: headers.collect(),
         body: String::from_utf8_lossy(&body).into_owned(),
+        bytes: body,
     };
     let (status, headers, body) = (state.answers)(&asked);
     state.asked.lock().unwrap().push(asked);
@@ -66,7 +69,10 @@ impl Double {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/", listener.local_addr().unwrap());
         let server = HttpServer::new(move || {
-            App::new().app_data(Data::clone(&state)).default_service(actix_web::web::to(answer))
+            App::new()
+                .app_data(Data::clone(&state))
+                .app_data(PayloadConfig::new(16 << 20))
+                .default_service(actix_web::web::to(answer))
         });
         let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
         drop(windlass::ambient::spawn(server));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use windlass::ambient::{Clock as _, ManualClock, SystemIds, after};
 use windlass::azure::journal::CosmosJournal;
 use windlass::workflow::chain::StepName;
@@ -116,4 +116,78 @@ async fn answers_that_are_lost_cost_time_and_nothing_else() {
         }
         eprintln!("{trouble:?} in {percent} of 100: {again} moves were begun again");
     }
+}
+
+#[tokio::test]
+async fn looks_that_say_nothing_new_do_not_let_the_run_grow() {
+    let account = Account::new().await;
+    let clock = Arc::new(ManualClock::new("2026-11-20T09:00:00Z".parse().unwrap()));
+    let journal = journal(&account, &clock);
+    let run = RunId::new(clock.now(), 1);
+    let (first, state, hint) = begin(run, clock.now());
+    journal.create(run, &first, &state, hint).await.unwrap();
+    let look = async |memo: Value| {
+        clock.advance(Duration::from_secs(5));
+        let now = clock.now();
+        let claim = journal.claim(run, now, after(now, Duration::from_secs(30))).await.unwrap();
+        let Claim::Held(lease, state) = claim else { panic!("it is free") };
+        let until = after(now, Duration::from_secs(5));
+        let event = Event::StepWaits { step: StepName::new("s"), until, memo };
+        let mut next = (*state).clone();
+        next.apply(&event, now).unwrap();
+        let append = Append {
+            run,
+            expected: state.version,
+            lease: Some(&lease),
+            events: &[event],
+            state: &next,
+            hints: Vec::new(),
+        };
+        journal.append(append).await.unwrap();
+    };
+    let size = async || {
+        let stored = account.runs.read_fresh::<Value>(&run.to_string(), "run").await.unwrap().unwrap();
+        stored.body.to_string().len()
+    };
+    look(json!({ "work": 1 })).await;
+    look(json!({ "work": 1 })).await;
+    let early = size().await;
+    for _ in 0..200 {
+        look(json!({ "work": 1 })).await;
+    }
+    assert!(size().await < early + 100, "{} after {early}", size().await);
+    look(json!({ "work": 2 })).await;
+    assert!(size().await > early + 100, "other work is another event");
+    let (stored, entries) = journal.history(run).await.unwrap().unwrap();
+    assert_eq!((stored.version, entries.len()), (204, 204));
+    let mut folded = RunState::begin(&entries[0].event, entries[0].at).unwrap();
+    for entry in &entries[1..] {
+        folded.apply(&entry.event, entry.at).unwrap();
+        assert_eq!(folded.version, entry.seq);
+    }
+    assert_eq!(folded, stored);
+}
+
+#[tokio::test]
+async fn a_lease_goes_by_itself_however_it_was_written() {
+    let account = Account::new().await;
+    let clock = Arc::new(ManualClock::new("2026-11-20T09:00:00Z".parse().unwrap()));
+    let journal = journal(&account, &clock);
+    let run = RunId::new(clock.now(), 1);
+    let (first, state, hint) = begin(run, clock.now());
+    journal.create(run, &first, &state, hint).await.unwrap();
+    let lease = Duration::from_secs(30);
+    let ttl = async || {
+        let stored = account.runs.read_fresh::<Value>(&run.to_string(), "lease").await.unwrap().unwrap();
+        stored.body["ttl"].as_u64()
+    };
+    let claim = journal.claim(run, clock.now(), after(clock.now(), lease)).await.unwrap();
+    let Claim::Held(held, _) = claim else { panic!("it is free") };
+    assert_eq!(ttl().await, Some(3_600));
+    journal.renew(&held, after(clock.now(), lease)).await.unwrap();
+    assert_eq!(ttl().await, Some(3_600), "a heartbeat keeps it");
+    clock.advance(lease * 2);
+    let claim = journal.claim(run, clock.now(), after(clock.now(), lease)).await.unwrap();
+    assert!(matches!(claim, Claim::Held(..)), "the lease ran out");
+    assert_eq!(ttl().await, Some(3_600), "so does whoever takes it over");
 }

@@ -1,19 +1,24 @@
 //! The suites of content and logs on Blob Storage, and alarms in a Storage Queue, against Azurite.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use azure_storage_queue::models::QueueClientGetPropertiesResultHeaders as _;
 use futures_util::FutureExt as _;
-use windlass::ambient::{Clock as _, SystemClock, after};
+use jiff::Timestamp;
+use windlass::ambient::{Clock as _, SystemClock, after, before};
 use windlass::azure::blobs::AzureBlobs;
 use windlass::azure::logs::AzureLogs;
 use windlass::azure::post::{Letter, Post as _};
+use windlass::azure::services::Services;
 use windlass::deploy::blobs::{BlobError, Blobs};
-use windlass::deploy::ids::{DeploymentId, Digest};
+use windlass::deploy::ids::{DeploymentId, Digest, Name};
 use windlass::deploy::log::{From, Line, Logs};
 
-use super::azurite::Azurite;
+use super::azurite::{Azurite, Unsigned};
+use super::doubles::{Answer, Double};
+use super::settings;
 use crate::ports::{blobs, logs};
 
 #[tokio::test]
@@ -24,6 +29,58 @@ async fn content_on_azure_passes_the_suite() {
     blobs::batches_are_whole(&store).await;
     blobs::trees_have_their_modes(&store).await;
     blobs::old_content_goes(&store, &"swept".parse().unwrap()).await;
+}
+
+/// A container with one old blob that somebody finds while a cleanup is under way.
+fn container_in_a_race(name: String, found: Arc<AtomicBool>) -> Double {
+    let old = "Wed, 01 Jan 2020 00:00:00 GMT";
+    Double::start(move |asked| -> Answer {
+        let xml = || vec![("content-type", "application/xml".to_owned())];
+        match (asked.method.as_str(), asked.query.contains("comp=")) {
+            ("GET", true) => {
+                let properties = format!(
+                    "<Last-Modified>{old}</Last-Modified><Content-Length>5</Content-Length><BlobType>BlockBlob</BlobType>"
+                );
+                let blob = format!("<Blob><Name>{name}</Name><Properties>{properties}</Properties></Blob>");
+                let text = format!(
+                    "<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults><Blobs>{blob}</Blobs><NextMarker /></EnumerationResults>"
+                );
+                (200, xml(), text)
+            }
+            ("HEAD", false) => (200, vec![("last-modified", old.to_owned())], String::new()),
+            ("PUT", true) => {
+                found.store(true, Ordering::SeqCst);
+                (200, Vec::new(), String::new())
+            }
+            ("DELETE", false) => {
+                assert_eq!(asked.header("if-unmodified-since"), Some(old));
+                if found.load(Ordering::SeqCst) {
+                    (412, xml(), "<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>ConditionNotMet</Code><Message>no</Message></Error>".to_owned())
+                } else {
+                    (202, Vec::new(), String::new())
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_cleanup_under_way_spares_what_was_found_meanwhile() {
+    let (org, digest): (Name, _) = ("o".parse().unwrap(), Digest::of(b"found"));
+    let found = Arc::new(AtomicBool::new(false));
+    let double = container_in_a_race(format!("{org}/{digest}"), Arc::clone(&found));
+    let settings = settings(&[("WINDLASS_BLOB_ENDPOINT", &double.address)]);
+    let services = Services::with(&settings, Arc::new(Unsigned)).unwrap();
+    let store = AzureBlobs::new(services.content().unwrap());
+    let now: Timestamp = "2026-11-20T09:00:00Z".parse().unwrap();
+    let yesterday = before(now, Duration::from_secs(24 * 3_600));
+    assert_eq!(store.retain(&org, [].into(), yesterday, true).await.unwrap(), (1, 5));
+    assert_eq!(store.missing(&org, &[digest], now).await.unwrap(), []);
+    assert!(found.load(Ordering::SeqCst), "it counts as stored anew");
+    assert_eq!(store.retain(&org, [].into(), yesterday, false).await.unwrap(), (0, 0));
+    found.store(false, Ordering::SeqCst);
+    assert_eq!(store.retain(&org, [].into(), yesterday, false).await.unwrap(), (1, 5));
 }
 
 #[tokio::test]
@@ -40,14 +97,18 @@ async fn large_content_comes_in_blocks_and_damage_is_noticed() {
             writer.write(chunk.to_vec().into()).await.unwrap();
         }
         assert_eq!(writer.finish().await.is_ok(), fits);
-        assert_eq!(store.missing(&org, &[announced]).await.unwrap().is_empty(), fits);
+        assert_eq!(store.missing(&org, &[announced], SystemClock.now()).await.unwrap().is_empty(), fits);
     }
     assert_eq!(store.read(&org, digest, 10_000_000).await.unwrap(), content);
     assert!(matches!(store.read(&org, digest, 100).await, Err(BlobError::TooLarge(100))));
     let blob = container.blob_client(&format!("{org}/{digest}"));
     blob.upload(bytes::Bytes::from_static(b"damage").into(), None).await.unwrap();
     assert!(matches!(store.read(&org, digest, 10_000_000).await, Err(BlobError::Damaged(_))));
-    assert_eq!(store.missing(&org, &[digest]).await.unwrap(), [digest], "it can be uploaded again");
+    assert_eq!(
+        store.missing(&org, &[digest], SystemClock.now()).await.unwrap(),
+        [digest],
+        "it can be uploaded again"
+    );
 }
 
 #[tokio::test]

@@ -50,7 +50,8 @@ async fn old_deployments_are_forgotten_and_what_is_live_stays() {
     for kept in [ids[2], ids[3]] {
         let release = world.get(kept).await.result.release.unwrap();
         let release = world.windlass.tools.releases.get(&live[0].app, release).await.unwrap().unwrap();
-        let missing = world.windlass.tools.blobs.missing(&release.org, &[release.artifact]).await.unwrap();
+        let missing =
+            world.windlass.tools.blobs.missing(&release.org, &[release.artifact], world.now()).await.unwrap();
         assert!(missing.is_empty());
         assert!(!world.windlass.tools.logs.read(kept, From::After(0), 1).await.unwrap().is_empty());
     }
@@ -66,4 +67,17 @@ async fn old_deployments_are_forgotten_and_what_is_live_stays() {
     let newest = world.submit(&World::request("shop")).await;
     world.run_until_idle().await;
     assert_eq!(world.status(newest).await, Status::Succeeded);
+}
+
+#[tokio::test]
+async fn a_source_that_is_said_to_be_there_survives_a_cleanup_under_way() {
+    let world = World::new();
+    let org = "o".parse().unwrap();
+    world.source("o", "page").await;
+    world.clock.advance(Duration::from_secs(5 * 365 * 24 * 3_600));
+    // The cleanup has found out what is needed, and goes to remove the rest; then somebody announces the source again.
+    let yesterday = windlass::ambient::before(world.now(), Duration::from_secs(24 * 3_600));
+    world.source("o", "page").await;
+    let removed = world.windlass.tools.blobs.retain(&org, [].into(), yesterday, false).await.unwrap();
+    assert_eq!(removed, (0, 0));
 }

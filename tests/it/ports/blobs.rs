@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use jiff::Timestamp;
 use windlass::deploy::blobs::{BlobError, Blobs};
 use windlass::deploy::ids::{Digest, Name};
 use windlass::deploy::source::{FileEntry, Manifest, SourceLimits};
@@ -9,6 +10,11 @@ use windlass::embedded::files::FileBlobs;
 
 fn org() -> Name {
     "o".parse().unwrap()
+}
+
+/// Before anything was stored, so that nothing counts as stored anew.
+fn now() -> Timestamp {
+    Timestamp::UNIX_EPOCH
 }
 
 async fn put(blobs: &dyn Blobs, announced: &[u8], content: &[u8], limit: u64) -> Result<(), BlobError> {
@@ -34,15 +40,15 @@ pub(crate) async fn content_is_what_was_announced(blobs: &dyn Blobs) {
     assert!(matches!(put(blobs, b"right", b"wrong", 100).await, Err(BlobError::Mismatch { .. })));
     assert!(matches!(put(blobs, b"right", b"right", 4).await, Err(BlobError::TooLarge(4))));
     let digest = Digest::of(b"right");
-    assert_eq!(blobs.missing(&org(), &[digest]).await.unwrap(), [digest]);
+    assert_eq!(blobs.missing(&org(), &[digest], now()).await.unwrap(), [digest]);
     put(blobs, b"right", b"right", 5).await.unwrap();
     put(blobs, b"right", b"right", 5).await.unwrap();
     put(blobs, b"", b"", 5).await.unwrap();
     assert_eq!(blobs.read(&org(), Digest::of(b""), 100).await.unwrap(), b"");
     assert_eq!(blobs.read(&org(), digest, 100).await.unwrap(), b"right");
     assert!(matches!(blobs.read(&org(), digest, 4).await, Err(BlobError::TooLarge(4))));
-    assert_eq!(blobs.missing(&org(), &[digest, Digest::of(b"x")]).await.unwrap(), [Digest::of(b"x")]);
-    assert_eq!(blobs.missing(&"other".parse().unwrap(), &[digest]).await.unwrap(), [digest]);
+    assert_eq!(blobs.missing(&org(), &[digest, Digest::of(b"x")], now()).await.unwrap(), [Digest::of(b"x")]);
+    assert_eq!(blobs.missing(&"other".parse().unwrap(), &[digest], now()).await.unwrap(), [digest]);
     assert!(matches!(blobs.read(&org(), Digest::of(b"x"), 100).await, Err(BlobError::Missing(_))));
 }
 
@@ -62,7 +68,7 @@ async fn damaged_content_is_noticed_and_can_be_uploaded_again() {
     put(&blobs, b"right", b"right", 100).await.unwrap();
     std::fs::write(&files_below(folder.path())[0], b"rigkt").unwrap();
     assert!(matches!(blobs.read(&org(), Digest::of(b"right"), 100).await, Err(BlobError::Damaged(_))));
-    assert_eq!(blobs.missing(&org(), &[Digest::of(b"right")]).await.unwrap().len(), 1);
+    assert_eq!(blobs.missing(&org(), &[Digest::of(b"right")], now()).await.unwrap().len(), 1);
     put(&blobs, b"right", b"right", 100).await.unwrap();
     assert_eq!(blobs.read(&org(), Digest::of(b"right"), 100).await.unwrap(), b"right");
 }
@@ -107,7 +113,7 @@ pub(crate) async fn batches_are_whole(blobs: &dyn Blobs) {
     let content = |text: &'static str| (Digest::of(text.as_bytes()), text.into());
     let wrong = vec![content("one"), (Digest::of(b"two"), "three".into())];
     assert!(matches!(blobs.keep_all(&org(), wrong).await, Err(BlobError::Mismatch { .. })));
-    assert_eq!(blobs.missing(&org(), &[Digest::of(b"one")]).await.unwrap().len(), 1);
+    assert_eq!(blobs.missing(&org(), &[Digest::of(b"one")], now()).await.unwrap().len(), 1);
     blobs.keep_all(&org(), vec![content("one"), content("two"), content("one")]).await.unwrap();
     blobs.keep_all(&org(), vec![content("two")]).await.unwrap();
     for text in ["one", "two"] {
@@ -131,16 +137,31 @@ pub(crate) async fn old_content_goes(blobs: &dyn Blobs, org: &Name) {
     let (past, future) = ("2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z");
     assert_eq!(retain(past, false).await, (0, 0), "it is younger than that");
     assert_eq!(retain(future, true).await, (1, 6));
-    assert_eq!(blobs.missing(org, &[kept, unused]).await.unwrap(), [], "a dry run removes nothing");
+    assert_eq!(blobs.missing(org, &[kept, unused], now()).await.unwrap(), [], "a dry run removes nothing");
     assert_eq!(retain(future, false).await, (1, 6));
-    assert_eq!(blobs.missing(org, &[kept, unused]).await.unwrap(), [unused]);
+    assert_eq!(blobs.missing(org, &[kept, unused], now()).await.unwrap(), [unused]);
     let others =
         blobs.retain(&"nobody".parse().unwrap(), [].into(), future.parse().unwrap(), false).await.unwrap();
-    assert_eq!((others, blobs.missing(org, &[kept]).await.unwrap().len()), ((0, 0), 0));
+    assert_eq!((others, blobs.missing(org, &[kept], now()).await.unwrap().len()), ((0, 0), 0));
 }
 
 #[tokio::test]
 async fn only_old_content_that_nobody_keeps_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     old_content_goes(&FileBlobs::open(folder.path()).unwrap(), &org()).await;
+}
+
+#[tokio::test]
+async fn content_that_somebody_found_counts_as_stored_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = FileBlobs::open(folder.path()).unwrap();
+    let (found, lost) = (Digest::of(b"found"), Digest::of(b"lost"));
+    blobs.keep_all(&org(), vec![(found, "found".into()), (lost, "lost".into())]).await.unwrap();
+    let day = |text: &str| text.parse::<Timestamp>().unwrap();
+    // A cleanup has decided what it keeps; then somebody asks. (Some disks know no later year than 2038.)
+    let later = day("2036-01-02T00:00:00Z");
+    assert_eq!(blobs.missing(&org(), &[found], later).await.unwrap(), []);
+    let removed = blobs.retain(&org(), [].into(), day("2036-01-01T00:00:00Z"), false).await.unwrap();
+    assert_eq!(removed, (1, 4));
+    assert_eq!(blobs.missing(&org(), &[found, lost], later).await.unwrap(), [lost]);
 }

@@ -162,7 +162,9 @@ impl Ports {
             Backing::Azure { account, outbox } => {
                 let post = Arc::clone(outbox) as Arc<dyn Post>;
                 let (runs, records) = (account.runs.clone(), account.records.clone());
-                let deployments = Arc::new(CosmosDeployments::new(records.clone(), Arc::clone(&post)));
+                let ids = Arc::new(SystemIds);
+                let (letters, at) = (Arc::clone(&post), Arc::clone(&time));
+                let deployments = Arc::new(CosmosDeployments::new(records.clone(), letters, at, ids));
                 Self {
                     journal: Arc::new(CosmosJournal::new(runs.clone(), post, time, Arc::new(SystemIds))),
                     deployments: Arc::clone(&deployments) as Arc<_>,

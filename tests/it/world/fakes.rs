@@ -78,7 +78,8 @@ impl Builder for FakeBuilder {
 
     async fn start(&self, job: BuildJob) -> Result<Started, BuilderError> {
         let bundle = format!("bundle of {}", job.run);
-        let packed = Packed { digest: Digest::of(bundle.as_bytes()), bytes: bundle.len() as u64, files: 1 };
+        let packed =
+            Packed { digest: Digest::of(bundle.as_bytes()), bytes: Some(bundle.len() as u64), files: 1 };
         {
             let mut builds = self.builds.lock().unwrap();
             if builds.status.contains_key(&job.run) {
@@ -102,7 +103,7 @@ impl Builder for FakeBuilder {
             builds.built += 1;
             builds.status.insert(job.run, status);
         }
-        let mut writer = self.blobs.writer(&job.org, packed.digest, packed.bytes).await.unwrap();
+        let mut writer = self.blobs.writer(&job.org, packed.digest, bundle.len() as u64).await.unwrap();
         writer.write(bundle.into()).await.unwrap();
         writer.finish().await.unwrap();
         self.queue.send(&job.wake, self.clock.now()).await.unwrap();

@@ -13,6 +13,7 @@ use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use windlass::ambient::{Clock, Ids, ManualClock, SeededIds, between};
+use windlass::deploy::artifacts::Bundles;
 use windlass::deploy::deployment::{Caps, Deployment, Status};
 use windlass::deploy::ids::{DeploymentId, Digest, Name};
 use windlass::deploy::source::{FileEntry, SourceLimits};
@@ -112,6 +113,7 @@ impl World {
             deployments: Arc::new(SqliteDeployments::new(db.clone(), Arc::clone(&queues))),
             releases: Arc::new(SqliteReleases(db.clone())),
             retention: Arc::new(windlass::embedded::retention::SqliteRetention(db.clone())),
+            artifacts: Arc::new(Bundles(Arc::new(blobs.clone()))),
             blobs: Arc::new(blobs),
             logs: Arc::new(FileLogs::open(&root.join("logs")).unwrap()),
             builder: Arc::clone(&builder) as Arc<_>,
