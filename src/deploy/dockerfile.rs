@@ -103,6 +103,28 @@ pub fn dockerfile(plan: &Plan, has: &dyn Fn(&str) -> bool) -> String {
     lines.join("\n") + "\n"
 }
 
+/// The lowest port that the last stage of a Dockerfile says it listens on. What a variable or its base says is not known here.
+#[must_use]
+pub fn exposed(text: &str) -> Option<u16> {
+    let mut ports: Vec<u16> = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let instruction = words.next().unwrap_or_default();
+        if instruction.eq_ignore_ascii_case("FROM") {
+            ports.clear();
+        } else if instruction.eq_ignore_ascii_case("EXPOSE") {
+            ports.extend(words.filter_map(port));
+        }
+    }
+    ports.into_iter().min()
+}
+
+/// `8080`, `8080/tcp`, or the first of `8080-8090`.
+fn port(word: &str) -> Option<u16> {
+    let (port, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
+    port.split('-').next()?.parse().ok().filter(|_| protocol.eq_ignore_ascii_case("tcp"))
+}
+
 fn quoted(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }
@@ -124,6 +146,19 @@ mod tests {
             assert!(text.contains("HEALTHCHECK --interval=30s --timeout=30s --start-period=5s --retries=3"));
             assert!(text.contains("EXPOSE 8080\n"));
             assert_eq!(text.contains("CMD [\"/bin/sh\",\"-c\",\"./run \\\"all\\\"\"]"), kind != Kind::Static);
+        }
+    }
+
+    #[test]
+    fn the_last_stages_lowest_port_counts() {
+        for (text, wanted) in [
+            ("FROM x\nEXPOSE 3000", Some(3_000)),
+            ("FROM x\nexpose 9000/tcp 53/udp\nEXPOSE 8000-8010", Some(8_000)),
+            ("FROM x AS build\nEXPOSE 80\nFROM y\nCMD [\"./run\"]", None),
+            ("FROM x\n# EXPOSE 1\nEXPOSE $PORT 70000", None),
+            ("", None),
+        ] {
+            assert_eq!(exposed(text), wanted, "{text}");
         }
     }
 

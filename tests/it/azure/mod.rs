@@ -1,10 +1,12 @@
 //! The doubles that stand in for Azure's services, and what only they can show.
 
 mod apps;
+mod arm_domains;
 mod arm_double;
 pub(crate) mod azurite;
 mod backlog;
 pub(crate) mod cosmos;
+mod domains;
 mod doubles;
 mod journal;
 mod messages;

@@ -28,7 +28,7 @@ use windlass::embedded::secrets::key_file;
 use windlass::steps::deploy_chain;
 use windlass::triggers::dispatch::{Event, dispatch};
 use windlass::triggers::table::{FUNCTIONS, Function, queue_of, queues};
-use windlass::windlass::{Limits, Tools, Windlass};
+use windlass::windlass::{Limits, Looks, Tools, Windlass};
 use windlass::workflow::Engine;
 use windlass::workflow::chain::{Chain, Chains};
 use windlass::workflow::journal::RunId;
@@ -74,6 +74,7 @@ pub(crate) struct Setup {
     pub(crate) faults: Faults,
     /// Longest deployment.
     pub(crate) deadline: Duration,
+    pub(crate) looks: Looks,
     pub(crate) more: Vec<Chain>,
 }
 
@@ -84,6 +85,7 @@ impl Default for Setup {
             caps: Caps { total: 5, per_org: 3 },
             faults: Faults::default(),
             deadline: Duration::from_secs(600),
+            looks: Looks::WOKEN,
             more: Vec::new(),
         }
     }
@@ -130,7 +132,7 @@ impl World {
                 keep: windlass::deploy::retention::Keep { days: 30, releases: 2 },
                 source: SourceLimits::default(),
             },
-            looks: windlass::windlass::Looks::WOKEN,
+            looks: setup.looks,
         });
         let chains = std::iter::once(deploy_chain(&tools))
             .chain(setup.more)
