@@ -20,6 +20,7 @@ use crate::deploy::source::SourceLimits;
 use crate::workflow::Engine;
 use crate::workflow::backlog::Backlog;
 use crate::workflow::queue::Queue;
+use crate::workflow::retry::RetryPolicy;
 
 /// What steps work with.
 pub struct Tools {
@@ -60,13 +61,19 @@ pub struct Tools {
 pub struct Looks {
     /// At a build.
     pub build: Duration,
-    /// At a revision that starts.
+    /// At a revision that starts, and at a change of the runtime.
     pub release: Duration,
+    /// How often and how fast a step is tried again.
+    pub retry: RetryPolicy,
 }
 
 impl Looks {
-    /// Where whatever ends wakes its run.
-    pub const WOKEN: Self = Self { build: Duration::from_secs(30), release: Duration::from_secs(20) };
+    /// Where whatever ends wakes its run, and everything is on one machine.
+    pub const WOKEN: Self = Self {
+        build: Duration::from_secs(30),
+        release: Duration::from_secs(20),
+        retry: RetryPolicy::DEFAULT,
+    };
 }
 
 /// Something that the service depends on.

@@ -207,6 +207,10 @@ fn tell(steps: &mut [StepView], entry: &Entry, since: &mut Option<Timestamp>) {
         | Event::Ended { .. } => return,
     };
     let Some(step) = steps.iter_mut().find(|view| view.name == name.as_str()) else { return };
+    // An undo that waits does not make the step run again.
+    if matches!(entry.event, Event::StepWaits { .. }) && step.ended.is_some() {
+        return;
+    }
     step.started = step.started.or(*since);
     if let Event::StepDone { output, .. } = &entry.event {
         step.output = output.clone();

@@ -164,6 +164,30 @@ pub const CODES: &[Code] = &[
     ),
     code("DISK_FULL", 507, ProviderTransient, ("The server's disk is full", "Make room; nothing was lost.")),
     code(
+        "DOMAIN_CERTIFICATE_FAILED",
+        0,
+        User,
+        (
+            "The certificate of a domain was not issued",
+            "Mend what the message names, let the record lead straight to the app, then retry.",
+        ),
+    ),
+    code(
+        "DOMAIN_CERTIFICATE_PENDING",
+        0,
+        ProviderTransient,
+        (
+            "The certificate of a domain was not issued in time",
+            "Raise DEPLOYMENT_TIMEOUT_MS (issuing takes up to twenty minutes), then retry.",
+        ),
+    ),
+    code(
+        "DOMAIN_DNS_MISSING",
+        0,
+        User,
+        ("The DNS records of a domain are not seen", "Set the records that the message lists, then retry."),
+    ),
+    code(
         "DOMAIN_NOT_ACTIVE",
         0,
         ProviderTransient,
@@ -174,12 +198,6 @@ pub const CODES: &[Code] = &[
         0,
         User,
         ("The host name belongs to another app", "Remove it there, or ask for another."),
-    ),
-    code(
-        "DOMAIN_UNSUPPORTED",
-        0,
-        User,
-        ("Custom domains are not bound on Container Apps yet", "Deploy without a domain."),
     ),
     code(
         "FORBIDDEN_ORIGIN",

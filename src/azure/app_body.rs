@@ -140,21 +140,80 @@ fn references(place: &Place, secrets: &[SecretVariable], known: &[Value]) -> Vec
     references
 }
 
-/// The app with the release as a new revision. `live` keeps the traffic; the first revision ever gets it when it is ready.
+/// What a GET said, as a change may say it again: without what is unset.
+#[must_use]
+pub fn said_again(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let set = members.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(set.map(|(name, value)| (name.clone(), said_again(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(said_again).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}
+
+/// `ours` over what is known: a PUT replaces the whole, and domains and what others have set have to stay.
+fn over(known: Option<&Value>, mut ours: Value) -> Value {
+    for (name, value) in known.and_then(Value::as_object).into_iter().flatten() {
+        // `fqdn` may only be read.
+        if name != "fqdn" && !value.is_null() && ours.get(name).is_none() {
+            ours[name.as_str()] = said_again(value);
+        }
+    }
+    ours
+}
+
+fn container(release: &Release, place: &Place, secrets: &[SecretVariable]) -> Value {
+    let image = format!("{}/{}@sha256:{}", place.registry, repository_of(&release.app), release.artifact);
+    let mut container = json!({
+        "name": "app",
+        "image": image,
+        "resources": { "cpu": f64::from(release.size.cpu_millis) / 1_000.0, "memory": release.size.memory() },
+        "env": variables(release, secrets),
+        "probes": probes(&release.plan.probe, port(release)),
+    });
+    // The image does not know it: a Dockerfile has its own command, and an image that is reused was made with another one.
+    if let Some(start) = &release.plan.start {
+        container["command"] = json!(["sh", "-c", start]);
+    }
+    container
+}
+
+/// The app with the release as a new revision. What is live `before` keeps the traffic; the first revision ever gets it when
+/// it is ready.
 #[must_use]
 pub fn body(
     release: &Release,
     place: &Place,
     secrets: &[SecretVariable],
     known: &[Value],
-    live: Option<&str>,
+    before: Option<&Value>,
 ) -> Value {
-    let port = port(release);
-    let traffic = match live {
+    let traffic = match before.and_then(live) {
         Some(revision) => json!([{ "revisionName": revision, "weight": 100 }]),
         None => json!([{ "latestRevision": true, "weight": 100 }]),
     };
-    let image = format!("{}/{}@sha256:{}", place.registry, repository_of(&release.app), release.artifact);
+    let ingress = over(
+        before.and_then(|app| app.pointer("/properties/configuration/ingress")),
+        json!({
+            "external": true,
+            "targetPort": port(release),
+            "transport": "auto",
+            "allowInsecure": false,
+            "traffic": traffic,
+        }),
+    );
+    let configuration = over(
+        before.and_then(|app| app.pointer("/properties/configuration")),
+        json!({
+            "activeRevisionsMode": "Multiple",
+            "maxInactiveRevisions": 20,
+            "secrets": references(place, secrets, known),
+            "registries": [{ "server": place.registry, "identity": place.identity }],
+            "ingress": ingress,
+        }),
+    );
     json!({
         "location": place.location,
         "identity": { "type": "UserAssigned", "userAssignedIdentities": { (place.identity.as_str()): {} } },
@@ -162,23 +221,11 @@ pub fn body(
         "properties": {
             "environmentId": place.environment,
             "workloadProfileName": "Consumption",
-            "configuration": {
-                "activeRevisionsMode": "Multiple",
-                "maxInactiveRevisions": 20,
-                "secrets": references(place, secrets, known),
-                "registries": [{ "server": place.registry, "identity": place.identity }],
-                "ingress": { "external": true, "targetPort": port, "transport": "auto", "allowInsecure": false, "traffic": traffic },
-            },
+            "configuration": configuration,
             "template": {
                 "revisionSuffix": suffix(release),
                 "terminationGracePeriodSeconds": 30,
-                "containers": [{
-                    "name": "app",
-                    "image": image,
-                    "resources": { "cpu": f64::from(release.size.cpu_millis) / 1_000.0, "memory": release.size.memory() },
-                    "env": variables(release, secrets),
-                    "probes": probes(&release.plan.probe, port),
-                }],
+                "containers": [container(release, place, secrets)],
                 "scale": {
                     "minReplicas": release.replicas.min,
                     "maxReplicas": release.replicas.max,
@@ -197,7 +244,9 @@ pub fn repository_of(app: &str) -> String {
     format!("windlass/{org}/{project}")
 }
 
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+/// The text there; empty when there is none.
+#[must_use]
+pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -338,6 +387,22 @@ mod tests {
             ["http-scaling", "cpu-scaling"]
         );
         assert_eq!(rules(Replicas { min: 0, max: 2 }).len(), 1);
+    }
+
+    #[test]
+    fn what_others_set_stays_and_what_is_unset_or_only_read_does_not() {
+        let known = json!({
+            "fqdn": "a.example", "targetPort": 80, "stickySessions": { "affinity": "sticky" }, "corsPolicy": null,
+            "customDomains": [{ "name": "shop.example", "bindingType": "Disabled", "certificateId": null }],
+        });
+        let wanted = json!({
+            "targetPort": 8080, "stickySessions": { "affinity": "sticky" },
+            "customDomains": [{ "name": "shop.example", "bindingType": "Disabled" }],
+        });
+        assert_eq!(over(Some(&known), json!({ "targetPort": 8080 })), wanted);
+        for nothing in [None, Some(&Value::Null)] {
+            assert_eq!(over(nothing, json!({ "targetPort": 8080 })), json!({ "targetPort": 8080 }));
+        }
     }
 
     #[test]

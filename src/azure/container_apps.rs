@@ -3,9 +3,8 @@
 //! Where a release stands is always asked of the service, never remembered: the suffix of a revision follows from its
 //! release, so that every call may be repeated by any process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -14,25 +13,22 @@ use serde_json::{Value, json};
 use super::app_body::{
     Place, app_name, app_of, body, failed, figures, health, live, never_ready, state, suffix,
 };
+use super::app_changes::{APPS, Changes, app};
+use super::app_domains::{Domains, serves};
 use super::app_logs::AppLogs;
 use super::app_secrets::{AppSecrets, references};
-use super::arm::{Arm, Begun, Contract, Progress};
+use super::arm::Arm;
 use super::arm_error::ArmError;
 use super::cosmos::{Container, Fault, Stored};
-use crate::ambient::{Clock, between};
+use crate::ambient::Clock;
 use crate::deploy::release::Release;
-use crate::deploy::runtime::{Addresses, Health, RevisionView, Runtime, RuntimeError};
+use crate::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
 use crate::deploy::wish::Environment;
 use crate::workflow::journal::RunId;
 use crate::workflow::queue::Hint;
 
 /// The partition of revisions that were started.
 const PARTITION: &str = "revisions";
-const APPS: Contract = Contract::ContainerApps;
-/// Longest wait for a change within one call; an invocation has 60 s.
-const PATIENCE: Duration = Duration::from_secs(40);
-/// How often an app is looked at meanwhile.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// A revision that was started, and by which app it is found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,6 +65,8 @@ pub struct AppsParts {
 pub struct ContainerApps {
     parts: AppsParts,
     addresses: AppAddresses,
+    changes: Changes,
+    domains: Domains,
 }
 
 struct AppAddresses {
@@ -100,10 +98,6 @@ impl From<Fault> for RuntimeError {
     }
 }
 
-fn app(name: &str) -> String {
-    format!("Microsoft.App/containerApps/{name}")
-}
-
 fn revision(known: &Known) -> String {
     format!("{}/revisions/{}", app(&known.name), known.revision)
 }
@@ -112,44 +106,18 @@ impl ContainerApps {
     /// Runs releases in this place.
     #[must_use]
     pub fn new(parts: AppsParts) -> Self {
-        Self { addresses: AppAddresses { domain: parts.domain.clone() }, parts }
+        Self {
+            addresses: AppAddresses { domain: parts.domain.clone() },
+            changes: Changes { arm: Arc::clone(&parts.arm), clock: Arc::clone(&parts.clock) },
+            domains: Domains::new(&parts.arm, &parts.clock, &parts.place),
+            parts,
+        }
     }
 
     async fn known(&self, run: RunId) -> Result<Option<Known>, Fault> {
         let stored: Option<Stored<Known>> =
             self.parts.records.read_fresh(PARTITION, &run.to_string()).await?;
         Ok(stored.map(|stored| stored.body))
-    }
-
-    /// Waits for a change, as long as an invocation may.
-    async fn finish(&self, begun: Begun) -> Result<(), RuntimeError> {
-        let Begun::Running(operation) = begun else { return Ok(()) };
-        let begun_at = self.parts.clock.now();
-        loop {
-            let wait = match self.parts.arm.poll(&operation).await? {
-                Progress::Done(_) => return Ok(()),
-                Progress::Running(wait) => wait,
-            };
-            if between(begun_at, self.parts.clock.now()) + wait > PATIENCE {
-                return Err(RuntimeError::Unavailable("Container Apps is still at it".to_owned()));
-            }
-            self.parts.clock.sleep(wait).await;
-        }
-    }
-
-    /// The app when it may be changed; a change under way is waited for as long as an invocation may.
-    async fn settled(&self, name: &str) -> Result<Option<Value>, RuntimeError> {
-        let begun_at = self.parts.clock.now();
-        loop {
-            let found = self.parts.arm.get(APPS, &app(name)).await?;
-            if !matches!(found.as_ref().map(state), Some("InProgress" | "Deleting")) {
-                return Ok(found);
-            }
-            if between(begun_at, self.parts.clock.now()) > PATIENCE {
-                return Err(RuntimeError::Unavailable(format!("another change of {name} is under way")));
-            }
-            self.parts.clock.sleep(LOOK).await;
-        }
     }
 
     async fn deactivate(&self, known: &Known) -> Result<(), RuntimeError> {
@@ -186,12 +154,6 @@ impl ContainerApps {
 #[async_trait]
 impl Runtime for ContainerApps {
     async fn start(&self, release: &Release, _wake: Option<Hint>) -> Result<(), RuntimeError> {
-        if let Some(domain) = release.hosts.get(1) {
-            let message = format!(
-                "{domain} cannot be bound on Container Apps by this version; deploy without a domain"
-            );
-            return Err(RuntimeError::Rejected { code: "DOMAIN_UNSUPPORTED", message });
-        }
         let name = app_of(release).to_owned();
         let known = Known {
             kind: "revision".to_owned(),
@@ -209,14 +171,13 @@ impl Runtime for ContainerApps {
             }
             return Ok(());
         }
-        let before = self.settled(&name).await?;
+        let before = self.changes.settled(&name).await?;
         let references = match &before {
             Some(_) => references(&self.parts.arm, &app(&name)).await?,
             None => Vec::new(),
         };
         let secrets = self.parts.secrets.keep(release, &name).await?;
-        let live = before.as_ref().and_then(live);
-        let wanted = body(release, &self.parts.place, &secrets, &references, live.as_deref());
+        let wanted = body(release, &self.parts.place, &secrets, &references, before.as_ref());
         self.parts.arm.put(APPS, &app(&name), &wanted).await?;
         Ok(())
     }
@@ -237,7 +198,7 @@ impl Runtime for ContainerApps {
     async fn switch(&self, release: &Release) -> Result<(), RuntimeError> {
         let name = app_of(release).to_owned();
         let wanted = format!("{name}--{}", suffix(release));
-        let Some(before) = self.settled(&name).await? else {
+        let Some(before) = self.changes.settled(&name).await? else {
             return Err(RuntimeError::Unavailable(format!("the app {name} is not there yet")));
         };
         let traffic = json!([{ "revisionName": wanted, "weight": 100 }]);
@@ -248,7 +209,7 @@ impl Runtime for ContainerApps {
                 "properties": { "configuration": { "ingress": { "traffic": traffic } } },
             });
             let begun = self.parts.arm.patch(APPS, &app(&name), &change).await?;
-            self.finish(begun).await?;
+            self.changes.finish(begun).await?;
         }
         for known in self.of_app("c.name = @value", json!(name)).await? {
             if known.revision == wanted {
@@ -268,11 +229,12 @@ impl Runtime for ContainerApps {
 
     async fn stop(&self, revision: RunId) -> Result<(), RuntimeError> {
         let Some(known) = self.known(revision).await? else { return Ok(()) };
-        match self.settled(&known.name).await? {
+        match self.changes.settled(&known.name).await? {
             None => {}
             Some(found) if never_ready(&found) => {
                 // Its one revision cannot be deactivated: it has the traffic.
-                self.finish(self.parts.arm.delete(APPS, &app(&known.name)).await?).await?;
+                let begun = self.parts.arm.delete(APPS, &app(&known.name)).await?;
+                self.changes.finish(begun).await?;
             }
             Some(found) if live(&found).as_deref() == Some(&known.revision) => {
                 return Err(RuntimeError::Unavailable(format!("{} still has the traffic", known.revision)));
@@ -283,20 +245,37 @@ impl Runtime for ContainerApps {
         Ok(())
     }
 
-    async fn withdraw(&self, app_id: &str) {
-        let known = self.of_app("c.app = @value", json!(app_id)).await.unwrap_or_default();
-        let Some(known) = known.first() else { return };
+    async fn withdraw(&self, app_id: &str) -> Result<(), RuntimeError> {
+        let known = self.of_app("c.app = @value", json!(app_id)).await?;
         // Without a release before it, there is nothing to keep of the app.
-        if let Err(error) = self.parts.arm.delete(APPS, &app(&known.name)).await {
-            tracing::error!(app = app_id, error = %error, "{} could not be removed", known.name);
+        if let Some(known) = known.first() {
+            self.parts.arm.delete(APPS, &app(&known.name)).await?;
         }
+        Ok(())
     }
 
-    async fn answers(&self, host: &str) -> Option<RunId> {
-        let known = self.of_app("ARRAY_CONTAINS(c.hosts, @value)", json!(host)).await.ok()?;
-        let found = self.parts.arm.get(APPS, &app(&known.first()?.name)).await.ok()??;
-        let live = live(&found)?;
-        known.into_iter().find(|known| known.revision == live).map(|known| known.run)
+    async fn answers(&self, host: &str) -> Result<Option<RunId>, RuntimeError> {
+        let known = self.of_app("ARRAY_CONTAINS(c.hosts, @value)", json!(host)).await?;
+        // A domain may have moved from one app to another.
+        let names: BTreeSet<&str> = known.iter().map(|known| known.name.as_str()).collect();
+        for name in names {
+            let Some(found) = self.parts.arm.get(APPS, &app(name)).await? else { continue };
+            let is_own = host == format!("{name}.{}", self.parts.domain);
+            let live = live(&found).filter(|_| is_own || serves(&found, host));
+            let answering = known.iter().find(|known| live.as_ref() == Some(&known.revision));
+            if let Some(known) = answering {
+                return Ok(Some(known.run));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn bind(&self, release: &Release) -> Result<Binding, RuntimeError> {
+        self.domains.bind(app_of(release), release).await
+    }
+
+    async fn unbind(&self, release: &Release, domains: &[String]) -> Result<(), RuntimeError> {
+        self.domains.unbind(app_of(release), domains).await
     }
 
     async fn revisions(&self) -> Vec<RevisionView> {

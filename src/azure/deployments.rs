@@ -19,7 +19,7 @@ use crate::deploy::deployment::{
 };
 use crate::deploy::ids::{DeploymentId, Digest};
 use crate::workflow::journal::RunId;
-use crate::workflow::retry::RetryPolicy;
+use crate::workflow::retry::{Jitter, RetryPolicy};
 
 /// The partition of the desk, the deployments and the idempotency keys.
 pub(super) const PARTITION: &str = "deployments";
@@ -33,8 +33,12 @@ const MOST_LISTED: usize = 1_000;
 /// Forgotten with one write: a batch has 100 operations at most.
 const MOST_FORGOTTEN: usize = 90;
 /// How long those wait who lost a race for the desk: each by chance, so that they do not meet again.
-const PACE: RetryPolicy =
-    RetryPolicy { retries: RACES, base: Duration::from_millis(20), cap: Duration::from_secs(1) };
+const PACE: RetryPolicy = RetryPolicy {
+    retries: RACES,
+    base: Duration::from_millis(20),
+    cap: Duration::from_secs(1),
+    jitter: Jitter::Full,
+};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Key {

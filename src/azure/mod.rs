@@ -3,6 +3,8 @@
 pub mod acr;
 pub mod alarms;
 pub mod app_body;
+mod app_changes;
+mod app_domains;
 pub mod app_logs;
 pub mod app_secrets;
 pub mod arm;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::dockerfile::exposed;
 use super::project_file::ProjectFile;
 
 /// What sort of project it is.
@@ -135,6 +136,8 @@ pub struct Facts<'a> {
     pub procfile: Option<String>,
     /// Content of `Cargo.toml`.
     pub cargo_toml: Option<String>,
+    /// Content of `Dockerfile`.
+    pub dockerfile: Option<String>,
     /// Content of `windlass.toml`.
     pub project_file: Option<String>,
 }
@@ -158,7 +161,9 @@ pub fn detect(facts: &Facts<'_>) -> Result<Plan, DetectError> {
         Kind::Rust => rust(facts),
         Kind::Go => plain(Kind::Go, Some("go build -o .windlass-app ."), Some("./.windlass-app")),
         Kind::Procfile => plain(Kind::Procfile, None, None),
-        Kind::Docker => plain(Kind::Docker, None, None),
+        Kind::Docker => {
+            Plan { port: facts.dockerfile.as_deref().and_then(exposed), ..plain(Kind::Docker, None, None) }
+        }
     };
     // An image says itself how it starts.
     if let Some(web) = facts.procfile.as_deref().and_then(web_line).filter(|_| kind != Kind::Docker) {
@@ -290,7 +295,7 @@ fn amend(plan: &mut Plan, file: ProjectFile) -> Result<(), DetectError> {
             "port is for projects with a Dockerfile; this app gets a free one in PORT, so that a new release can start beside the old one".to_owned(),
         ));
     }
-    plan.port = file.port;
+    plan.port = file.port.or(plan.port);
     for (name, value) in file.variables.iter().chain(&file.build_variables) {
         super::wish::variable(name, value).map_err(|problem| bad(format!("variable `{name}` {problem}")))?;
     }
@@ -340,6 +345,7 @@ mod tests {
             package_json: read("package.json"),
             procfile: read("Procfile"),
             cargo_toml: read("Cargo.toml"),
+            dockerfile: read("Dockerfile"),
             project_file: read("windlass.toml"),
         })
     }
@@ -416,6 +422,16 @@ mod tests {
         assert!(check(&[("index.html", ""), ("windlass.toml", &file(256))]).is_ok());
         let said = check(&[("index.html", ""), ("windlass.toml", &file(257))]).unwrap_err().to_string();
         assert!(said.contains("at most 131072"), "{said}");
+    }
+
+    #[test]
+    fn a_container_listens_where_its_dockerfile_says_unless_the_project_says_otherwise() {
+        let dockerfile = ("Dockerfile", "FROM x\nEXPOSE 3000\n");
+        assert_eq!(check(&[dockerfile]).unwrap().port, Some(3_000));
+        let project = ("windlass.toml", "port = 4000\nstart = \"./run\"");
+        let plan = check(&[dockerfile, project]).unwrap();
+        assert_eq!((plan.port, plan.start.as_deref()), (Some(4_000), Some("./run")));
+        assert_eq!(check(&[dockerfile, ("windlass.toml", "kind = \"static\"")]).unwrap().port, None);
     }
 
     #[test]

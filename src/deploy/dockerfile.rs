@@ -124,6 +124,28 @@ pub fn inputs(plan: &Plan) -> BTreeMap<String, String> {
     .collect()
 }
 
+/// The lowest port that the last stage of a Dockerfile says it listens on. What a variable or its base says is not known here.
+#[must_use]
+pub fn exposed(text: &str) -> Option<u16> {
+    let mut ports: Vec<u16> = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let instruction = words.next().unwrap_or_default();
+        if instruction.eq_ignore_ascii_case("FROM") {
+            ports.clear();
+        } else if instruction.eq_ignore_ascii_case("EXPOSE") {
+            ports.extend(words.filter_map(port));
+        }
+    }
+    ports.into_iter().min()
+}
+
+/// `8080`, `8080/tcp`, or the first of `8080-8090`.
+fn port(word: &str) -> Option<u16> {
+    let (port, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
+    port.split('-').next()?.parse().ok().filter(|_| protocol.eq_ignore_ascii_case("tcp"))
+}
+
 fn quoted(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }
@@ -165,6 +187,19 @@ mod tests {
                 assert_ne!(dockerfile(one, &|_| true), dockerfile(other, &|_| true));
                 assert_ne!(inputs(one), inputs(other));
             }
+        }
+    }
+
+    #[test]
+    fn the_last_stages_lowest_port_counts() {
+        for (text, wanted) in [
+            ("FROM x\nEXPOSE 3000", Some(3_000)),
+            ("FROM x\nexpose 9000/tcp 53/udp\nEXPOSE 8000-8010", Some(8_000)),
+            ("FROM x AS build\nEXPOSE 80\nFROM y\nCMD [\"./run\"]", None),
+            ("FROM x\n# EXPOSE 1\nEXPOSE $PORT 70000", None),
+            ("", None),
+        ] {
+            assert_eq!(exposed(text), wanted, "{text}");
         }
     }
 

@@ -81,6 +81,14 @@ pub struct Release {
     pub hosts: Vec<String>,
 }
 
+impl Release {
+    /// The host names that are the project's own.
+    #[must_use]
+    pub fn domains(&self) -> &[String] {
+        self.hosts.get(1..).unwrap_or_default()
+    }
+}
+
 /// Keeps projects, releases and artifacts.
 #[async_trait]
 pub trait Releases: Send + Sync {

@@ -49,6 +49,72 @@ pub struct RevisionView {
     pub pids: Vec<u32>,
 }
 
+/// A DNS record that the owner of a domain sets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DnsRecord {
+    /// `A`, `CNAME` or `TXT`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The whole name.
+    pub name: String,
+    /// What it says.
+    pub value: String,
+}
+
+impl std::fmt::Display for DnsRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} = {}", self.kind, self.name, self.value)
+    }
+}
+
+/// What is missing until a domain leads to its app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    /// Somebody has to set these records.
+    Records(Vec<DnsRecord>),
+    /// The certificate is being issued; the issuer's word for where that stands.
+    Certificate(String),
+    /// The runtime is taking a change.
+    Change,
+}
+
+/// A domain that does not lead to its app yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// The domain.
+    pub domain: String,
+    /// Why.
+    pub missing: Missing,
+}
+
+/// A domain that leads to its app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Bound {
+    /// The domain.
+    pub domain: String,
+    /// Its certificate, where the runtime has one for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+}
+
+/// Where a release's domains stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Binding {
+    /// All lead to the app.
+    Bound(Vec<Bound>),
+    /// These do not yet; look again.
+    Waiting(Vec<Pending>),
+}
+
+impl Binding {
+    /// All of the release's domains are bound, without certificates.
+    #[must_use]
+    pub fn plain(release: &Release) -> Self {
+        let bound = |domain: &String| Bound { domain: domain.clone(), certificate: None };
+        Self::Bound(release.domains().iter().map(bound).collect())
+    }
+}
+
 /// Why the runtime cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -98,10 +164,28 @@ pub trait Runtime: Send + Sync {
     async fn stop(&self, revision: RunId) -> Result<(), RuntimeError>;
 
     /// Takes the app off its hosts and stops what answered there.
-    async fn withdraw(&self, app: &str);
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when it may still answer.
+    async fn withdraw(&self, app: &str) -> Result<(), RuntimeError>;
 
-    /// The revision that gets the traffic of `host`.
-    async fn answers(&self, host: &str) -> Option<RunId>;
+    /// The revision that gets the traffic of `host`; `None` when it is sure that nobody does.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when that is not known.
+    async fn answers(&self, host: &str) -> Result<Option<RunId>, RuntimeError>;
+
+    /// Makes the next move towards the release's domains leading to its app.
+    ///
+    /// # Errors
+    /// [`RuntimeError`].
+    async fn bind(&self, release: &Release) -> Result<Binding, RuntimeError>;
+
+    /// Takes domains off the release's app, and their certificates with them. Those that are not there need nothing.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when they may still lead there.
+    async fn unbind(&self, release: &Release, domains: &[String]) -> Result<(), RuntimeError>;
 
     /// Every revision.
     async fn revisions(&self) -> Vec<RevisionView>;

@@ -22,7 +22,7 @@ use super::upstream::Pool;
 use crate::ambient::{Clock, after, between};
 use crate::deploy::detect::Kind;
 use crate::deploy::release::Release;
-use crate::deploy::runtime::{Addresses, Health, RevisionView, Runtime, RuntimeError};
+use crate::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
 use crate::deploy::secrets::Secrets;
 use crate::deploy::wish::Environment;
 use crate::workflow::journal::RunId;
@@ -251,13 +251,24 @@ impl Runtime for LocalRuntime {
         removed(self.parts.root.join(revision.to_string())).await.map_err(RuntimeError::Unavailable)
     }
 
-    async fn withdraw(&self, app: &str) {
+    async fn withdraw(&self, app: &str) -> Result<(), RuntimeError> {
         let lost = self.routes.withdraw(app);
         self.drain(lost);
+        Ok(())
     }
 
-    async fn answers(&self, host: &str) -> Option<RunId> {
-        self.routes.get(host).map(|target| target.revision)
+    async fn answers(&self, host: &str) -> Result<Option<RunId>, RuntimeError> {
+        Ok(self.routes.get(host).map(|target| target.revision))
+    }
+
+    async fn bind(&self, release: &Release) -> Result<Binding, RuntimeError> {
+        // A domain is one more host route, and the switch set it.
+        Ok(Binding::plain(release))
+    }
+
+    async fn unbind(&self, _release: &Release, _domains: &[String]) -> Result<(), RuntimeError> {
+        // A switch takes away what its release does not ask for.
+        Ok(())
     }
 
     async fn revisions(&self) -> Vec<RevisionView> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Validated, names};
 use crate::ambient::after;
@@ -60,8 +60,9 @@ impl Step for Build {
         }
     }
 
-    async fn undo(&self, cx: &Context<'_>) -> Result<(), StepError> {
-        Ok(self.0.builder.discard(cx.run).await?)
+    async fn undo(&self, cx: &Context<'_>) -> Result<Next, StepError> {
+        self.0.builder.discard(cx.run).await?;
+        Ok(Next::Done(Value::Null))
     }
 }
 

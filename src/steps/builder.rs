@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Validated, names};
 use crate::windlass::Tools;
@@ -24,7 +24,8 @@ impl Step for Prepare {
         Ok(Next::Done(json!({ "builder": cx.run, "cpu": size.cpu(), "memory": size.memory() })))
     }
 
-    async fn undo(&self, cx: &Context<'_>) -> Result<(), StepError> {
-        Ok(self.0.builder.discard(cx.run).await?)
+    async fn undo(&self, cx: &Context<'_>) -> Result<Next, StepError> {
+        self.0.builder.discard(cx.run).await?;
+        Ok(Next::Done(Value::Null))
     }
 }

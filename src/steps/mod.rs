@@ -18,10 +18,10 @@ use crate::deploy::blobs::BlobError;
 use crate::deploy::builder::BuilderError;
 use crate::deploy::deployment::{Deployment, StoreError};
 use crate::deploy::ids::DeploymentId;
+use crate::deploy::release::Release;
 use crate::deploy::runtime::RuntimeError;
 use crate::windlass::Tools;
 use crate::workflow::chain::{Chain, Context, Place, Step, StepError};
-use crate::workflow::retry::RetryPolicy;
 
 pub use build::BUILDER_VERSION;
 pub use observer::STEP_TEXTS;
@@ -31,8 +31,8 @@ pub use validate::Validated;
 /// The deploy chain: validate, builder, sync, build, release, domain; then cleanup, always.
 #[must_use]
 pub fn deploy_chain(tools: &Arc<Tools>) -> Chain {
-    let place =
-        |name, function, step: Arc<dyn Step>| Place { name, function, retry: RetryPolicy::DEFAULT, step };
+    let retry = tools.looks.retry;
+    let place = |name, function, step: Arc<dyn Step>| Place { name, function, retry, step };
     Chain {
         name: names::DEPLOY,
         version: 1,
@@ -60,6 +60,16 @@ async fn deployment(tools: &Tools, cx: &Context<'_>) -> Result<Deployment, StepE
         .get(id)
         .await?
         .ok_or_else(|| StepError::permanent("DEPLOYMENT_NOT_FOUND", format!("{id} does not exist any more")))
+}
+
+/// Release `number` of the deployment's app.
+async fn recorded(tools: &Tools, cx: &Context<'_>, number: u64) -> Result<Release, StepError> {
+    let app = deployment(tools, cx).await?.wish.app();
+    let release = tools.releases.get(&app, number).await?;
+    release.ok_or_else(|| {
+        // A store far away may know it a moment later.
+        StepError::transient("STORE_UNAVAILABLE", format!("release {number} of {app} is not recorded"))
+    })
 }
 
 impl From<StoreError> for StepError {

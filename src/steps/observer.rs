@@ -33,7 +33,7 @@ pub(super) struct DeploymentObserver(pub(super) Arc<Tools>);
 impl Observer for DeploymentObserver {
     async fn started(&self, cx: &Context<'_>, step: &StepName, undo: bool) {
         // A second look at something that waits is no new start.
-        if !cx.memo.is_null() && !undo {
+        if cx.waited || (!cx.memo.is_null() && !undo) {
             return;
         }
         let text = STEP_TEXTS.iter().find(|(name, _)| *name == step.as_str()).map_or("", |(_, text)| text);

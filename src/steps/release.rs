@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Validated, names};
-use crate::ambient::after;
+use super::{Validated, names, recorded};
+use crate::ambient::{after, between};
 use crate::deploy::deployment::Deployment;
 use crate::deploy::ids::Digest;
 use crate::deploy::release::Release;
@@ -18,9 +19,8 @@ use crate::windlass::Tools;
 use crate::workflow::chain::{Context, Next, Step, StepError};
 use crate::workflow::queue::Hint;
 
-/// How often and how long an undo waits for the old revision to answer again.
-const OLD_POLL: Duration = Duration::from_millis(100);
-const OLD_POLLS: usize = 300;
+/// How long an undo waits for the old revision to answer again before it calls that a fault.
+const OLD_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What the step leaves.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +35,15 @@ pub struct Released {
     pub urls: Vec<String>,
 }
 
+/// What an undo that waits remembers.
+#[derive(Debug, Serialize, Deserialize)]
+struct Undoing {
+    #[serde(flatten)]
+    released: Released,
+    #[serde(default)]
+    since: Option<Timestamp>,
+}
+
 /// The step. The revision is named after the run, so a second call finds the first one's work.
 pub(super) struct GoLive(pub(super) Arc<Tools>);
 
@@ -45,7 +54,7 @@ impl Step for GoLive {
         let Some(released) = cx.remembered::<Released>()? else {
             return self.begin(cx).await;
         };
-        let release = self.recorded(cx, released.release).await?;
+        let release = recorded(tools, cx, released.release).await?;
         match tools.runtime.health(cx.run).await {
             Health::Starting => Next::wait(after(cx.now, tools.looks.release), &released),
             Health::Healthy => {
@@ -64,25 +73,22 @@ impl Step for GoLive {
         }
     }
 
-    async fn undo(&self, cx: &Context<'_>) -> Result<(), StepError> {
+    async fn undo(&self, cx: &Context<'_>) -> Result<Next, StepError> {
         let tools = &self.0;
         let released = match cx.output_of::<Released>(&names::RELEASE).await? {
             Some(released) => Some(released),
             None => cx.remembered::<Released>()?,
         };
         if let Some(released) = released {
-            let release = self.recorded(cx, released.release).await?;
-            let recorded = tools.releases.live_of(&release.app).await?;
-            let mut ours = recorded.is_some_and(|live| live.number == release.number);
-            for host in &release.hosts {
-                // An undo that was cut short changed the record and not yet the traffic.
-                ours |= tools.runtime.answers(host).await == Some(cx.run);
-            }
-            if ours {
-                self.bring_back(&release.app, released.previous).await?;
+            let release = recorded(tools, cx, released.release).await?;
+            if self.is_ours(cx, &release).await?
+                && let Some(wait) = self.bring_back(cx, &release.app, released).await?
+            {
+                return Ok(wait);
             }
         }
-        Ok(tools.runtime.stop(cx.run).await?)
+        tools.runtime.stop(cx.run).await?;
+        Ok(Next::Done(Value::Null))
     }
 }
 
@@ -108,34 +114,57 @@ impl GoLive {
         Next::wait(cx.now, &released)
     }
 
-    async fn recorded(&self, cx: &Context<'_>, number: u64) -> Result<Release, StepError> {
-        let app = super::deployment(&self.0, cx).await?.wish.app();
-        let release = self.0.releases.get(&app, number).await?;
-        release.ok_or_else(|| {
-            // A store far away may know it a moment later.
-            StepError::transient("STORE_UNAVAILABLE", format!("release {number} of {app} is not recorded"))
-        })
+    /// Whether this run's release is live, by the record or by the traffic.
+    async fn is_ours(&self, cx: &Context<'_>, release: &Release) -> Result<bool, StepError> {
+        let live = self.0.releases.live_of(&release.app).await?;
+        if live.is_some_and(|live| live.number == release.number) {
+            return Ok(true);
+        }
+        for host in &release.hosts {
+            // An undo that was cut short changed the record and not yet the traffic.
+            if self.0.runtime.answers(host).await? == Some(cx.run) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    async fn bring_back(&self, app: &str, previous: Option<u64>) -> Result<(), StepError> {
+    /// Sends the traffic to what was live before, once that answers; until then it gives the wait. Traffic that stays with
+    /// a release that runs is better than traffic to one that does not.
+    async fn bring_back(
+        &self,
+        cx: &Context<'_>,
+        app: &str,
+        released: Released,
+    ) -> Result<Option<Next>, StepError> {
         let tools = &self.0;
-        tools.releases.make_live(app, previous).await?;
-        let old = match previous {
+        tools.releases.make_live(app, released.previous).await?;
+        let old = match released.previous {
             Some(number) => tools.releases.get(app, number).await?,
             None => None,
         };
         let Some(old) = old else {
-            tools.runtime.withdraw(app).await;
-            return Ok(());
+            tools.runtime.withdraw(app).await?;
+            return Ok(None);
         };
-        tools.runtime.start(&old, None).await?;
-        for _ in 0..OLD_POLLS {
-            if tools.runtime.health(old.run).await == Health::Healthy {
-                break;
+        tools.runtime.start(&old, Some(Hint::wake(cx.run, "step-release"))).await?;
+        let fault =
+            |why: &str| format!("release {}, which was live before, does not come back: {why}", old.number);
+        match tools.runtime.health(old.run).await {
+            Health::Healthy => {
+                tools.runtime.switch(&old).await?;
+                Ok(None)
             }
-            tools.clock.sleep(OLD_POLL).await;
+            Health::Starting | Health::Unknown => {
+                let since = cx.remembered::<Undoing>()?.and_then(|undoing| undoing.since).unwrap_or(cx.now);
+                if between(since, cx.now) > OLD_PATIENCE {
+                    return Err(StepError::transient("RELEASE_UNHEALTHY", fault("it does not answer")));
+                }
+                let undoing = Undoing { released, since: Some(since) };
+                Next::wait(after(cx.now, tools.looks.release), &undoing).map(Some)
+            }
+            Health::Failed { code, message, .. } => Err(StepError::transient(code, fault(&message))),
         }
-        Ok(tools.runtime.switch(&old).await?)
     }
 }
 

@@ -139,7 +139,7 @@ async fn detected(
     manifest: &Manifest,
 ) -> Result<Result<Plan, DetectError>, StepError> {
     let mut texts = BTreeMap::new();
-    for name in ["package.json", "Procfile", "Cargo.toml", crate::deploy::project_file::NAME] {
+    for name in ["package.json", "Procfile", "Cargo.toml", "Dockerfile", crate::deploy::project_file::NAME] {
         if let Some(file) = manifest.get(name) {
             let bytes = tools.blobs.read(org, file.sha256, MOST_FACT_BYTES).await?;
             texts.insert(name, String::from_utf8_lossy(&bytes).into_owned());
@@ -150,6 +150,7 @@ async fn detected(
         package_json: texts.remove("package.json"),
         procfile: texts.remove("Procfile"),
         cargo_toml: texts.remove("Cargo.toml"),
+        dockerfile: texts.remove("Dockerfile"),
         project_file: texts.remove(crate::deploy::project_file::NAME),
     }))
 }

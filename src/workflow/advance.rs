@@ -1,7 +1,5 @@
 //! Performs one decision of one run: claim, decide, do, append. Called for every hint.
 
-use serde_json::Value;
-
 use super::chain::{Chain, Context, ErrorClass, Next, Place, StepError};
 use super::decide::{Decision, decide, function_of, look_again};
 use super::journal::{Append, Claim, JournalError, Lease, RunId};
@@ -78,13 +76,7 @@ impl Engine {
         if let Some(observer) = &chain.observer {
             observer.started(&cx, &place.name, undo).await;
         }
-        let work = async {
-            if undo {
-                place.step.undo(&cx).await.map(|()| Next::Done(Value::Null))
-            } else {
-                place.step.run(&cx).await
-            }
-        };
+        let work = async { if undo { place.step.undo(&cx).await } else { place.step.run(&cx).await } };
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {

@@ -146,6 +146,8 @@ pub struct Context<'a> {
     pub attempt: u32,
     /// What the step remembered with its last [`Next::Wait`]; null at the first look.
     pub memo: &'a Value,
+    /// Whether the step waits, so that this is another look and no start.
+    pub waited: bool,
     /// When the whole run ends at the latest.
     pub deadline: Timestamp,
     /// How the run ended, once that is known: in cleanup.
@@ -162,6 +164,7 @@ impl<'a> Context<'a> {
             subject: &state.subject,
             attempt: state.attempt + 1,
             memo: &state.memo,
+            waited: state.look_at.is_some(),
             deadline: state.deadline,
             outcome: state.outcome,
             now,
@@ -214,9 +217,9 @@ pub trait Step: Send + Sync {
     /// Does the work, or finds what an earlier call did. Returns within 60 s.
     async fn run(&self, cx: &Context<'_>) -> Result<Next, StepError>;
 
-    /// Takes the work back. Undoing what never happened succeeds.
-    async fn undo(&self, _cx: &Context<'_>) -> Result<(), StepError> {
-        Ok(())
+    /// Takes the work back, or waits for what that needs. Undoing what never happened succeeds.
+    async fn undo(&self, _cx: &Context<'_>) -> Result<Next, StepError> {
+        Ok(Next::Done(Value::Null))
     }
 }
 

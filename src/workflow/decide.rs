@@ -51,7 +51,9 @@ pub fn look_again(state: &RunState, chain: &Chain, now: Timestamp) -> Option<Tim
             Some(at) => Some(at.max(now)),
             None => Some(now),
         },
-        Decision::Undo(_) | Decision::Record(_) => Some(now),
+        // The deadline is of the way forward only.
+        Decision::Undo(_) => Some(state.look_at.map_or(now, |at| at.max(now))),
+        Decision::Record(_) => Some(now),
     }
 }
 

@@ -57,7 +57,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Value::is_null")]
         output: Value,
     },
-    /// The step started something that goes on elsewhere.
+    /// The step, or its undo, waits for something that goes on elsewhere.
     StepWaits {
         /// Which one.
         step: StepName,
@@ -218,7 +218,7 @@ impl RunState {
     pub fn apply(&mut self, event: &Event, at: Timestamp) -> Result<(), IllegalEvent> {
         match (self.phase, event) {
             (Phase::Forward, Event::StepDone { .. }) => self.due(self.cursor + 1),
-            (Phase::Forward | Phase::Cleanup, Event::StepWaits { until, memo, .. }) => {
+            (Phase::Forward | Phase::Undo | Phase::Cleanup, Event::StepWaits { until, memo, .. }) => {
                 self.memo = memo.clone();
                 self.look_at = Some(*until);
                 self.not_before = None;

@@ -28,18 +28,18 @@ use super::settings;
 use super::vault::vault;
 
 /// `shop` in production, with the hash of both.
-const APP: &str = "shop-production-903fef";
+pub(super) const APP: &str = "shop-production-903fef";
 
-struct Story {
-    arm: ArmDouble,
+pub(super) struct Story {
+    pub(super) arm: ArmDouble,
     logs: Double,
     asked_vault: Double,
-    runtime: ContainerApps,
+    pub(super) runtime: ContainerApps,
     key: [u8; 32],
 }
 
 impl Story {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let (arm, asked_vault) = (ArmDouble::start(), vault());
         let logs = Double::start(|asked| -> Answer {
             let query: Value = serde_json::from_str(&asked.body).unwrap();
@@ -71,7 +71,7 @@ impl Story {
         Self { arm, logs, asked_vault, runtime, key }
     }
 
-    fn release(&self, number: u64) -> Release {
+    pub(super) fn release(&self, number: u64) -> Release {
         let mut plan = Plan::new(Kind::Node, Some("node server.js".to_owned()));
         plan.variables =
             BTreeMap::from([("MODE".to_owned(), "calm".to_owned()), ("KEY".to_owned(), "plain".to_owned())]);
@@ -93,7 +93,7 @@ impl Story {
         }
     }
 
-    async fn settled(&self, release: &Release) -> Health {
+    pub(super) async fn settled(&self, release: &Release) -> Health {
         for _ in 0..20 {
             let health = self.runtime.health(release.run).await;
             if health != Health::Starting {
@@ -105,16 +105,21 @@ impl Story {
 
     async fn go_live(&self, number: u64) -> Release {
         let release = self.release(number);
-        self.runtime.start(&release, None).await.unwrap();
-        assert_eq!(self.settled(&release).await, Health::Healthy);
-        self.runtime.switch(&release).await.unwrap();
+        self.make_live(&release).await;
         release
+    }
+
+    pub(super) async fn make_live(&self, release: &Release) {
+        self.runtime.start(release, None).await.unwrap();
+        assert_eq!(self.settled(release).await, Health::Healthy);
+        self.runtime.switch(release).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn a_release_starts_beside_the_live_one_and_takes_its_traffic() {
     let story = Story::new().await;
+    story.arm.fate(Fate::Healthy(2));
     let first = story.go_live(1).await;
     assert_eq!(first.hosts, [format!("{APP}.westeurope.example")]);
     let (live, _) = story.arm.serving(APP);
@@ -123,10 +128,10 @@ async fn a_release_starts_beside_the_live_one_and_takes_its_traffic() {
     story.runtime.start(&second, None).await.unwrap();
     assert_eq!(story.settled(&second).await, Health::Healthy);
     assert_eq!(story.arm.serving(APP).0, live, "nothing moved yet");
-    assert_eq!(story.runtime.answers(&first.hosts[0]).await, Some(first.run));
+    assert_eq!(story.runtime.answers(&first.hosts[0]).await.unwrap(), Some(first.run));
     story.runtime.switch(&second).await.unwrap();
     story.runtime.switch(&second).await.unwrap();
-    assert_eq!(story.runtime.answers(&first.hosts[0]).await, Some(second.run));
+    assert_eq!(story.runtime.answers(&first.hosts[0]).await.unwrap(), Some(second.run));
     assert_eq!(story.arm.serving(APP).1.len(), 1, "the old one is drained and rests");
     let views = story.runtime.revisions().await;
     assert_eq!(
@@ -137,6 +142,7 @@ async fn a_release_starts_beside_the_live_one_and_takes_its_traffic() {
 
     // The way back: the old revision wakes up and takes over again.
     story.runtime.start(&first, None).await.unwrap();
+    assert_eq!(story.runtime.health(first.run).await, Health::Starting, "it has to wake up first");
     assert_eq!(story.settled(&first).await, Health::Healthy);
     story.runtime.switch(&first).await.unwrap();
     assert_eq!(story.arm.serving(APP).0, live);
@@ -145,7 +151,7 @@ async fn a_release_starts_beside_the_live_one_and_takes_its_traffic() {
     assert_eq!(story.runtime.health(second.run).await, Health::Unknown);
     assert_eq!(story.runtime.output("o/shop/production", 10).await.unwrap(), ["older", "newest"]);
     assert_eq!(story.logs.asked().len(), 1);
-    story.runtime.withdraw("o/shop/production").await;
+    story.runtime.withdraw("o/shop/production").await.unwrap();
     assert!(!story.arm.has(APP));
     assert_eq!(story.arm.violations(), [""; 0]);
 }
@@ -166,6 +172,7 @@ async fn secrets_go_by_reference_and_never_into_a_request_to_arm() {
             .cloned()
             .collect::<Vec<_>>()
     };
+    assert_eq!(container["command"], json!(["sh", "-c", "node server.js"]), "whatever the image says");
     assert_eq!(named("KEY").len(), 1, "a name twice would not start");
     let reference = named("KEY")[0]["secretRef"].as_str().unwrap().to_owned();
     assert_eq!(named("MODE"), [json!({ "name": "MODE", "value": "calm" })]);
@@ -246,6 +253,15 @@ async fn trouble_of_azure_is_told_apart() {
     story.arm.trouble("PATCH", "/containerApps/", 429, "TooManyRequests");
     story.runtime.switch(&release).await.unwrap();
     assert!(story.arm.serving(APP).0.unwrap().contains("--r2-"));
+    // "Nobody answers" and "it is gone" are said only when that is so.
+    story.arm.trouble("GET", "/containerApps/", 403, "AuthorizationFailed");
+    assert!(story.runtime.answers(&release.hosts[0]).await.is_err());
+    assert_eq!(story.runtime.answers(&release.hosts[0]).await.unwrap(), Some(release.run));
+    story.arm.trouble("DELETE", "/containerApps/", 409, "ContainerAppOperationInProgress");
+    assert!(matches!(story.runtime.withdraw(&release.app).await, Err(RuntimeError::Unavailable(_))));
+    assert!(story.arm.has(APP));
+    story.runtime.withdraw(&release.app).await.unwrap();
+    assert!(!story.arm.has(APP));
     assert_eq!(story.arm.violations(), [""; 0]);
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
+use super::arm_domains::{Domains, domains_of, not_found, refused};
 use super::doubles::{Answer, Asked, Double};
 use super::openapi::Contract;
 
@@ -34,6 +35,7 @@ struct State {
     fate: Option<Fate>,
     /// Looks until each build is over.
     builds: Vec<u32>,
+    domains: Domains,
     violations: Vec<String>,
 }
 
@@ -55,11 +57,6 @@ struct Revision {
 pub(crate) struct ArmDouble {
     pub(crate) double: Double,
     state: Arc<Mutex<State>>,
-}
-
-fn not_found(what: &str) -> Answer {
-    let body = json!({ "error": { "code": "ResourceNotFound", "message": format!("{what} was not found") } });
-    (404, Vec::new(), body.to_string())
 }
 
 impl Revision {
@@ -111,6 +108,7 @@ impl App {
         });
         body["properties"]["latestReadyRevisionName"] =
             json!(ready.map(|ready| ready.name.clone()).unwrap_or_default());
+        body["properties"]["customDomainVerificationId"] = json!("proof");
         body["properties"]["configuration"]["ingress"]["fqdn"] = json!(format!("{name}.westeurope.example"));
         // Values and addresses of secrets are never given back.
         for secret in body["properties"]["configuration"]["secrets"].as_array_mut().into_iter().flatten() {
@@ -136,8 +134,7 @@ impl State {
             if let Some(named) = entry["revisionName"].as_str()
                 && !app.revisions.iter().any(|known| known.name == named)
             {
-                let body = json!({ "error": { "code": "RevisionNotFound", "message": named } });
-                return (400, Vec::new(), body.to_string());
+                return refused(400, "RevisionNotFound", named);
             }
         }
         app.failed = matches!(fate, Fate::NeverMade);
@@ -161,10 +158,19 @@ impl State {
 
     fn patch(&mut self, name: &str, change: &Value, address: &str) -> Answer {
         let Some(app) = self.apps.get_mut(name) else { return not_found(name) };
-        let traffic = &change["properties"]["configuration"]["ingress"]["traffic"];
-        let sum: u64 = traffic.as_array().unwrap().iter().filter_map(|entry| entry["weight"].as_u64()).sum();
-        assert_eq!(sum, 100, "weights are percents");
-        app.body["properties"]["configuration"]["ingress"]["traffic"] = traffic.clone();
+        for (member, value) in change["properties"]["configuration"]["ingress"].as_object().unwrap() {
+            let entries = value.as_array().unwrap();
+            if member == "customDomains" {
+                if let Err(refused) = self.domains.change(entries) {
+                    return refused;
+                }
+                app.busy = 2;
+            } else {
+                let sum: u64 = entries.iter().filter_map(|entry| entry["weight"].as_u64()).sum();
+                assert_eq!((member.as_str(), sum), ("traffic", 100), "weights are percents");
+            }
+            app.body["properties"]["configuration"]["ingress"][member] = value.clone();
+        }
         (202, vec![("location", self.operation(address, 2)), ("retry-after", "1".to_owned())], String::new())
     }
 
@@ -182,12 +188,12 @@ impl State {
                 let replica = json!({ "name": "r", "properties": { "containers": [container] } });
                 (200, Vec::new(), json!({ "value": [replica] }).to_string())
             }
-            Some("deactivate") if traffic > 0 => {
-                let body = json!({ "error": { "code": "RevisionHasTraffic", "message": revision } });
-                (400, Vec::new(), body.to_string())
-            }
+            Some("deactivate") if traffic > 0 => refused(400, "RevisionHasTraffic", revision),
             Some(action) => {
                 found.active = action == "activate";
+                if let (true, Fate::Healthy(looks)) = (found.active, &found.fate) {
+                    found.looks = *looks;
+                }
                 (200, Vec::new(), String::new())
             }
         }
@@ -234,11 +240,9 @@ impl State {
                 *left = left.saturating_sub(1);
                 let state = if *left == 0 { "Succeeded" } else { "InProgress" };
                 let status = if *left == 0 { 200 } else { 202 };
-                (
-                    status,
-                    vec![("retry-after", "1".to_owned())],
-                    json!({ "id": id, "status": state }).to_string(),
-                )
+                self.apps.values_mut().filter(|_| status == 200).for_each(|app| app.busy = 0);
+                let body = json!({ "id": id, "status": state }).to_string();
+                (status, vec![("retry-after", "1".to_owned())], body)
             }
             ("GET", [.., "queues", queue]) => {
                 let counts = json!({ "activeMessageCount": 2, "scheduledMessageCount": 3, "deadLetterMessageCount": 1 });
@@ -247,13 +251,14 @@ impl State {
                 (200, Vec::new(), json!({ "name": queue, "properties": counts }).to_string())
             }
             ("GET", [.., "managedEnvironments", name]) => {
-                let properties =
-                    json!({ "defaultDomain": "westeurope.example", "provisioningState": "Succeeded" });
-                (
-                    200,
-                    Vec::new(),
-                    json!({ "name": name, "location": "westeurope", "properties": properties }).to_string(),
-                )
+                let properties = json!({ "defaultDomain": "westeurope.example", "staticIp": "20.0.0.7", "provisioningState": "Succeeded" });
+                let body = json!({ "name": name, "location": "westeurope", "properties": properties });
+                (200, Vec::new(), body.to_string())
+            }
+            (method, [.., "managedCertificates", name] | [.., name, "listCustomHostNameAnalysis"]) => {
+                let bound =
+                    self.apps.values().flat_map(|app| domains_of(&app.body)).cloned().collect::<Vec<_>>();
+                self.domains.answer((method, name), asked, &bound)
             }
             (method, [_, _, _, "Microsoft.ContainerRegistry", _, _, rest @ ..]) => {
                 self.registry(method, rest, address)
@@ -362,6 +367,11 @@ impl ArmDouble {
     /// The newest body of an app.
     pub(crate) fn body(&self, app: &str) -> Value {
         self.state.lock().unwrap().apps[app].body.clone()
+    }
+
+    /// What the owners of domains and the issuer of certificates do.
+    pub(crate) fn domains<T>(&self, act: impl FnOnce(&mut Domains) -> T) -> T {
+        act(&mut self.state.lock().unwrap().domains)
     }
 
     /// Builds that were asked for.

@@ -1,12 +1,14 @@
 //! The doubles that stand in for Azure's services, and what only they can show.
 
 mod apps;
+mod arm_domains;
 mod arm_double;
 pub(crate) mod azurite;
 mod backlog;
 mod context;
 pub(crate) mod cosmos;
 mod desk;
+mod domains;
 mod doubles;
 mod images;
 mod journal;

@@ -17,6 +17,8 @@ struct Operation {
     method: String,
     template: String,
     version: String,
+    /// What the query may have besides the version.
+    queries: Vec<String>,
     body: Option<jsonschema::Validator>,
     body_required: bool,
     answers: BTreeMap<String, Option<jsonschema::Validator>>,
@@ -131,6 +133,7 @@ fn operation(file: &Path, version: &str, (template, method): (&str, &str), opera
         })
         .collect();
     let body = parameters.iter().find(|parameter| parameter["in"] == "body");
+    let queries = parameters.iter().filter(|parameter| parameter["in"] == "query");
     let answers = operation["responses"].as_object().unwrap().iter().map(|(status, answer)| {
         (status.clone(), answer.get("schema").map(|schema| validator(file, schema, Side::Answer)))
     });
@@ -138,6 +141,7 @@ fn operation(file: &Path, version: &str, (template, method): (&str, &str), opera
         method: method.to_uppercase(),
         template: template.to_owned(),
         version: version.to_owned(),
+        queries: queries.filter_map(|parameter| parameter["name"].as_str().map(str::to_owned)).collect(),
         body: body.map(|body| validator(file, &body["schema"], Side::Request)),
         body_required: body.is_some_and(|body| body["required"] == true),
         answers: answers.collect(),
@@ -185,8 +189,17 @@ impl Contract {
             .position(|operation| operation.method == method && fits(&operation.template, path))
             .ok_or_else(|| format!("{method} {path} is no operation"))?;
         let operation = &self.operations[found];
-        if query != format!("api-version={}", operation.version) {
-            return Err(format!("the query `{query}` is not api-version={}", operation.version));
+        let mut version = None;
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if name == "api-version" {
+                version = Some(value);
+            } else if !operation.queries.iter().any(|known| known == name) {
+                return Err(format!("`{name}` has no place in the query `{query}`"));
+            }
+        }
+        if version != Some(operation.version.as_str()) {
+            return Err(format!("the query `{query}` does not say api-version={}", operation.version));
         }
         match (&operation.body, body.is_empty()) {
             (None, true) => Ok(found),

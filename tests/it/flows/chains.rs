@@ -1,8 +1,12 @@
 //! Every chain, with everything that can go wrong between its moves: doubled, crashed, failed, lost, reordered.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use windlass::ambient::between;
 use windlass::deploy::deployment::Status;
+use windlass::windlass::Looks;
+use windlass::workflow::retry::RetryPolicy;
 
 use crate::world::{Fault, Faults, Post, Setup, World};
 
@@ -94,6 +98,21 @@ async fn every_step_survives_three_hiccups_and_not_four() {
 }
 
 #[tokio::test]
+async fn patient_steps_outlast_an_outage_of_more_than_a_minute() {
+    for step in STEPS {
+        let looks = Looks { retry: RetryPolicy::PATIENT, ..Looks::WOKEN };
+        let faults = Faults::default();
+        let mut world = World::with(Setup { faults: faults.clone(), looks, ..Setup::default() });
+        faults.set(step, Fault::Transient(9));
+        let id = world.deploy("shop", "one").await;
+        let begun = world.now();
+        world.run_until_idle().await;
+        assert_live(&world, id, step).await;
+        assert!(between(begun, world.now()) > Duration::from_secs(60), "{step}");
+    }
+}
+
+#[tokio::test]
 async fn hints_may_be_doubled_or_reordered() {
     for post in [Post::Doubled, Post::Reordered] {
         let mut world = World::new();
@@ -108,8 +127,7 @@ async fn hints_may_be_doubled_or_reordered() {
 #[tokio::test]
 async fn hints_may_be_lost_because_the_sweep_sends_them_again() {
     // Every step costs a sweep or two, a minute each.
-    let mut world =
-        World::with(Setup { deadline: std::time::Duration::from_secs(3_600), ..Setup::default() });
+    let mut world = World::with(Setup { deadline: Duration::from_secs(3_600), ..Setup::default() });
     world.post = Post::Lossy;
     let id = world.deploy("shop", "one").await;
     world.run_until_idle().await;

@@ -62,6 +62,11 @@ struct Played {
     moves: usize,
 }
 
+fn waits(chain: &Chain, index: usize, now: Timestamp) -> Event {
+    let step = chain.place(index).unwrap().name.clone();
+    Event::StepWaits { step, until: after(now, Duration::from_secs(5)), memo: json!(1) }
+}
+
 /// Plays a run to its end: the fates first, then everything goes well.
 fn play(fates: &[Fate]) -> Played {
     let chain = chain();
@@ -99,9 +104,7 @@ fn play(fates: &[Fate]) -> Played {
                 let step = chain.place(index).unwrap().name.clone();
                 let error = StepError::permanent("X", "x");
                 match fate {
-                    Fate::Wait => {
-                        Event::StepWaits { step, until: after(now, Duration::from_secs(5)), memo: json!(1) }
-                    }
+                    Fate::Wait => waits(&chain, index, now),
                     Fate::Hiccup => {
                         Event::StepFailed { step, error, retry_at: Some(after(now, Duration::from_secs(1))) }
                     }
@@ -112,6 +115,7 @@ fn play(fates: &[Fate]) -> Played {
                     }
                 }
             }
+            Decision::Undo(index) if matches!(fate, Fate::Wait) => waits(&chain, index, now),
             Decision::Undo(index) => {
                 let step = chain.place(index).unwrap().name.clone();
                 played.undone.push(step.to_string());
@@ -184,6 +188,24 @@ fn the_deadline_ends_a_run_that_waits() {
     state.apply(&Event::StepWaits { step: StepName::new("1"), until, memo: json!({}) }, now).unwrap();
     assert_eq!(look_again(&state, &chain, now), Some(deadline));
     assert_eq!(decide(&state, &chain, deadline), Decision::Record(Event::DeadlinePassed));
+}
+
+#[test]
+fn an_undo_that_waits_is_looked_at_when_it_is_due_even_past_the_deadline() {
+    let chain = chain();
+    let now = Timestamp::UNIX_EPOCH;
+    let deadline = after(now, Duration::from_secs(10));
+    let first = Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline };
+    let mut state = RunState::begin(&first, now).unwrap();
+    let failed = StepError::permanent("X", "x");
+    let step = StepName::new("1");
+    state.apply(&Event::StepFailed { step: step.clone(), error: failed, retry_at: None }, now).unwrap();
+    let until = after(now, Duration::from_secs(60));
+    state.apply(&Event::StepWaits { step: step.clone(), until, memo: json!({ "since": 0 }) }, now).unwrap();
+    assert_eq!((look_again(&state, &chain, now), &state.memo), (Some(until), &json!({ "since": 0 })));
+    assert_eq!(decide(&state, &chain, now), Decision::Undo(0));
+    state.apply(&Event::StepUndone { step }, until).unwrap();
+    assert!(state.memo.is_null() && state.look_at.is_none());
 }
 
 #[test]

@@ -4,4 +4,5 @@ mod admission;
 mod chains;
 mod decisions;
 mod deploys;
+mod domains;
 mod retention;

@@ -1,17 +1,19 @@
 //! Builds and apps without processes: they do what the real ones promise, at once, and can be told to fail.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use windlass::ambient::Clock;
+use jiff::Timestamp;
+use windlass::ambient::{Clock, after};
 use windlass::deploy::blobs::Blobs;
 use windlass::deploy::builder::{
     BuildFailure, BuildJob, BuildStatus, Builder, BuilderError, Packed, Started,
 };
 use windlass::deploy::ids::{Digest, Name};
 use windlass::deploy::release::Release;
-use windlass::deploy::runtime::{Addresses, Health, RevisionView, Runtime, RuntimeError};
+use windlass::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
 use windlass::deploy::source::Manifest;
 use windlass::deploy::wish::Environment;
 use windlass::embedded::files::FileBlobs;
@@ -130,9 +132,30 @@ impl Builder for FakeBuilder {
 #[derive(Default)]
 struct Running {
     revisions: BTreeMap<RunId, String>,
+    /// When each revision answers.
+    ready: HashMap<RunId, Timestamp>,
     hosts: BTreeMap<String, (String, RunId)>,
     started: Vec<RunId>,
     sick: bool,
+    slow: Duration,
+    /// Calls that fail, and how often.
+    trouble: HashMap<&'static str, usize>,
+    /// What the next looks at the domains find; the last one stays.
+    bindings: VecDeque<Binding>,
+    unbound: Vec<String>,
+    hasty: usize,
+}
+
+impl Running {
+    fn trouble(&mut self, call: &str) -> Result<(), RuntimeError> {
+        match self.trouble.get_mut(call) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                Err(RuntimeError::Unavailable(format!("no {call} now")))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 pub(crate) struct FakeRuntime {
@@ -148,6 +171,31 @@ impl FakeRuntime {
 
     pub(crate) fn make_sick(&self, sick: bool) {
         self.running.lock().unwrap().sick = sick;
+    }
+
+    /// What starts from now on answers after so long.
+    pub(crate) fn make_slow(&self, slow: Duration) {
+        self.running.lock().unwrap().slow = slow;
+    }
+
+    /// The next so many such calls find nobody.
+    pub(crate) fn fails(&self, call: &'static str, times: usize) {
+        self.running.lock().unwrap().trouble.insert(call, times);
+    }
+
+    /// What the next looks at the domains find; the last one stays.
+    pub(crate) fn binds(&self, bindings: Vec<Binding>) {
+        self.running.lock().unwrap().bindings = bindings.into();
+    }
+
+    /// Domains that were taken away.
+    pub(crate) fn unbound(&self) -> Vec<String> {
+        self.running.lock().unwrap().unbound.clone()
+    }
+
+    /// Switches to a revision that did not answer yet.
+    pub(crate) fn hasty(&self) -> usize {
+        self.running.lock().unwrap().hasty
     }
 
     /// Host name → run, for every route.
@@ -170,13 +218,16 @@ impl FakeRuntime {
 #[async_trait]
 impl Runtime for FakeRuntime {
     async fn start(&self, release: &Release, wake: Option<Hint>) -> Result<(), RuntimeError> {
-        {
+        let ready = {
             let mut running = self.running.lock().unwrap();
+            running.trouble("start")?;
             running.revisions.insert(release.run, release.app.clone());
             running.started.push(release.run);
-        }
+            let ready = after(self.clock.now(), running.slow);
+            *running.ready.entry(release.run).or_insert(ready)
+        };
         if let Some(wake) = wake {
-            self.queue.send(&wake, self.clock.now()).await.unwrap();
+            self.queue.send(&wake, ready.max(self.clock.now())).await.unwrap();
         }
         Ok(())
     }
@@ -190,34 +241,62 @@ impl Runtime for FakeRuntime {
                 message: "it does not answer".to_owned(),
                 tail: vec!["bye".to_owned()],
             },
+            Some(_) if running.ready[&revision] > self.clock.now() => Health::Starting,
             Some(_) => Health::Healthy,
         }
     }
 
     async fn switch(&self, release: &Release) -> Result<(), RuntimeError> {
         let mut running = self.running.lock().unwrap();
+        running.trouble("switch")?;
         if !running.revisions.contains_key(&release.run) {
             return Err(RuntimeError::Unavailable("not running".to_owned()));
         }
+        running.hasty += usize::from(running.ready[&release.run] > self.clock.now());
         running.hosts.retain(|_, (app, _)| *app != release.app);
         for host in &release.hosts {
             running.hosts.insert(host.clone(), (release.app.clone(), release.run));
         }
-        running.revisions.retain(|run, app| *run == release.run || *app != release.app);
+        let Running { revisions, ready, .. } = &mut *running;
+        revisions.retain(|run, app| *run == release.run || *app != release.app);
+        ready.retain(|run, _| revisions.contains_key(run));
         Ok(())
     }
 
     async fn stop(&self, revision: RunId) -> Result<(), RuntimeError> {
-        self.running.lock().unwrap().revisions.remove(&revision);
+        let mut running = self.running.lock().unwrap();
+        running.trouble("stop")?;
+        running.revisions.remove(&revision);
+        running.ready.remove(&revision);
         Ok(())
     }
 
-    async fn withdraw(&self, app: &str) {
-        self.running.lock().unwrap().hosts.retain(|_, (other, _)| other != app);
+    async fn withdraw(&self, app: &str) -> Result<(), RuntimeError> {
+        let mut running = self.running.lock().unwrap();
+        running.trouble("withdraw")?;
+        running.hosts.retain(|_, (other, _)| other != app);
+        Ok(())
     }
 
-    async fn answers(&self, host: &str) -> Option<RunId> {
-        self.running.lock().unwrap().hosts.get(host).map(|(_, run)| *run)
+    async fn answers(&self, host: &str) -> Result<Option<RunId>, RuntimeError> {
+        let mut running = self.running.lock().unwrap();
+        running.trouble("answers")?;
+        Ok(running.hosts.get(host).map(|(_, run)| *run))
+    }
+
+    async fn bind(&self, release: &Release) -> Result<Binding, RuntimeError> {
+        let mut running = self.running.lock().unwrap();
+        running.trouble("bind")?;
+        let last = running.bindings.len() < 2;
+        let next = if last { running.bindings.front().cloned() } else { running.bindings.pop_front() };
+        Ok(next.unwrap_or_else(|| Binding::plain(release)))
+    }
+
+    async fn unbind(&self, _release: &Release, domains: &[String]) -> Result<(), RuntimeError> {
+        let mut running = self.running.lock().unwrap();
+        running.trouble("unbind")?;
+        running.unbound.extend_from_slice(domains);
+        Ok(())
     }
 
     async fn revisions(&self) -> Vec<RevisionView> {

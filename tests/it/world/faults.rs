@@ -69,9 +69,9 @@ impl Step for Faulty {
         self.inner.run(cx).await
     }
 
-    async fn undo(&self, cx: &Context<'_>) -> Result<(), StepError> {
+    async fn undo(&self, cx: &Context<'_>) -> Result<Next, StepError> {
         match self.faults.get(&self.name) {
-            Some(Fault::Twice) => self.inner.undo(cx).await?,
+            Some(Fault::Twice) => drop(self.inner.undo(cx).await?),
             Some(Fault::UndoFails) => return Err(StepError::permanent("TEST_UNDO", "stays as it is")),
             _ => {}
         }

@@ -29,7 +29,7 @@ use windlass::embedded::secrets::key_file;
 use windlass::steps::deploy_chain;
 use windlass::triggers::dispatch::{Event, dispatch};
 use windlass::triggers::table::{FUNCTIONS, Function, queue_of, queues};
-use windlass::windlass::{Limits, Tools, Windlass};
+use windlass::windlass::{Limits, Looks, Tools, Windlass};
 use windlass::workflow::Engine;
 use windlass::workflow::chain::{Chain, Chains};
 use windlass::workflow::journal::RunId;
@@ -75,6 +75,7 @@ pub(crate) struct Setup {
     pub(crate) faults: Faults,
     /// Longest deployment.
     pub(crate) deadline: Duration,
+    pub(crate) looks: Looks,
     pub(crate) more: Vec<Chain>,
 }
 
@@ -85,6 +86,7 @@ impl Default for Setup {
             caps: Caps { total: 5, per_org: 3 },
             faults: Faults::default(),
             deadline: Duration::from_secs(600),
+            looks: Looks::WOKEN,
             more: Vec::new(),
         }
     }
@@ -107,6 +109,7 @@ impl World {
         let blobs = FileBlobs::open(&root.join("blobs")).unwrap();
         let builder = Arc::new(FakeBuilder::new(blobs.clone(), Arc::clone(&queue), Arc::clone(&time)));
         let runtime = Arc::new(FakeRuntime::new(Arc::clone(&queue), Arc::clone(&time)));
+        let backlog = SqliteBacklog { db: db.clone(), queues: Arc::clone(&queues), clock: Arc::clone(&time) };
         let tools = Arc::new(Tools {
             clock: Arc::clone(&time),
             ids: Arc::clone(&ids),
@@ -119,11 +122,7 @@ impl World {
             builder: Arc::clone(&builder) as Arc<_>,
             runtime: Arc::clone(&runtime) as Arc<_>,
             secrets: Arc::new(key_file(&root.join("key")).unwrap()),
-            backlog: Arc::new(SqliteBacklog {
-                db: db.clone(),
-                queues: Arc::clone(&queues),
-                clock: Arc::clone(&time),
-            }),
+            backlog: Arc::new(backlog),
             checks: Vec::new(),
             limits: Limits {
                 caps: setup.caps,
@@ -132,7 +131,7 @@ impl World {
                 keep: windlass::deploy::retention::Keep { days: 30, releases: 2 },
                 source: SourceLimits::default(),
             },
-            looks: windlass::windlass::Looks::WOKEN,
+            looks: setup.looks,
         });
         let chains = std::iter::once(deploy_chain(&tools))
             .chain(setup.more)
