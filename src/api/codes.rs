@@ -68,18 +68,54 @@ pub const CODES: &[Code] = &[
         ("The build's result cannot be stored or looked at", "Look at the message, then retry."),
     ),
     code(
+        "AZURE_CAPACITY",
+        0,
+        ProviderTransient,
+        (
+            "The Azure region has no room for this now",
+            "Retry later, or set AZURE_LOCATION to another region.",
+        ),
+    ),
+    code(
         "AZURE_FORBIDDEN",
         0,
         User,
         ("The identity of Windlass may not do this on Azure", "Give it the role that the message names."),
     ),
     code(
+        "AZURE_NAME_TAKEN",
+        0,
+        User,
+        (
+            "The name belongs to something else on Azure",
+            "Remove what has it, or give the project another name.",
+        ),
+    ),
+    code(
+        "AZURE_NOT_FOUND",
+        0,
+        User,
+        ("The subscription is not one of this sign-in", "Check AZURE_SUBSCRIPTION_ID and AZURE_TENANT_ID."),
+    ),
+    code(
         "AZURE_QUOTA",
         0,
         User,
-        ("Azure has no room in this subscription or region", "Ask for a larger quota, or free something."),
+        ("A quota of the subscription is used up", "Ask for a larger quota, or free something."),
     ),
     code("AZURE_REJECTED", 0, User, ("Azure refused a request", "Read the cause in the message.")),
+    code(
+        "AZURE_SIGN_IN",
+        0,
+        User,
+        ("The sign-in to Azure was refused", "The message says which setting to mend."),
+    ),
+    code(
+        "AZURE_SOFT_DELETED",
+        0,
+        User,
+        ("Something deleted keeps the name", "Recover it on Azure, or purge it."),
+    ),
     code(
         "BAD_REQUEST",
         400,

@@ -16,6 +16,8 @@ use crate::deploy::size::Replicas;
 const MOST_LABEL: usize = 26;
 /// Characters of the hash that tells names apart.
 const HASH: usize = 6;
+/// Says on a container app which app of ours it runs.
+const TAG: &str = "windlass-app";
 /// Bounds of a probe that may be set.
 const MOST_FAILURES: u64 = 10;
 const MOST_PERIOD: u64 = 240;
@@ -217,7 +219,7 @@ pub fn body(
     json!({
         "location": place.location,
         "identity": { "type": "UserAssigned", "userAssignedIdentities": { (place.identity.as_str()): {} } },
-        "tags": { "windlass-app": release.app },
+        "tags": { (TAG): release.app },
         "properties": {
             "environmentId": place.environment,
             "workloadProfileName": "Consumption",
@@ -248,6 +250,12 @@ pub fn repository_of(app: &str) -> String {
 #[must_use]
 pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether a container app runs this app of ours.
+#[must_use]
+pub fn is_of(found: &Value, app: &str) -> bool {
+    found.get("tags").and_then(|tags| tags.get(TAG)).and_then(Value::as_str) == Some(app)
 }
 
 /// Where a resource stands with its latest change.

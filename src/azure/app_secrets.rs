@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use azure_security_keyvault_secrets::models::SetSecretParameters;
+use azure_core::http::StatusCode;
+use azure_security_keyvault_secrets::models::{Secret, SetSecretParameters};
 use azure_security_keyvault_secrets::{ResourceExt as _, SecretClient};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use super::app_body::SecretVariable;
 use super::arm::{Arm, Begun, Contract};
 use crate::deploy::release::Release;
 use crate::deploy::runtime::RuntimeError;
-use crate::deploy::secrets::Secrets;
+use crate::deploy::secrets::{Sealed, Secrets};
 
 /// Puts sealed variables where apps read them.
 pub struct AppSecrets {
@@ -31,25 +32,14 @@ impl AppSecrets {
     /// # Errors
     /// [`RuntimeError`]; doing it again goes on where it stopped.
     pub async fn keep(&self, release: &Release, name: &str) -> Result<Vec<SecretVariable>, RuntimeError> {
-        let unavailable = |error: azure_core::Error| RuntimeError::Unavailable(format!("Key Vault: {error}"));
         let mut kept = Vec::new();
         let deployment = release.deployment.to_string().replace('_', "-").to_ascii_lowercase();
         for (index, (variable, sealed)) in release.env.iter().enumerate() {
             let secret = format!("{name}-{deployment}-{index}");
             let stored = match self.vault.get_secret(&secret, None).await {
                 Ok(answer) => answer.into_model().map_err(unavailable)?,
-                Err(error) if error.http_status() == Some(azure_core::http::StatusCode::NotFound) => {
-                    let value = self.secrets.open(sealed).map_err(|error| RuntimeError::Rejected {
-                        code: "SECRET_UNREADABLE",
-                        message: error.to_string(),
-                    })?;
-                    let parameters = SetSecretParameters {
-                        value: Some(value.expose_secret().to_owned()),
-                        ..SetSecretParameters::default()
-                    };
-                    let parameters = parameters.try_into().map_err(unavailable)?;
-                    let made = self.vault.set_secret(&secret, parameters, None).await.map_err(unavailable)?;
-                    made.into_model().map_err(unavailable)?
+                Err(error) if error.http_status() == Some(StatusCode::NotFound) => {
+                    self.make(&secret, sealed).await?
                 }
                 Err(error) => return Err(unavailable(error)),
             };
@@ -62,6 +52,32 @@ impl AppSecrets {
         }
         Ok(kept)
     }
+
+    async fn make(&self, secret: &str, sealed: &Sealed) -> Result<Secret, RuntimeError> {
+        let value = self.secrets.open(sealed).map_err(|error| RuntimeError::Rejected {
+            code: "SECRET_UNREADABLE",
+            message: error.to_string(),
+        })?;
+        let parameters = SetSecretParameters {
+            value: Some(value.expose_secret().to_owned()),
+            ..SetSecretParameters::default()
+        };
+        let parameters = parameters.try_into().map_err(unavailable)?;
+        match self.vault.set_secret(secret, parameters, None).await {
+            Ok(made) => made.into_model().map_err(unavailable),
+            // Somebody deleted it, and the vault keeps the name: what comes back is the same value of the same release.
+            Err(error) if error.http_status() == Some(StatusCode::Conflict) => {
+                self.vault.recover_deleted_secret(secret, None).await.map_err(unavailable)?;
+                let message = format!("the deleted secret {secret} is being recovered in the Key Vault");
+                Err(RuntimeError::Unavailable(message))
+            }
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+}
+
+fn unavailable(error: azure_core::Error) -> RuntimeError {
+    RuntimeError::Unavailable(format!("Key Vault: {error}"))
 }
 
 /// References that revisions of the app use now; a change must name them all again.

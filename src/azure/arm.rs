@@ -135,8 +135,10 @@ impl Arm {
         let answer = self.ask(&self.patient, Method::Get, self.url(contract, resource)?, None).await?;
         match answer.status {
             200 => Ok(Some(answer.body)),
-            404 => Ok(None),
-            status => Err(refused(status, &answer)),
+            status => {
+                let error = refused(status, &answer);
+                if matches!(error, ArmError::Missing(_)) { Ok(None) } else { Err(error) }
+            }
         }
     }
 
@@ -198,7 +200,7 @@ impl Arm {
                 Ok(Progress::Done(answer.body))
             }
             (ToldBy::Status, 200..=202, Some("failed" | "canceled")) => {
-                Err(ArmError::Failed(Cause::of(&answer.body, &answer.text)))
+                Err(ArmError::failed(Cause::of(&answer.body, &answer.text)))
             }
             // Accepted a moment ago, and not yet known everywhere.
             (ToldBy::Status, 200..=202 | 404, _) | (ToldBy::HttpStatus, 202, _) => {
@@ -274,7 +276,7 @@ impl Arm {
 
 fn unreachable(error: azure_core::Error) -> ArmError {
     if matches!(error.kind(), ErrorKind::Credential) {
-        ArmError::SignIn(error)
+        ArmError::sign_in(error)
     } else {
         ArmError::Unreachable(error)
     }

@@ -1,5 +1,6 @@
 //! What Azure Resource Manager says when it does not do something, in whichever of its shapes.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,6 +13,44 @@ const WRAPPERS: [&str; 6] = [
     "ResourceDeploymentFailure",
     "BadRequest",
     "Conflict",
+];
+/// Ends of the codes by which providers say the same.
+const QUOTA: [&str; 2] = ["QuotaExceeded", "QuotaReached"];
+const CAPACITY: [&str; 6] = [
+    "SkuNotAvailable",
+    "LocationIsOfferRestricted",
+    "AllocationFailed",
+    "CapacityHeavyUsage",
+    "ResourceNotAvailable",
+    "InsufficientCapacity",
+];
+const DELETED: [&str; 3] = ["SoftDeleted", "DeletedButRecoverable", "FlagMustBeSetForRestore"];
+const TAKEN: [&str; 5] =
+    ["AlreadyExists", "AlreadyTaken", "NameNotAvailable", "NameUnavailable", "NameInUse"];
+const ELSEWHERE: [&str; 3] =
+    ["SubscriptionNotFound", "InvalidSubscriptionId", "InvalidAuthenticationTokenTenant"];
+/// Beginnings of actions with the role that allows them; the first that fits counts. The roles are those of
+/// `infra/terraform/roles.tf`.
+const ROLES: [(&str, &str); 8] = [
+    ("Microsoft.App/managedEnvironments/", "Container Apps ManagedEnvironments Contributor"),
+    ("Microsoft.App/jobs/", "Container Apps Jobs Contributor"),
+    ("Microsoft.App/", "Container Apps Contributor"),
+    ("Microsoft.ContainerRegistry/", "Container Registry Tasks Contributor"),
+    ("Microsoft.ContainerInstance/", "Azure Container Instances Contributor Role"),
+    ("Microsoft.ManagedIdentity/", "Managed Identity Operator"),
+    ("Microsoft.ServiceBus/", "Reader"),
+    ("Microsoft.OperationalInsights/", "Log Analytics Reader"),
+];
+/// Refusals of the sign-in that last until somebody does something, and what ("Microsoft Entra authentication error
+/// codes", Microsoft Learn).
+const REFUSALS: [(&str, &str); 4] = [
+    ("AADSTS7000222", "the client secret has expired; make a new one and put it into AZURE_CLIENT_SECRET"),
+    (
+        "AADSTS7000215",
+        "the client secret is wrong; put the secret's value into AZURE_CLIENT_SECRET, not its id",
+    ),
+    ("AADSTS700016", "the directory has no such application; check AZURE_CLIENT_ID and AZURE_TENANT_ID"),
+    ("AADSTS90002", "there is no such directory; check AZURE_TENANT_ID"),
 ];
 /// Levels and characters that are looked at.
 const DEEPEST: usize = 8;
@@ -98,9 +137,31 @@ impl Cause {
             || self.message.contains("already an operation in progress")
     }
 
-    fn is_quota(&self) -> bool {
-        let full = ["QuotaExceeded", "QuotaReached", "SkuNotAvailable", "LocationIsOfferRestricted"];
-        self.chain.iter().any(|code| full.iter().any(|end| code.ends_with(end)))
+    fn says(&self, ends: &[&str]) -> bool {
+        self.chain.iter().any(|code| ends.iter().any(|end| code.ends_with(end)))
+    }
+
+    /// Whether something that was deleted keeps the name.
+    fn is_deleted(&self) -> bool {
+        let message = self.message.to_ascii_lowercase();
+        self.says(&DELETED)
+            || ["soft-deleted", "soft deleted", "deleted state"].iter().any(|text| message.contains(text))
+    }
+
+    /// The role that allows what was refused, and where it is needed, from Azure's own sentence: `… perform action 'a' over
+    /// scope 's' …`. When another resource is at fault, it comes last.
+    fn permission(&self) -> String {
+        let mut quoted =
+            self.message.rsplit_once("action '").map(|(_, rest)| rest).unwrap_or_default().split('\'');
+        let (action, scope) = (quoted.next().unwrap_or_default(), quoted.nth(1));
+        let is_of =
+            |begin: &str| action.get(..begin.len()).is_some_and(|start| start.eq_ignore_ascii_case(begin));
+        let role = ROLES.iter().find(|(begin, _)| is_of(begin)).map(|(_, role)| *role);
+        match (role, scope) {
+            (Some(role), Some(scope)) => format!("give it the role {role} on {scope}"),
+            (None, Some(scope)) => format!("give it a role that allows {action} on {scope}"),
+            (_, None) => "give it the role that allows it".to_owned(),
+        }
     }
 }
 
@@ -110,12 +171,28 @@ pub enum ArmError {
     /// There is no such resource.
     #[error("{0}")]
     Missing(Cause),
-    /// The identity may not do it. The sentence names the action and the scope.
-    #[error("the identity of Windlass may not do this; give it the role that allows it: {0}")]
+    /// The identity may not do it. The sentence names the role and the scope.
+    #[error("the identity of Windlass may not do this; {needed}: {0}", needed = .0.permission())]
     Forbidden(Cause),
-    /// A quota is used up, or the region has no room.
-    #[error("Azure has no room for this in the subscription or region: {0}")]
+    /// There is no such subscription for this identity.
+    #[error(
+        "the subscription is not one of this sign-in; check AZURE_SUBSCRIPTION_ID and AZURE_TENANT_ID: {0}"
+    )]
+    Elsewhere(Cause),
+    /// A quota is used up.
+    #[error("a quota of the subscription is used up; ask for a larger one, or free something: {0}")]
     Quota(Cause),
+    /// The region has no room.
+    #[error("the region has no room for this now; try later, or set AZURE_LOCATION to another one: {0}")]
+    Capacity(Cause),
+    /// Something that is not ours has the name.
+    #[error(
+        "the name belongs to something else on Azure; remove that, or give the project another name: {0}"
+    )]
+    NameTaken(Cause),
+    /// Something that was deleted keeps the name.
+    #[error("something with this name was deleted and can still be recovered; recover or purge it: {0}")]
+    Deleted(Cause),
     /// The request is wrong; repeating it does not help.
     #[error("Azure refused the request: {0}")]
     Rejected(Cause),
@@ -136,6 +213,15 @@ pub enum ArmError {
     /// No token.
     #[error("no token for Azure; `windlass doctor` says what is wrong with the sign-in")]
     SignIn(#[source] azure_core::Error),
+    /// No token, until somebody mends the sign-in.
+    #[error("the sign-in to Azure was refused: {advice}")]
+    SignInRefused {
+        /// What to do.
+        advice: &'static str,
+        /// What was said.
+        #[source]
+        source: azure_core::Error,
+    },
     /// No answer.
     #[error("Azure Resource Manager cannot be reached")]
     Unreachable(#[source] azure_core::Error),
@@ -146,12 +232,50 @@ impl ArmError {
     #[must_use]
     pub fn of(status: u16, cause: Cause, wait: Duration) -> Self {
         match status {
+            400..=404 if cause.says(&ELSEWHERE) => Self::Elsewhere(cause),
+            403 if cause.says(&["RequestDisallowedByPolicy"]) => Self::Rejected(cause),
             404 => Self::Missing(cause),
             401 | 403 => Self::Forbidden(cause),
             408 | 429 | 500..=599 => Self::Throttled { wait, cause },
-            _ if cause.is_quota() => Self::Quota(cause),
             409 if cause.is_busy() => Self::Busy(cause),
-            _ => Self::Rejected(cause),
+            _ => Self::refused(cause, Self::Rejected),
+        }
+    }
+
+    /// The error of a long operation that failed.
+    #[must_use]
+    pub fn failed(cause: Cause) -> Self {
+        Self::refused(cause, Self::Failed)
+    }
+
+    /// What can be told apart by the cause alone; `otherwise` for the rest.
+    fn refused(cause: Cause, otherwise: fn(Cause) -> Self) -> Self {
+        if cause.says(&QUOTA) {
+            Self::Quota(cause)
+        } else if cause.says(&CAPACITY) {
+            Self::Capacity(cause)
+        } else if cause.is_deleted() {
+            Self::Deleted(cause)
+        } else if cause.says(&TAKEN) {
+            Self::NameTaken(cause)
+        } else {
+            otherwise(cause)
+        }
+    }
+
+    /// The error of a sign-in.
+    #[must_use]
+    pub fn sign_in(source: azure_core::Error) -> Self {
+        // The pipeline wraps what the sign-in said.
+        let mut said = source.to_string();
+        let mut cause = source.source();
+        while let Some(inner) = cause {
+            said += &inner.to_string();
+            cause = inner.source();
+        }
+        match REFUSALS.iter().find(|(code, _)| said.contains(code)) {
+            Some(&(_, advice)) => Self::SignInRefused { advice, source },
+            None => Self::SignIn(source),
         }
     }
 
@@ -160,7 +284,12 @@ impl ArmError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Forbidden(_) => "AZURE_FORBIDDEN",
+            Self::Elsewhere(_) => "AZURE_NOT_FOUND",
             Self::Quota(_) => "AZURE_QUOTA",
+            Self::Capacity(_) => "AZURE_CAPACITY",
+            Self::NameTaken(_) => "AZURE_NAME_TAKEN",
+            Self::Deleted(_) => "AZURE_SOFT_DELETED",
+            Self::SignInRefused { .. } => "AZURE_SIGN_IN",
             Self::Rejected(cause) if cause.code == "TasksOperationsNotAllowed" => "BUILDER_NOT_ALLOWED",
             Self::Missing(_)
             | Self::Rejected(_)
@@ -177,9 +306,16 @@ impl ArmError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Busy(_) | Self::Throttled { .. } | Self::SignIn(_) | Self::Unreachable(_) => true,
-            Self::Missing(_) | Self::Forbidden(_) | Self::Quota(_) | Self::Rejected(_) | Self::Failed(_) => {
-                false
-            }
+            Self::Missing(_)
+            | Self::Forbidden(_)
+            | Self::Elsewhere(_)
+            | Self::Quota(_)
+            | Self::Capacity(_)
+            | Self::NameTaken(_)
+            | Self::Deleted(_)
+            | Self::Rejected(_)
+            | Self::Failed(_)
+            | Self::SignInRefused { .. } => false,
         }
     }
 }
@@ -221,11 +357,64 @@ mod tests {
         assert!(matches!(error(409, "ContainerAppOperationInProgress"), ArmError::Busy(_)));
         assert!(matches!(error(409, "ScopeLocked"), ArmError::Rejected(_)));
         assert!(matches!(error(409, "QuotaExceeded"), ArmError::Quota(_)));
+        for (status, code, wanted) in [
+            (404, "SubscriptionNotFound", "AZURE_NOT_FOUND"),
+            (401, "InvalidAuthenticationTokenTenant", "AZURE_NOT_FOUND"),
+            (400, "SkuNotAvailable", "AZURE_CAPACITY"),
+            (409, "ZonalAllocationFailed", "AZURE_CAPACITY"),
+            (400, "ManagedEnvironmentQuotaReached", "AZURE_QUOTA"),
+            (409, "ObjectIsDeletedButRecoverable", "AZURE_SOFT_DELETED"),
+            (409, "ContainerAppAlreadyExists", "AZURE_NAME_TAKEN"),
+            (403, "RequestDisallowedByPolicy", "AZURE_REJECTED"),
+        ] {
+            let found = error(status, code);
+            assert_eq!((found.code(), found.may_pass()), (wanted, false), "{code}");
+        }
         assert!(error(503, "ServerTimeout").may_pass() && !error(403, "AuthorizationFailed").may_pass());
         let deep = (0..50).fold(
             serde_json::json!({ "code": "X" }),
             |inner, _| serde_json::json!({ "error": { "code": "W", "details": [inner] } }),
         );
         assert_eq!(Cause::of(&deep, "").chain.len(), DEEPEST);
+    }
+
+    #[test]
+    fn a_missing_permission_is_told_with_its_role_and_scope() {
+        let told = |message: &str| {
+            let cause = Cause { message: message.to_owned(), ..Cause::default() };
+            ArmError::of(403, cause, Duration::from_secs(1)).to_string()
+        };
+        let plain = "The client 'c' with object id 'o' does not have authorization to perform action 'Microsoft.App/containerApps/write' over scope '/subscriptions/s/resourceGroups/g' or the scope is invalid.";
+        assert!(
+            told(plain).contains("the role Container Apps Contributor on /subscriptions/s/resourceGroups/g:"),
+            "{}",
+            told(plain)
+        );
+        let linked = "The client has permission to perform action 'Microsoft.App/containerApps/write' on scope '/a'; however, it does not have permission to perform action 'microsoft.managedidentity/userAssignedIdentities/assign/action' on the linked scope(s) '/identity' or the linked scope(s) are invalid.";
+        assert!(
+            told(linked).contains("the role Managed Identity Operator on /identity:"),
+            "{}",
+            told(linked)
+        );
+        assert!(
+            told("perform action 'Other/x/read' over scope '/s'")
+                .contains("a role that allows Other/x/read on /s:")
+        );
+        assert!(told("no").contains("give it the role that allows it: no"));
+    }
+
+    #[test]
+    fn a_refused_sign_in_says_what_to_do_and_other_trouble_passes() {
+        let error = |text: &'static str| {
+            ArmError::sign_in(azure_core::Error::with_message(azure_core::error::ErrorKind::Credential, text))
+        };
+        let expired = error("failed. AADSTS7000222: The provided client secret keys are expired.");
+        assert_eq!((expired.code(), expired.may_pass()), ("AZURE_SIGN_IN", false));
+        assert!(expired.to_string().contains("has expired"), "{expired}");
+        let wrapped =
+            azure_core::Error::with_message(azure_core::error::ErrorKind::Credential, "AADSTS90002: no")
+                .with_context("will not be retried");
+        assert_eq!(ArmError::sign_in(wrapped).code(), "AZURE_SIGN_IN");
+        assert!(error("no route").may_pass());
     }
 }

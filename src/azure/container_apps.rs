@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::app_body::{
-    Place, app_name, app_of, body, failed, figures, health, live, never_ready, state, suffix,
+    Place, app_name, app_of, body, failed, figures, health, is_of, live, never_ready, state, suffix,
 };
 use super::app_changes::{APPS, Changes, app};
 use super::app_domains::{Domains, serves};
@@ -164,6 +164,14 @@ impl Runtime for ContainerApps {
             number: release.number,
             hosts: release.hosts.clone(),
         };
+        // Nothing is remembered of what is not ours, so that no undo can touch it.
+        if let Some(found) = self.parts.arm.get(APPS, &app(&name)).await?
+            && !is_of(&found, &release.app)
+        {
+            let message =
+                format!("the container app {name} is not one of {}; remove or rename it", release.app);
+            return Err(RuntimeError::Rejected { code: "AZURE_NAME_TAKEN", message });
+        }
         self.parts.records.put(PARTITION, &release.run.to_string(), &known).await?;
         if let Some(found) = self.parts.arm.get(APPS, &revision(&known)).await? {
             if found.pointer("/properties/active") == Some(&Value::Bool(false)) {

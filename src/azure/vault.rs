@@ -1,5 +1,6 @@
 //! The key that seals secrets, in Key Vault: made once, read at start, and never in any state, log or message.
 
+use azure_core::http::StatusCode;
 use azure_security_keyvault_secrets::models::{SecretClientGetSecretOptions, SetSecretParameters};
 use azure_security_keyvault_secrets::{ResourceExt as _, SecretClient};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,12 @@ const PARTITION: &str = "installation";
 pub enum VaultError {
     /// The vault did not answer, or not as it should.
     #[error("the Key Vault cannot be used; the identity needs the role Key Vault Secrets Officer on it")]
-    Unavailable(#[from] azure_core::Error),
+    Unavailable(#[source] azure_core::Error),
+    /// Somebody deleted the secret, and the vault keeps its name.
+    #[error(
+        "the secret {NAME} was deleted; bring it back: az keyvault secret recover --vault-name <vault> --name {NAME}"
+    )]
+    Deleted(#[source] azure_core::Error),
     /// Cosmos DB did not say which version counts.
     #[error("which version of the sealing key counts cannot be read")]
     Records(#[from] Fault),
@@ -26,6 +32,16 @@ pub enum VaultError {
         "the secret {NAME} is not a key of {KEY_BYTES} bytes in hexadecimal; restore its newest good version"
     )]
     NotAKey,
+}
+
+impl From<azure_core::Error> for VaultError {
+    fn from(error: azure_core::Error) -> Self {
+        if matches!(error.http_status(), Some(StatusCode::NotFound | StatusCode::Conflict)) {
+            Self::Deleted(error)
+        } else {
+            Self::Unavailable(error)
+        }
+    }
 }
 
 /// Which version of the secret the installation uses.

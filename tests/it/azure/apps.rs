@@ -28,18 +28,24 @@ use super::settings;
 use super::vault::vault;
 
 /// `shop` in production, with the hash of both.
-pub(super) const APP: &str = "shop-production-903fef";
+pub(crate) const APP: &str = "shop-production-903fef";
 
-pub(super) struct Story {
-    pub(super) arm: ArmDouble,
+pub(crate) struct Story {
+    pub(crate) arm: ArmDouble,
     logs: Double,
-    asked_vault: Double,
-    pub(super) runtime: ContainerApps,
+    pub(crate) asked_vault: Double,
+    pub(crate) runtime: ContainerApps,
+    pub(crate) services: Services,
     key: [u8; 32],
 }
 
 impl Story {
-    pub(super) async fn new() -> Self {
+    /// What opens the secrets of its releases.
+    pub(crate) fn secrets(&self) -> Arc<KeySecrets> {
+        Arc::new(KeySecrets::new(self.key))
+    }
+
+    pub(crate) async fn new() -> Self {
         let (arm, asked_vault) = (ArmDouble::start(), vault());
         let logs = Double::start(|asked| -> Answer {
             let query: Value = serde_json::from_str(&asked.body).unwrap();
@@ -68,10 +74,10 @@ impl Story {
             logs: services.app_logs(),
             clock: Arc::new(SystemClock),
         });
-        Self { arm, logs, asked_vault, runtime, key }
+        Self { arm, logs, asked_vault, runtime, services, key }
     }
 
-    pub(super) fn release(&self, number: u64) -> Release {
+    pub(crate) fn release(&self, number: u64) -> Release {
         let mut plan = Plan::new(Kind::Node, Some("node server.js".to_owned()));
         plan.variables =
             BTreeMap::from([("MODE".to_owned(), "calm".to_owned()), ("KEY".to_owned(), "plain".to_owned())]);
@@ -93,7 +99,7 @@ impl Story {
         }
     }
 
-    pub(super) async fn settled(&self, release: &Release) -> Health {
+    pub(crate) async fn settled(&self, release: &Release) -> Health {
         for _ in 0..20 {
             let health = self.runtime.health(release.run).await;
             if health != Health::Starting {
@@ -103,13 +109,13 @@ impl Story {
         panic!("it never settles");
     }
 
-    async fn go_live(&self, number: u64) -> Release {
+    pub(crate) async fn go_live(&self, number: u64) -> Release {
         let release = self.release(number);
         self.make_live(&release).await;
         release
     }
 
-    pub(super) async fn make_live(&self, release: &Release) {
+    pub(crate) async fn make_live(&self, release: &Release) {
         self.runtime.start(release, None).await.unwrap();
         assert_eq!(self.settled(release).await, Health::Healthy);
         self.runtime.switch(release).await.unwrap();

@@ -345,7 +345,12 @@ impl ArmDouble {
 
     /// Answers the next such request so.
     pub(crate) fn trouble(&self, method: &str, part: &str, status: u16, code: &str) {
-        let body = json!({ "error": { "code": code, "message": format!("{code} happened") } }).to_string();
+        self.trouble_saying((method, part), status, code, &format!("{code} happened"));
+    }
+
+    /// The same with a sentence.
+    pub(crate) fn trouble_saying(&self, (method, part): (&str, &str), status: u16, code: &str, text: &str) {
+        let body = json!({ "error": { "code": code, "message": text } }).to_string();
         let answer = (status, vec![("retry-after", "1".to_owned())], body);
         self.state.lock().unwrap().troubles.push((method.to_owned(), part.to_owned(), answer));
     }
@@ -362,6 +367,12 @@ impl ArmDouble {
         let live = app.revisions.iter().find(|revision| app.traffic(&revision.name) == 100);
         let active = app.revisions.iter().filter(|revision| revision.active);
         (live.map(|live| live.name.clone()), active.map(|active| active.name.clone()).collect())
+    }
+
+    /// Every revision of an app.
+    pub(crate) fn revisions(&self, app: &str) -> Vec<String> {
+        let state = self.state.lock().unwrap();
+        state.apps[app].revisions.iter().map(|revision| revision.name.clone()).collect()
     }
 
     /// The newest body of an app.

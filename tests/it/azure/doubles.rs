@@ -1,10 +1,12 @@
 //! A small web server whose answers a test makes, and which keeps what it was asked.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::web::{Bytes, Data, PayloadConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+use windlass::ambient::{Clock as _, SystemClock};
 
 /// What was asked.
 #[derive(Debug, Clone)]
@@ -29,14 +31,70 @@ pub(crate) type Answer = (u16, Vec<(&'static str, String)>, String);
 
 type Answers = Arc<dyn Fn(&Asked) -> Answer + Send + Sync>;
 
+/// Called before each request is worked on, and once more before its answer leaves.
+pub(crate) type Tap = Arc<dyn Fn() + Send + Sync>;
+
+/// What may be changed while a service runs.
+#[derive(Clone, Default)]
+pub(crate) struct Mood {
+    tap: Option<Tap>,
+    /// How long each answer takes.
+    slow: Duration,
+    /// Given to everything that is asked.
+    down: Option<Answer>,
+}
+
+/// A mood that a test and its service share.
+pub(crate) type Moody = Arc<Mutex<Mood>>;
+
+pub(crate) fn watch(moody: &Moody, tap: &Tap) {
+    moody.lock().unwrap().tap = Some(Arc::clone(tap));
+}
+
+pub(crate) fn slow(moody: &Moody, span: Duration) {
+    moody.lock().unwrap().slow = span;
+}
+
+/// Everything is answered so; retries may follow at once.
+pub(crate) fn down(moody: &Moody, status: u16) {
+    let soon = vec![("retry-after-ms", "1".to_owned()), ("x-ms-retry-after-ms", "1".to_owned())];
+    moody.lock().unwrap().down = Some((status, soon, String::new()));
+}
+
+pub(crate) fn up(moody: &Moody) {
+    moody.lock().unwrap().down = None;
+}
+
+/// Lets the watcher know, takes the time, and gives the answer when there is only one.
+pub(crate) async fn enter(moody: &Moody) -> Option<Answer> {
+    let Mood { tap, slow, down } = moody.lock().unwrap().clone();
+    if let Some(tap) = tap {
+        tap();
+    }
+    if !slow.is_zero() {
+        SystemClock.sleep(slow).await;
+    }
+    down
+}
+
+/// Lets the watcher know that the work is done.
+pub(crate) fn leave(moody: &Moody) {
+    let tap = moody.lock().unwrap().tap.clone();
+    if let Some(tap) = tap {
+        tap();
+    }
+}
+
 /// A server that ends with the test.
 pub(crate) struct Double {
     pub(crate) address: String,
+    pub(crate) mood: Moody,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 struct State {
     answers: Answers,
+    mood: Moody,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
@@ -53,8 +111,10 @@ async fn answer(request: HttpRequest, body: Bytes, state: Data<State>) -> HttpRe
         body: String::from_utf8_lossy(&body).into_owned(),
         bytes: body,
     };
-    let (status, headers, body) = (state.answers)(&asked);
+    let only = enter(&state.mood).await;
+    let (status, headers, body) = only.unwrap_or_else(|| (state.answers)(&asked));
     state.asked.lock().unwrap().push(asked);
+    leave(&state.mood);
     let mut answer = HttpResponse::build(StatusCode::from_u16(status).unwrap());
     for (name, value) in headers {
         answer.insert_header((name, value));
@@ -65,7 +125,9 @@ async fn answer(request: HttpRequest, body: Bytes, state: Data<State>) -> HttpRe
 impl Double {
     pub(crate) fn start(answers: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
-        let state = Data::new(State { answers: Arc::new(answers), asked: Arc::clone(&asked) });
+        let mood = Moody::default();
+        let (answers, log) = (Arc::new(answers), Arc::clone(&asked));
+        let state = Data::new(State { answers, mood: Arc::clone(&mood), asked: log });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/", listener.local_addr().unwrap());
         let server = HttpServer::new(move || {
@@ -76,7 +138,7 @@ impl Double {
         });
         let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
         drop(windlass::ambient::spawn(server));
-        Self { address, asked }
+        Self { address, mood, asked }
     }
 
     pub(crate) fn asked(&self) -> Vec<Asked> {

@@ -15,20 +15,25 @@ use windlass::workflow::state::{Event, RunState};
 use super::cosmos::{Account, Trouble, emulator};
 use crate::ports::Outbox;
 
-fn begin(run: RunId, now: Timestamp) -> (Event, RunState, Hint) {
+pub(crate) fn begin(run: RunId, now: Timestamp) -> (Event, RunState, Hint) {
     let first =
         Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline: Timestamp::MAX };
     let state = RunState::begin(&first, now).unwrap();
     (first, state, Hint { run, function: "step-build", seq: 1 })
 }
 
-fn journal(account: &Account, clock: &Arc<ManualClock>) -> CosmosJournal {
+pub(crate) fn journal(account: &Account, clock: &Arc<ManualClock>) -> CosmosJournal {
     let outbox: Arc<Outbox> = Arc::default();
     CosmosJournal::new(account.runs.clone(), outbox, Arc::clone(clock) as Arc<_>, Arc::new(SystemIds))
 }
 
 /// Moves the run `steps` times and gives how often a move had to be begun again.
-async fn walk(journal: &CosmosJournal, run: RunId, clock: &Arc<ManualClock>, steps: usize) -> usize {
+pub(crate) async fn walk(
+    journal: &CosmosJournal,
+    run: RunId,
+    clock: &Arc<ManualClock>,
+    steps: usize,
+) -> usize {
     let (mut done, mut again) = (0, 0);
     while done < steps {
         clock.advance(Duration::from_millis(1));

@@ -17,7 +17,7 @@ use super::doubles::{Answer, Asked, Double};
 use super::settings;
 
 /// "Send Message" of the REST reference: path, headers and broker properties.
-fn refusal(asked: &Asked) -> Option<String> {
+pub(crate) fn refusal(asked: &Asked) -> Option<String> {
     let segments: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
     if asked.method != "POST" || segments.len() != 2 || segments[1] != "messages" {
         return Some(format!("{} {} is not POST /<queue>/messages", asked.method, asked.path));

@@ -1,6 +1,6 @@
 //! The sealing key in Key Vault, against a double that asks for a token first, as the service does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use secrecy::ExposeSecret as _;
@@ -14,9 +14,14 @@ use super::cosmos::Account;
 use super::doubles::{Answer, Asked, Double};
 use super::settings;
 
-/// Versions of secrets; the number of a version counts in the whole vault.
+fn refusal(status: u16, code: &str) -> Answer {
+    (status, Vec::new(), json!({ "error": { "code": code, "message": "no" } }).to_string())
+}
+
+/// Versions of secrets; the number of a version counts in the whole vault. What is deleted keeps its name.
 pub(crate) fn vault() -> Double {
     let versions: Mutex<BTreeMap<(String, String), String>> = Mutex::default();
+    let deleted: Mutex<BTreeSet<String>> = Mutex::default();
     Double::start(move |asked: &Asked| -> Answer {
         if asked.header("authorization").is_none() {
             let challenge = "Bearer authorization=\"https://login.microsoftonline.com/t\", resource=\"https://vault.azure.net\"";
@@ -26,7 +31,20 @@ pub(crate) fn vault() -> Double {
         let host = asked.header("host").unwrap().to_owned();
         let mut versions = versions.lock().unwrap();
         let segments: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
+        let mut deleted = deleted.lock().unwrap();
         let version = match (asked.method.as_str(), segments.as_slice()) {
+            ("DELETE", ["secrets", name]) => {
+                deleted.insert((*name).to_owned());
+                return (200, Vec::new(), "{}".to_owned());
+            }
+            ("POST", ["deletedsecrets", name, "recover"]) => {
+                deleted.remove(*name);
+                return (200, Vec::new(), "{}".to_owned());
+            }
+            ("PUT", ["secrets", name]) if deleted.contains(*name) => return refusal(409, "Conflict"),
+            ("GET", ["secrets", name, ..]) if deleted.contains(*name) => {
+                return refusal(404, "SecretNotFound");
+            }
             ("PUT", ["secrets", _]) => {
                 let body: Value = serde_json::from_str(&asked.body).unwrap();
                 let version = format!("v{}", versions.len() + 1);
@@ -50,11 +68,7 @@ pub(crate) fn vault() -> Double {
                     json!({ "id": id, "value": value }).to_string(),
                 )
             }
-            None => (
-                404,
-                Vec::new(),
-                json!({ "error": { "code": "SecretNotFound", "message": "no" } }).to_string(),
-            ),
+            None => refusal(404, "SecretNotFound"),
         }
     })
 }
