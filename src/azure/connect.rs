@@ -14,10 +14,12 @@ use super::arm::{Arm, Contract};
 use super::arm_error::ArmError;
 use super::backlog::AzureBacklog;
 use super::blobs::AzureBlobs;
+use super::builders::AutoBuilder;
 use super::container_apps::{AppsParts, ContainerApps};
 use super::cosmos::{Container, Fault, Stored};
 use super::deployments::CosmosDeployments;
 use super::journal::CosmosJournal;
+use super::layers::{LayersBuilder, LayersParts};
 use super::logs::AzureLogs;
 use super::post::{Post, PostedQueue};
 use super::releases::CosmosReleases;
@@ -25,8 +27,9 @@ use super::retention::CosmosRetention;
 use super::services::{ServiceError, Services};
 use super::vault::{VaultError, sealing_key};
 use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
-use crate::config::{AzureSettings, Settings};
+use crate::config::{AzureSettings, Settings, Strategy};
 use crate::deploy::blobs::Blobs;
+use crate::deploy::builder::Builder;
 use crate::deploy::log::Logs;
 use crate::deploy::secrets::Secrets;
 use crate::windlass::{Check, Looks, Tools, Windlass};
@@ -78,7 +81,7 @@ pub async fn connect(settings: &Settings) -> Result<Windlass, ConnectError> {
         deployments: Arc::clone(&deployments) as Arc<_>,
         releases: Arc::new(CosmosReleases(records.clone())),
         retention: Arc::new(CosmosRetention::new(records.clone(), runs.clone(), deployments)),
-        builder: Arc::new(parts.builder(&blobs, &logs)),
+        builder: parts.builder(&blobs, &logs),
         runtime: Arc::new(parts.runtime(&secrets).await?),
         backlog: Arc::new(parts.backlog(&post)),
         blobs,
@@ -108,7 +111,28 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn builder(&self, blobs: &Arc<dyn Blobs>, logs: &Arc<dyn Logs>) -> AcrBuilder {
+    fn builder(&self, blobs: &Arc<dyn Blobs>, logs: &Arc<dyn Logs>) -> Arc<dyn Builder> {
+        match self.azure.builder.strategy {
+            Strategy::Auto => {
+                Arc::new(AutoBuilder { layers: self.layers(blobs, logs), service: self.tasks(blobs, logs) })
+            }
+            Strategy::Layers => Arc::new(self.layers(blobs, logs)),
+            Strategy::Acr => Arc::new(self.tasks(blobs, logs)),
+        }
+    }
+
+    fn layers(&self, blobs: &Arc<dyn Blobs>, logs: &Arc<dyn Logs>) -> LayersBuilder {
+        LayersBuilder::new(LayersParts {
+            registries: self.services.registries(),
+            settings: self.azure.builder.clone(),
+            blobs: Arc::clone(blobs),
+            logs: Arc::clone(logs),
+            records: self.records.clone(),
+            clock: Arc::clone(self.clock),
+        })
+    }
+
+    fn tasks(&self, blobs: &Arc<dyn Blobs>, logs: &Arc<dyn Logs>) -> AcrBuilder {
         AcrBuilder::new(AcrParts {
             arm: Arc::clone(self.arm),
             registry: self.azure.registry.clone(),

@@ -38,7 +38,7 @@ pub struct BuildContext {
     pub dockerfile: &'static str,
 }
 
-fn header(size: u64, mode: u32) -> tar::Header {
+pub(super) fn header(size: u64, mode: u32) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_size(size);
     header.set_mode(mode);

@@ -21,6 +21,8 @@ use super::app_logs::AppLogs;
 use super::arm::Arm;
 use super::cosmos::Container;
 use super::identity::credential;
+use super::registry::Registries;
+use super::registry_login::Login;
 use super::service_bus::ServiceBus;
 use super::transport::{Wire, WireError};
 use crate::ambient::Clock;
@@ -174,6 +176,16 @@ impl Services {
     #[must_use]
     pub fn wire(&self) -> Wire {
         self.wire.clone()
+    }
+
+    /// Image registries.
+    #[must_use]
+    pub fn registries(&self) -> Registries {
+        let login = match &self.settings.builder.login {
+            Some(login) => Login::Password { user: login.user.clone(), secret: login.secret.clone() },
+            None => Login::Identity(Arc::clone(&self.credential)),
+        };
+        Registries::new(self.wire(), self.settings.login_server.clone(), login)
     }
 
     /// Resource Manager.

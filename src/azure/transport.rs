@@ -86,8 +86,10 @@ impl Wire {
         ];
         let plain = services
             .into_iter()
+            .cloned()
+            .chain(settings.registries())
             .filter(|url| url.scheme() == "http" && is_loopback(url))
-            .map(authority)
+            .map(|url| authority(&url))
             .collect();
         let builder = || {
             reqwest::Client::builder().connect_timeout(CONNECT).redirect(reqwest::redirect::Policy::none())

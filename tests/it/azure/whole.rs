@@ -17,6 +17,7 @@ use super::arm_double::ArmDouble;
 use super::azurite::{Azurite, Unsigned};
 use super::cosmos;
 use super::doubles::{Answer, Double};
+use super::image_registry::ImageRegistry;
 use super::vault::vault;
 use crate::e2e::{copy_of, until};
 
@@ -76,7 +77,12 @@ impl Drop for Cloud {
 }
 
 impl Cloud {
+    /// Everything that the handler needs, with its builds by ACR Tasks.
     async fn start() -> Option<Self> {
+        Self::with(&[("WINDLASS_BUILDER", "acr")]).await
+    }
+
+    async fn with(more: &[(&str, &str)]) -> Option<Self> {
         let azurite = Azurite::start().await?;
         let (arm, vault, (bus, waiting)) = (ArmDouble::start(), vault(), namespace());
         let token = Unsigned.get_token(&[], None).await.unwrap().token.secret().to_owned();
@@ -109,7 +115,9 @@ impl Cloud {
             ("AZURE_CONTAINER_REGISTRY", settings.registry.clone()),
             ("COSMOS_DISABLE_IMDS", "1".to_owned()),
         ];
-        let variables = variables.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let variables = variables.into_iter().chain(more);
+        let variables = variables.map(|(name, value)| (name.to_owned(), value)).collect();
         let kept = vec![vault, bus, identity];
         Some(Self { azurite, arm, waiting, variables, port, handler: Mutex::default(), _kept: kept })
     }
@@ -256,6 +264,30 @@ async fn a_folder_becomes_a_live_app_on_container_apps() {
     let log = cloud.cli(&["logs", &id]);
     assert!(log.contains("Step 2/3"), "the registry's log is ours too: {log}");
     assert_eq!(cloud.arm.builds(), 1);
+    assert_eq!(cloud.arm.violations(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_that_needs_no_build_becomes_an_image_without_a_build_service() {
+    let Some(registry) = ImageRegistry::start().await else { return };
+    registry.push_base("base").await;
+    let bases = format!("node={}/base:1", registry.host);
+    let more = [("ACR_LOGIN_SERVER", registry.host.as_str()), ("WINDLASS_BASE_IMAGES", bases.as_str())];
+    let Some(cloud) = Cloud::with(&more).await else { return };
+    cloud.run().await;
+    let folder = tempfile::tempdir().unwrap();
+    let id = cloud.deploy(&copy_of("node-api", folder.path()), "node-api");
+    let list = cloud.until_all_ended(1).await;
+    let log = cloud.cli(&["logs", &id]);
+    assert_eq!(list["deployments"][0]["status"], "succeeded", "{}\n{log}", cloud.log());
+    assert_eq!(cloud.arm.builds(), 0, "auto asks no build service for files on a base");
+    let body = cloud.arm.body(&app_name("node-api", "development"));
+    let image = body.pointer("/properties/template/containers/0/image").unwrap().as_str().unwrap();
+    let (name, digest) = image.split_once('@').unwrap();
+    let repository = name.strip_prefix(&format!("{}/", registry.host)).unwrap();
+    let (found, _) = registry.manifest(repository, digest).await.unwrap();
+    assert_eq!(found, digest, "what runs is in the registry by its digest");
+    assert!(log.contains(image), "{log}");
     assert_eq!(cloud.arm.violations(), [""; 0]);
 }
 
