@@ -13,6 +13,8 @@ const WRAPPERS: [&str; 6] = [
     "BadRequest",
     "Conflict",
 ];
+/// What a registry says that may not run tasks in its subscription.
+pub(super) const TASKS_REFUSED: &str = "TasksOperationsNotAllowed";
 /// Levels and characters that are looked at.
 const DEEPEST: usize = 8;
 const LONGEST: usize = 2_000;
@@ -92,6 +94,7 @@ impl Cause {
             "LockConflict",
             "AnotherOperationInProgress",
             "ResourceGroupBeingDeleted",
+            "ContainerGroupTransitioning",
         ];
         self.chain.iter().any(|code| busy.iter().any(|end| code.ends_with(end)))
             || self.message.contains("another operation is in progress")
@@ -99,7 +102,13 @@ impl Cause {
     }
 
     fn is_quota(&self) -> bool {
-        let full = ["QuotaExceeded", "QuotaReached", "SkuNotAvailable", "LocationIsOfferRestricted"];
+        let full = [
+            "QuotaExceeded",
+            "QuotaReached",
+            "SkuNotAvailable",
+            "LocationIsOfferRestricted",
+            "RequestedResourceNotAvailable",
+        ];
         self.chain.iter().any(|code| full.iter().any(|end| code.ends_with(end)))
     }
 }
@@ -151,6 +160,8 @@ impl ArmError {
             408 | 429 | 500..=599 => Self::Throttled { wait, cause },
             _ if cause.is_quota() => Self::Quota(cause),
             409 if cause.is_busy() => Self::Busy(cause),
+            // The registry of an image is in trouble, and not the request.
+            409 if cause.code == "RegistryErrorResponse" => Self::Throttled { wait, cause },
             _ => Self::Rejected(cause),
         }
     }
@@ -161,7 +172,7 @@ impl ArmError {
         match self {
             Self::Forbidden(_) => "AZURE_FORBIDDEN",
             Self::Quota(_) => "AZURE_QUOTA",
-            Self::Rejected(cause) if cause.code == "TasksOperationsNotAllowed" => "BUILDER_NOT_ALLOWED",
+            Self::Rejected(cause) if cause.code == TASKS_REFUSED => "BUILDER_NOT_ALLOWED",
             Self::Missing(_)
             | Self::Rejected(_)
             | Self::Failed(_)
@@ -221,6 +232,8 @@ mod tests {
         assert!(matches!(error(409, "ContainerAppOperationInProgress"), ArmError::Busy(_)));
         assert!(matches!(error(409, "ScopeLocked"), ArmError::Rejected(_)));
         assert!(matches!(error(409, "QuotaExceeded"), ArmError::Quota(_)));
+        assert!(matches!(error(409, "RequestedResourceNotAvailable"), ArmError::Quota(_)));
+        assert!(matches!(error(409, "RegistryErrorResponse"), ArmError::Throttled { .. }));
         assert!(error(503, "ServerTimeout").may_pass() && !error(403, "AuthorizationFailed").may_pass());
         let deep = (0..50).fold(
             serde_json::json!({ "code": "X" }),

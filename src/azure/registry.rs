@@ -252,6 +252,17 @@ impl Session {
         }
     }
 
+    /// The token of this session, for somebody who may use its repositories and no others; none where the registry wants
+    /// none.
+    ///
+    /// # Errors
+    /// [`RegistryError`] where the sign-in is by a password, which would be good for everything.
+    pub fn pass(&self) -> Result<Option<&str>, RegistryError> {
+        let Some(authorization) = &self.authorization else { return Ok(None) };
+        let token = authorization.strip_prefix("Bearer ");
+        token.map(Some).ok_or_else(|| self.door.refused("it gives no token for one repository only"))
+    }
+
     /// An error that asking again does not mend.
     #[must_use]
     pub fn refuses(&self, why: &str) -> RegistryError {

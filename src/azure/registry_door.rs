@@ -1,14 +1,11 @@
 //! The way to an image registry: what is asked and answered there, without who asks.
 
 use azure_core::http::headers::Headers;
-use azure_core::http::{
-    Context, ExponentialRetryOptions, Pipeline, PipelineSendOptions, Request, RetryOptions, Url,
-};
-use azure_core::time::Duration as Span;
+use azure_core::http::{Context, Pipeline, PipelineSendOptions, Request, Url};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::transport::Wire;
+use super::transport::{Wire, patient};
 use crate::config::registry_address;
 use crate::deploy::builder::BuilderError;
 
@@ -77,13 +74,8 @@ impl Door {
             let why = "this is no host name".to_owned();
             return Err(RegistryError::Refused { host: host.to_owned(), why });
         };
-        // An invocation has 60 s, and the engine repeats what failed.
-        let retry = RetryOptions::exponential(ExponentialRetryOptions {
-            max_retries: 3,
-            max_total_elapsed: Span::seconds(15),
-            ..ExponentialRetryOptions::default()
-        });
-        Ok(Self { pipeline: wire.pipeline(retry, None), host: host.to_owned(), base: Wire::secure(&base) })
+        let pipeline = wire.pipeline(patient(), None);
+        Ok(Self { pipeline, host: host.to_owned(), base: Wire::secure(&base) })
     }
 
     pub(super) async fn ask(&self, mut request: Request) -> Result<Answer, RegistryError> {

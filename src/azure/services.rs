@@ -13,7 +13,9 @@ use azure_data_cosmos::{
     AccountEndpoint, AccountReference, CosmosClientBuilder, CosmosRuntime, RoutingStrategy,
 };
 use azure_security_keyvault_secrets::{SecretClient, SecretClientOptions};
-use azure_storage_blob::{BlobContainerClient, BlobContainerClientOptions};
+use azure_storage_blob::{
+    BlobContainerClient, BlobContainerClientOptions, BlobServiceClient, BlobServiceClientOptions,
+};
 use azure_storage_queue::{QueueClient, QueueClientOptions};
 
 use super::alarms::AzurePost;
@@ -21,6 +23,7 @@ use super::app_logs::AppLogs;
 use super::arm::Arm;
 use super::cosmos::Container;
 use super::identity::credential;
+use super::loans::Loans;
 use super::registry::Registries;
 use super::registry_login::Login;
 use super::service_bus::ServiceBus;
@@ -141,6 +144,22 @@ impl Services {
     /// [`ServiceError::Client`].
     pub fn content(&self) -> Result<BlobContainerClient, ServiceError> {
         self.blob_container(CONTENT)
+    }
+
+    /// Content that is lent to builds, in the container of content.
+    ///
+    /// # Errors
+    /// [`ServiceError::Client`].
+    pub fn loans(&self) -> Result<Loans, ServiceError> {
+        let options = BlobServiceClientOptions {
+            client_options: self.wire.options(),
+            version: STORAGE_VERSION.to_owned(),
+        };
+        let address = Wire::secure(&self.settings.blobs);
+        let service =
+            BlobServiceClient::new(address.clone(), Some(Arc::clone(&self.credential)), Some(options))
+                .map_err(failed("Blob Storage"))?;
+        Ok(Loans::new(service, address, CONTENT))
     }
 
     /// The container of logs.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use super::doubles::{Answer, Asked, Double};
+use super::jobs_double::Jobs;
 use super::openapi::Contract;
 
 const ROOT: &str = "/subscriptions/00000000-0000-0000-0000-000000000002";
@@ -25,7 +26,8 @@ pub(crate) enum Fate {
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
+    pub(super) jobs: Jobs,
     apps: BTreeMap<String, App>,
     /// Looks until each operation is over.
     operations: BTreeMap<String, u32>,
@@ -54,10 +56,10 @@ struct Revision {
 /// The double.
 pub(crate) struct ArmDouble {
     pub(crate) double: Double,
-    state: Arc<Mutex<State>>,
+    pub(super) state: Arc<Mutex<State>>,
 }
 
-fn not_found(what: &str) -> Answer {
+pub(super) fn not_found(what: &str) -> Answer {
     let body = json!({ "error": { "code": "ResourceNotFound", "message": format!("{what} was not found") } });
     (404, Vec::new(), body.to_string())
 }
@@ -258,6 +260,9 @@ impl State {
             (method, [_, _, _, "Microsoft.ContainerRegistry", _, _, rest @ ..]) => {
                 self.registry(method, rest, address)
             }
+            (_, [_, _, _, _, kind @ ("jobs" | "containerGroups"), rest @ ..]) => {
+                self.jobs.answer((kind, rest), asked, address)
+            }
             ("GET", [.., "containerApps", name]) => match self.apps.get_mut(*name) {
                 Some(app) => (200, Vec::new(), app.view(name).to_string()),
                 None => not_found(name),
@@ -291,7 +296,9 @@ impl ArmDouble {
         let contract = Contract::of(&[
             "Microsoft.App/2024-03-01/ContainerApps.json",
             "Microsoft.App/2024-03-01/ContainerAppsRevisions.json",
+            "Microsoft.App/2024-03-01/Jobs.json",
             "Microsoft.App/2024-03-01/ManagedEnvironments.json",
+            "Microsoft.ContainerInstance/2023-05-01/containerInstance.json",
             "Microsoft.ContainerRegistry/2019-04-01-tasks/containerregistry_build.json",
             "Microsoft.ServiceBus/2024-01-01/Queue.json",
         ]);

@@ -17,6 +17,8 @@ struct Operation {
     method: String,
     template: String,
     version: String,
+    /// Names of what may stand in the query.
+    queries: Vec<String>,
     body: Option<jsonschema::Validator>,
     body_required: bool,
     answers: BTreeMap<String, Option<jsonschema::Validator>>,
@@ -131,6 +133,7 @@ fn operation(file: &Path, version: &str, (template, method): (&str, &str), opera
         })
         .collect();
     let body = parameters.iter().find(|parameter| parameter["in"] == "body");
+    let queries = parameters.iter().filter(|parameter| parameter["in"] == "query");
     let answers = operation["responses"].as_object().unwrap().iter().map(|(status, answer)| {
         (status.clone(), answer.get("schema").map(|schema| validator(file, schema, Side::Answer)))
     });
@@ -138,6 +141,7 @@ fn operation(file: &Path, version: &str, (template, method): (&str, &str), opera
         method: method.to_uppercase(),
         template: template.to_owned(),
         version: version.to_owned(),
+        queries: queries.map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect(),
         body: body.map(|body| validator(file, &body["schema"], Side::Request)),
         body_required: body.is_some_and(|body| body["required"] == true),
         answers: answers.collect(),
@@ -185,8 +189,16 @@ impl Contract {
             .position(|operation| operation.method == method && fits(&operation.template, path))
             .ok_or_else(|| format!("{method} {path} is no operation"))?;
         let operation = &self.operations[found];
-        if query != format!("api-version={}", operation.version) {
+        let asked: Vec<(&str, &str)> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let versions: Vec<&str> =
+            asked.iter().filter(|(name, _)| *name == "api-version").map(|(_, value)| *value).collect();
+        if versions != [operation.version.as_str()] {
             return Err(format!("the query `{query}` is not api-version={}", operation.version));
+        }
+        if let Some((name, _)) =
+            asked.iter().find(|(name, _)| !operation.queries.iter().any(|known| known == name))
+        {
+            return Err(format!("`{name}` is no parameter of {method} {}", operation.template));
         }
         match (&operation.body, body.is_empty()) {
             (None, true) => Ok(found),
