@@ -123,6 +123,15 @@ pub const CODES: &[Code] = &[
         ("The request cannot be read", "Send well-formed JSON with Content-Type application/json."),
     ),
     code(
+        "BASE_IMAGE_UNUSABLE",
+        0,
+        User,
+        (
+            "The image that the project would be put on cannot be used",
+            "Name one in WINDLASS_BASE_IMAGES that exists and has an image for WINDLASS_PLATFORM.",
+        ),
+    ),
+    code(
         "BODY_TOO_LARGE",
         413,
         User,
@@ -142,6 +151,15 @@ pub const CODES: &[Code] = &[
         0,
         ProviderTransient,
         ("The builder cannot work", "Look at the message; usually the disk is full or not writable."),
+    ),
+    code(
+        "BUILDER_UNFIT",
+        0,
+        User,
+        (
+            "The configured builder runs nothing, but this project has to be built",
+            "Upload it built and with `build = \"\"` in windlass.toml, or set WINDLASS_BUILDER to auto.",
+        ),
     ),
     code(
         "BUILD_FAILED",
@@ -259,6 +277,15 @@ pub const CODES: &[Code] = &[
         ProviderTransient,
         ("As many deployments wait as can be kept in order", "Wait until some are done, then try again."),
     ),
+        "REGISTRY_FORBIDDEN",
+        0,
+        User,
+        (
+            "The registry does not let Windlass push or read there",
+            "Give the identity of Windlass AcrPush, or the writer role on the repository.",
+        ),
+    ),
+    code("REGISTRY_REFUSED", 0, User, ("The registry refused a request", "Read the cause in the message.")),
     code(
         "RELEASE_CRASHED",
         0,

@@ -2,49 +2,48 @@
 //!
 //! A build is found again by the record that is made for its run. Between asking for a build and writing down its id, a
 //! crash costs a second build of the same source; an image counts by its digest, so nothing else is lost.
+//!
+//! New and free subscriptions have no ACR Tasks. A registry that says so is remembered for a day, for whoever has another
+//! builder to go on with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::http::{Context, Method, Pipeline, Request, RetryOptions, Url};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::app_body::repository_of;
 use super::arm::{Arm, Begun, Contract};
-use super::arm_error::ArmError;
-use super::context::{BuildContext, ContextError, context};
-use super::cosmos::{Container, Fault, Stored};
+use super::arm_error::{ArmError, TASKS_REFUSED};
+use super::builds::{Builds, PARTITION, Record};
+use super::context::BuildContext;
+use super::cosmos::{Container, Stored};
 use super::transport::Wire;
-use super::upload::{UploadError, upload};
-use crate::ambient::{Clock, between};
+use super::upload::upload;
+use crate::ambient::{Clock, after, between};
 use crate::deploy::blobs::Blobs;
 use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, Builder, BuilderError, Packed, Started};
 use crate::deploy::ids::{Digest, Name};
-use crate::deploy::log::{self, Line, Logs};
-use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
+use crate::deploy::log::Logs;
+use crate::deploy::source::Manifest;
 use crate::workflow::journal::RunId;
 
 const TASKS: Contract = Contract::RegistryTasks;
-const PARTITION: &str = "builds";
+/// Whose builds these are, in their records.
+const BUILDER: &str = "acr";
 /// Bounds of a build's own time limit, in seconds.
 const SHORTEST: u64 = 300;
 const LONGEST: u64 = 28_800;
-/// Lines of the log that a failure carries.
-const TAIL: usize = 50;
+/// How long a registry counts as one that refuses tasks; then it is asked again.
+const REMEMBERED: Duration = Duration::from_secs(86_400);
 
-/// A build of ours.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Record {
-    kind: String,
-    /// The source that `sync` was given.
-    source: Option<Digest>,
-    files: usize,
-    /// ACR's id of the build.
-    build: Option<String>,
-    deployment: Option<crate::deploy::ids::DeploymentId>,
-    /// Bytes of its log that were taken over.
-    logged: u64,
+/// A registry said that it may not run tasks.
+#[derive(Serialize, Deserialize)]
+struct Refusal {
+    until: Timestamp,
 }
 
 /// What the builder works with.
@@ -67,42 +66,12 @@ pub struct AcrParts {
 
 /// [`Builder`] by ACR Tasks.
 pub struct AcrBuilder {
-    parts: AcrParts,
+    arm: Arc<Arm>,
+    registry: String,
+    builds: Builds,
+    clock: Arc<dyn Clock>,
     /// Without a token: the addresses carry their own signatures.
     plain: Pipeline,
-}
-
-impl From<ArmError> for BuilderError {
-    fn from(error: ArmError) -> Self {
-        if error.may_pass() {
-            return Self::Unavailable(error.to_string());
-        }
-        Self::Rejected { code: error.code(), message: error.to_string() }
-    }
-}
-
-impl From<Fault> for BuilderError {
-    fn from(fault: Fault) -> Self {
-        Self::Unavailable(fault.to_string())
-    }
-}
-
-impl From<ContextError> for BuilderError {
-    fn from(error: ContextError) -> Self {
-        match error {
-            ContextError::TooLarge => Self::Rejected { code: "SOURCE_TOO_LARGE", message: error.to_string() },
-            ContextError::Blob(_) | ContextError::Pack(_) => Self::Unavailable(error.to_string()),
-        }
-    }
-}
-
-impl From<UploadError> for BuilderError {
-    fn from(error: UploadError) -> Self {
-        match error {
-            UploadError::Content(error) => error.into(),
-            UploadError::Place(error) => unavailable(&error),
-        }
-    }
 }
 
 fn unavailable(error: &azure_core::Error) -> BuilderError {
@@ -114,28 +83,40 @@ impl AcrBuilder {
     #[must_use]
     pub fn new(parts: AcrParts) -> Self {
         let plain = parts.wire.pipeline(RetryOptions::default(), None);
-        Self { parts, plain }
+        let builds = Builds { records: parts.records, blobs: parts.blobs, logs: parts.logs };
+        Self { arm: parts.arm, registry: parts.registry, builds, clock: parts.clock, plain }
+    }
+
+    /// Whether the registry may run builds, as far as it is known: not while it is remembered to have refused.
+    ///
+    /// # Errors
+    /// [`BuilderError`] when the records cannot be read.
+    pub async fn may_build(&self) -> Result<bool, BuilderError> {
+        let known: Option<Stored<Refusal>> =
+            self.builds.records.read_fresh(PARTITION, &self.refusal()).await?;
+        Ok(known.is_none_or(|known| known.body.until <= self.clock.now()))
+    }
+
+    fn refusal(&self) -> String {
+        format!("refused-{}", self.registry)
     }
 
     fn resource(&self, rest: &str) -> String {
-        format!("Microsoft.ContainerRegistry/registries/{}/{rest}", self.parts.registry)
-    }
-
-    async fn record(&self, run: RunId) -> Result<Option<Record>, Fault> {
-        let stored: Option<Stored<Record>> =
-            self.parts.records.read_fresh(PARTITION, &run.to_string()).await?;
-        Ok(stored.map(|stored| stored.body))
-    }
-
-    async fn keep(&self, run: RunId, record: &Record) -> Result<(), Fault> {
-        self.parts.records.put(PARTITION, &run.to_string(), record).await
+        format!("Microsoft.ContainerRegistry/registries/{}/{rest}", self.registry)
     }
 
     /// Calls an action that answers at once.
     async fn ask(&self, action: &str, body: Option<&Value>) -> Result<Value, BuilderError> {
-        match self.parts.arm.act(TASKS, &self.resource(action), body).await? {
-            Begun::Done(answer) => Ok(answer),
-            Begun::Running(_) => Err(BuilderError::Unavailable(format!("{action} is not done yet"))),
+        match self.arm.act(TASKS, &self.resource(action), body).await {
+            Ok(Begun::Done(answer)) => Ok(answer),
+            Ok(Begun::Running(_)) => Err(BuilderError::Unavailable(format!("{action} is not done yet"))),
+            Err(error) => {
+                if matches!(&error, ArmError::Rejected(cause) if cause.code == TASKS_REFUSED) {
+                    let refusal = Refusal { until: after(self.clock.now(), REMEMBERED) };
+                    self.builds.records.put(PARTITION, &self.refusal(), &refusal).await?;
+                }
+                Err(error.into())
+            }
         }
     }
 
@@ -176,28 +157,20 @@ impl AcrBuilder {
         // What has no end yet comes with the next look.
         let end = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let whole = String::from_utf8_lossy(new.get(..end).unwrap_or_default()).into_owned();
-        if let Some(deployment) = record.deployment.filter(|_| !whole.is_empty()) {
-            let now = self.parts.clock.now();
-            let lines = whole.lines().map(|line| Line::new(now, "log", Some("build"), line)).collect();
-            let kept = self.parts.logs.append(deployment, lines).await;
-            kept.map_err(|error| BuilderError::Unavailable(error.to_string()))?;
+        let now = self.clock.now();
+        if self.builds.say(record, whole.lines().map(|line| (now, line.to_owned())).collect()).await? {
             record.logged += end as u64;
-            self.keep(run, record).await?;
+            self.builds.keep(run, record).await?;
         }
         Ok(())
     }
 
-    /// The newest lines that the build left in the deployment's log.
-    async fn tail(&self, record: &Record) -> Vec<String> {
-        let Some(deployment) = record.deployment else { return Vec::new() };
-        let lines = self.parts.logs.read(deployment, log::From::Tail(TAIL), TAIL).await.unwrap_or_default();
-        lines.into_iter().filter(|line| line.step.as_deref() == Some("build")).map(|line| line.text).collect()
-    }
-
     async fn look(&self, run: RunId) -> Result<BuildStatus, BuilderError> {
-        let Some(mut record) = self.record(run).await? else { return Ok(BuildStatus::Unknown) };
-        let Some(build) = record.build.clone() else { return Ok(BuildStatus::Unknown) };
-        let Some(found) = self.parts.arm.get(TASKS, &self.resource(&format!("runs/{build}"))).await? else {
+        let Some(Stored { body: mut record, .. }) = self.builds.find(run).await? else {
+            return Ok(BuildStatus::Unknown);
+        };
+        let Some(build) = record.of(BUILDER).map(str::to_owned) else { return Ok(BuildStatus::Unknown) };
+        let Some(found) = self.arm.get(TASKS, &self.resource(&format!("runs/{build}"))).await? else {
             return Ok(BuildStatus::Unknown);
         };
         if let Err(error) = self.follow(run, &mut record, &build).await {
@@ -206,7 +179,7 @@ impl AcrBuilder {
         let status = found.pointer("/properties/status").and_then(Value::as_str).unwrap_or_default();
         let said = found.pointer("/properties/runErrorMessage").and_then(Value::as_str).unwrap_or_default();
         let tail = if matches!(status, "Failed" | "Timeout" | "Error") {
-            self.tail(&record).await
+            self.builds.tail(&record).await
         } else {
             Vec::new()
         };
@@ -248,31 +221,21 @@ impl Builder for AcrBuilder {
     }
 
     async fn sync(&self, run: RunId, _org: &Name, source: &Manifest) -> Result<(), BuilderError> {
-        let known = self.record(run).await?.unwrap_or_default();
-        let record = Record {
-            kind: "build".to_owned(),
-            source: Some(source.digest()),
-            files: source.files().len(),
-            ..known
-        };
-        Ok(self.keep(run, &record).await?)
+        Ok(self.builds.sync(run, source).await?)
     }
 
     async fn start(&self, job: BuildJob) -> Result<Started, BuilderError> {
-        let Some(mut record) = self.record(job.run).await? else { return Ok(Started::NotFresh) };
-        if record.build.is_some() {
+        let Some(Stored { body: mut record, .. }) = self.builds.find(job.run).await? else {
+            return Ok(Started::NotFresh);
+        };
+        if record.of(BUILDER).is_some() {
             return Ok(Started::Running);
         }
         let Some(source) = record.source else { return Ok(Started::NotFresh) };
-        let unreadable = || BuilderError::Unavailable(format!("source {source} cannot be read"));
-        let text =
-            self.parts.blobs.read(&job.org, source, MOST_MANIFEST_BYTES).await.map_err(|_| unreadable())?;
-        let manifest =
-            std::str::from_utf8(&text).ok().and_then(Manifest::from_text).ok_or_else(unreadable)?;
-        let context = context(&self.parts.blobs, &job.org, &manifest, &job.plan);
+        let context = self.builds.context(&job, source).await?;
         let dockerfile = context.dockerfile;
         let place = self.upload(context).await?;
-        let left = between(self.parts.clock.now(), job.deadline).as_secs().clamp(SHORTEST, LONGEST);
+        let left = between(self.clock.now(), job.deadline).as_secs().clamp(SHORTEST, LONGEST);
         let arguments: Vec<Value> = job
             .plan
             .build_variables
@@ -297,9 +260,8 @@ impl Builder for AcrBuilder {
                 "the registry does not say which build it began".to_owned(),
             ));
         };
-        record.build = Some(build.to_owned());
-        record.deployment = Some(job.deployment);
-        self.keep(job.run, &record).await?;
+        record.take(BUILDER, build, job.deployment);
+        self.builds.keep(job.run, &record).await?;
         Ok(Started::Running)
     }
 
@@ -317,36 +279,31 @@ impl Builder for AcrBuilder {
     }
 
     async fn discard(&self, run: RunId) -> Result<(), BuilderError> {
-        let Some(record) = self.record(run).await? else { return Ok(()) };
+        let Some(Stored { body: record, .. }) = self.builds.find(run).await? else { return Ok(()) };
+        if record.is_foreign_to(BUILDER) {
+            return Ok(());
+        }
         let under_way = |found: &Value| {
             let status = found.pointer("/properties/status").and_then(Value::as_str);
             matches!(status, Some("Queued" | "Started" | "Running"))
         };
-        if let Some(build) = &record.build
+        if let Some(build) = record.of(BUILDER)
             && self
-                .parts
                 .arm
                 .get(TASKS, &self.resource(&format!("runs/{build}")))
                 .await?
                 .is_some_and(|found| under_way(&found))
         {
-            match self.parts.arm.act(TASKS, &self.resource(&format!("runs/{build}/cancel")), None).await {
+            match self.arm.act(TASKS, &self.resource(&format!("runs/{build}/cancel")), None).await {
                 // It may have ended in this moment.
                 Ok(_) | Err(ArmError::Missing(_) | ArmError::Rejected(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        self.parts.records.delete(PARTITION, &run.to_string(), None).await?;
-        Ok(())
+        Ok(self.builds.forget(run).await?)
     }
 
     async fn leftovers(&self) -> Result<Vec<RunId>, BuilderError> {
-        #[derive(Deserialize)]
-        struct Left {
-            id: RunId,
-        }
-        let left: Vec<Left> =
-            self.parts.records.find(PARTITION, "SELECT c.id FROM c WHERE c.kind = 'build'", &[]).await?;
-        Ok(left.into_iter().map(|left| left.id).collect())
+        Ok(self.builds.leftovers(BUILDER).await?)
     }
 }

@@ -246,9 +246,8 @@ pub fn repository_of(app: &str) -> String {
     format!("windlass/{org}/{project}")
 }
 
-/// The text there; empty when there is none.
-#[must_use]
-pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+/// The text at a place in an answer; empty when there is none.
+pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 

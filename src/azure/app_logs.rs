@@ -5,6 +5,7 @@ use std::sync::Arc;
 use azure_core::credentials::TokenCredential;
 use azure_core::http::headers::CONTENT_TYPE;
 use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Url};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::arm_error::{ArmError, Cause};
@@ -32,12 +33,47 @@ impl AppLogs {
         Self { pipeline: wire.pipeline(RetryOptions::default(), Some((credential, &scope))), url }
     }
 
+    /// Whether anybody keeps what apps and jobs say.
+    #[must_use]
+    pub fn are_kept(&self) -> bool {
+        self.url.is_some()
+    }
+
     /// The newest `most` lines of a container app, oldest first. Its name has letters, digits and `-` only, so that it can
     /// stand in a query.
     ///
     /// # Errors
     /// [`RuntimeError`].
     pub async fn newest(&self, app: &str, most: usize) -> Result<Vec<String>, RuntimeError> {
+        let query = format!(
+            "ContainerAppConsoleLogs | where ContainerAppName == '{app}' | top {most} by TimeGenerated desc | project Log"
+        );
+        let text = |row: &Value| row.get(0).and_then(Value::as_str).map(str::to_owned);
+        Ok(self.rows(&query).await?.iter().rev().filter_map(text).collect())
+    }
+
+    /// The oldest `most` lines of a job after this time, with theirs. The job's name is like an app's.
+    ///
+    /// # Errors
+    /// [`RuntimeError`].
+    pub async fn of_job(
+        &self,
+        job: &str,
+        after: Option<Timestamp>,
+        most: usize,
+    ) -> Result<Vec<(Timestamp, String)>, RuntimeError> {
+        let after = after.unwrap_or(Timestamp::UNIX_EPOCH);
+        let query = format!(
+            "ContainerAppConsoleLogs | where JobName == '{job}' and TimeGenerated > datetime({after}) | top {most} by TimeGenerated asc | project TimeGenerated, Log"
+        );
+        let line = |row: &Value| {
+            let at: Timestamp = row.get(0)?.as_str()?.parse().ok()?;
+            Some((at, row.get(1)?.as_str()?.to_owned()))
+        };
+        Ok(self.rows(&query).await?.iter().filter_map(line).collect())
+    }
+
+    async fn rows(&self, query: &str) -> Result<Vec<Value>, RuntimeError> {
         let Some(url) = &self.url else {
             return Err(RuntimeError::Rejected {
                 code: "APP_LOGS_UNCONFIGURED",
@@ -45,9 +81,6 @@ impl AppLogs {
                     .to_owned(),
             });
         };
-        let query = format!(
-            "ContainerAppConsoleLogs | where ContainerAppName == '{app}' | top {most} by TimeGenerated desc | project Log"
-        );
         let mut request = Request::new(url.clone(), Method::Post);
         request.insert_header(CONTENT_TYPE, "application/json");
         let unavailable =
@@ -61,7 +94,8 @@ impl AppLogs {
         let body: Value = serde_json::from_str(&text).unwrap_or_default();
         let status = u16::from(status);
         if status == 200 {
-            return Ok(lines(&body));
+            let rows = body.pointer("/tables/0/rows").and_then(Value::as_array);
+            return Ok(rows.cloned().unwrap_or_default());
         }
         let cause = Cause::of(&body, &text);
         // The table is made with the first line.
@@ -72,10 +106,4 @@ impl AppLogs {
         }
         Err(ArmError::of(status, cause, std::time::Duration::from_secs(10)).into())
     }
-}
-
-fn lines(body: &Value) -> Vec<String> {
-    let rows = body.pointer("/tables/0/rows").and_then(Value::as_array);
-    let text = |row: &Value| row.get(0).and_then(Value::as_str).map(str::to_owned);
-    rows.into_iter().flatten().rev().filter_map(text).collect()
 }

@@ -6,14 +6,11 @@ use std::time::Duration;
 use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::headers::{ACCEPT, CONTENT_TYPE, HeaderName, Headers};
-use azure_core::http::{
-    Context, ExponentialRetryOptions, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Url,
-};
-use azure_core::time::Duration as Span;
+use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Url};
 use serde_json::Value;
 
 use super::arm_error::{ArmError, Cause};
-use super::transport::Wire;
+use super::transport::{Wire, patient};
 use crate::config::AzureSettings;
 
 const ASYNC_OPERATION: HeaderName = HeaderName::from_static("azure-asyncoperation");
@@ -29,6 +26,8 @@ const USUALLY: u64 = 2;
 pub enum Contract {
     /// `Microsoft.App`.
     ContainerApps,
+    /// `Microsoft.ContainerInstance`.
+    ContainerInstances,
     /// Builds of `Microsoft.ContainerRegistry`.
     RegistryTasks,
     /// `Microsoft.ServiceBus`.
@@ -41,6 +40,7 @@ impl Contract {
     pub fn version(self) -> &'static str {
         match self {
             Self::ContainerApps => "2024-03-01",
+            Self::ContainerInstances => "2023-05-01",
             Self::RegistryTasks => "2019-04-01",
             Self::ServiceBus => "2024-01-01",
         }
@@ -107,14 +107,8 @@ impl Arm {
         let base = Wire::secure(&settings.arm);
         let scope = format!("{}.default", base.as_str());
         let pipeline = |retry| wire.pipeline(retry, Some((credential, &scope)));
-        // An invocation has 60 s, and the engine repeats what failed.
-        let patient = RetryOptions::exponential(ExponentialRetryOptions {
-            max_retries: 3,
-            max_total_elapsed: Span::seconds(15),
-            ..ExponentialRetryOptions::default()
-        });
         Self {
-            patient: pipeline(patient),
+            patient: pipeline(patient()),
             once: pipeline(RetryOptions::none()),
             base,
             group: format!("subscriptions/{}/resourceGroups/{}", settings.subscription, settings.group),

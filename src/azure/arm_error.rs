@@ -16,12 +16,13 @@ const WRAPPERS: [&str; 6] = [
 ];
 /// Ends of the codes by which providers say the same.
 const QUOTA: [&str; 2] = ["QuotaExceeded", "QuotaReached"];
-const CAPACITY: [&str; 6] = [
+const CAPACITY: [&str; 7] = [
     "SkuNotAvailable",
     "LocationIsOfferRestricted",
     "AllocationFailed",
     "CapacityHeavyUsage",
     "ResourceNotAvailable",
+    "RequestedResourceNotAvailable",
     "InsufficientCapacity",
 ];
 const DELETED: [&str; 3] = ["SoftDeleted", "DeletedButRecoverable", "FlagMustBeSetForRestore"];
@@ -52,6 +53,8 @@ const REFUSALS: [(&str, &str); 4] = [
     ("AADSTS700016", "the directory has no such application; check AZURE_CLIENT_ID and AZURE_TENANT_ID"),
     ("AADSTS90002", "there is no such directory; check AZURE_TENANT_ID"),
 ];
+/// What a registry says that may not run tasks in its subscription.
+pub(super) const TASKS_REFUSED: &str = "TasksOperationsNotAllowed";
 /// Levels and characters that are looked at.
 const DEEPEST: usize = 8;
 const LONGEST: usize = 2_000;
@@ -131,6 +134,7 @@ impl Cause {
             "LockConflict",
             "AnotherOperationInProgress",
             "ResourceGroupBeingDeleted",
+            "ContainerGroupTransitioning",
         ];
         self.chain.iter().any(|code| busy.iter().any(|end| code.ends_with(end)))
             || self.message.contains("another operation is in progress")
@@ -238,6 +242,8 @@ impl ArmError {
             401 | 403 => Self::Forbidden(cause),
             408 | 429 | 500..=599 => Self::Throttled { wait, cause },
             409 if cause.is_busy() => Self::Busy(cause),
+            // The registry of an image is in trouble, and not the request.
+            409 if cause.code == "RegistryErrorResponse" => Self::Throttled { wait, cause },
             _ => Self::refused(cause, Self::Rejected),
         }
     }
@@ -290,7 +296,7 @@ impl ArmError {
             Self::NameTaken(_) => "AZURE_NAME_TAKEN",
             Self::Deleted(_) => "AZURE_SOFT_DELETED",
             Self::SignInRefused { .. } => "AZURE_SIGN_IN",
-            Self::Rejected(cause) if cause.code == "TasksOperationsNotAllowed" => "BUILDER_NOT_ALLOWED",
+            Self::Rejected(cause) if cause.code == TASKS_REFUSED => "BUILDER_NOT_ALLOWED",
             Self::Missing(_)
             | Self::Rejected(_)
             | Self::Failed(_)
@@ -370,6 +376,7 @@ mod tests {
             let found = error(status, code);
             assert_eq!((found.code(), found.may_pass()), (wanted, false), "{code}");
         }
+        assert!(matches!(error(409, "RegistryErrorResponse"), ArmError::Throttled { .. }));
         assert!(error(503, "ServerTimeout").may_pass() && !error(403, "AuthorizationFailed").may_pass());
         let deep = (0..50).fold(
             serde_json::json!({ "code": "X" }),

@@ -14,10 +14,16 @@ use super::arm::{Arm, Contract};
 use super::arm_error::ArmError;
 use super::backlog::AzureBacklog;
 use super::blobs::AzureBlobs;
+use super::builders::{AutoBuilder, ServiceBuilder};
 use super::container_apps::{AppsParts, ContainerApps};
 use super::cosmos::{Container, Fault, Stored};
 use super::deployments::CosmosDeployments;
 use super::journal::CosmosJournal;
+use super::kaniko::{KanikoBuilder, KanikoParts};
+use super::kaniko_cell::{Cell, Site};
+use super::kaniko_group::GroupCell;
+use super::kaniko_job::JobCell;
+use super::layers::{LayersBuilder, LayersParts};
 use super::logs::AzureLogs;
 use super::post::{Post, PostedQueue};
 use super::releases::CosmosReleases;
@@ -25,10 +31,12 @@ use super::retention::CosmosRetention;
 use super::services::{ServiceError, Services};
 use super::vault::{VaultError, sealing_key};
 use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
-use crate::config::{AzureSettings, Settings};
+use crate::config::{AzureSettings, Settings, Strategy};
 use crate::deploy::blobs::Blobs;
+use crate::deploy::builder::Builder;
 use crate::deploy::log::Logs;
 use crate::deploy::secrets::Secrets;
+use crate::deploy::size::Size;
 use crate::windlass::{Check, Looks, Tools, Windlass};
 use crate::workflow::Engine;
 use crate::workflow::chain::Chains;
@@ -79,7 +87,8 @@ pub async fn connect(settings: &Settings) -> Result<Windlass, ConnectError> {
     let arm = Arc::new(services.arm());
     let blobs: Arc<dyn Blobs> = Arc::new(AzureBlobs::new(services.content()?));
     let logs: Arc<dyn Logs> = Arc::new(AzureLogs::new(services.logs()?, Arc::clone(&clock)));
-    let parts = Parts { azure, services: &services, arm: &arm, records: &records, clock: &clock };
+    let build = settings.limits.build;
+    let parts = Parts { azure, services: &services, arm: &arm, records: &records, clock: &clock, build };
     let tools = Arc::new(Tools {
         clock: Arc::clone(&clock),
         ids: Arc::clone(&ids),
@@ -87,7 +96,7 @@ pub async fn connect(settings: &Settings) -> Result<Windlass, ConnectError> {
         releases: Arc::new(CosmosReleases(records.clone())),
         retention: Arc::new(CosmosRetention::new(records.clone(), runs.clone(), deployments)),
         artifacts: Arc::new(services.images()),
-        builder: Arc::new(parts.builder(&blobs, &logs)),
+        builder: parts.builder((&blobs, &logs))?,
         runtime: Arc::new(parts.runtime(&secrets).await?),
         backlog: Arc::new(parts.backlog(&post)),
         blobs,
@@ -114,10 +123,79 @@ struct Parts<'a> {
     arm: &'a Arc<Arm>,
     records: &'a Container,
     clock: &'a Arc<dyn Clock>,
+    /// CPU and memory of builds.
+    build: Size,
+}
+
+/// Where sources are, and where logs go.
+type Stores<'a> = (&'a Arc<dyn Blobs>, &'a Arc<dyn Logs>);
+
+/// Where kaniko runs.
+enum Where {
+    Job,
+    Group,
 }
 
 impl Parts<'_> {
-    fn builder(&self, blobs: &Arc<dyn Blobs>, logs: &Arc<dyn Logs>) -> AcrBuilder {
+    fn builder(&self, stores: Stores<'_>) -> Result<Arc<dyn Builder>, ConnectError> {
+        Ok(match self.azure.builder.strategy {
+            Strategy::Auto => {
+                let contained = self.kaniko(Where::Job, stores)?;
+                let service = ServiceBuilder { tasks: self.tasks(stores), contained };
+                Arc::new(AutoBuilder { layers: self.layers(stores), service })
+            }
+            Strategy::Layers => Arc::new(self.layers(stores)),
+            Strategy::Acr => Arc::new(self.tasks(stores)),
+            Strategy::Job => self.forced(Where::Job, stores)?,
+            Strategy::Aci => self.forced(Where::Group, stores)?,
+        })
+    }
+
+    fn forced(&self, place: Where, stores: Stores<'_>) -> Result<Arc<dyn Builder>, ConnectError> {
+        match self.kaniko(place, stores)? {
+            Some(kaniko) => Ok(Arc::new(kaniko)),
+            None => Err(ConnectError::Settings),
+        }
+    }
+
+    /// The builder by kaniko; none without an image of it.
+    fn kaniko(&self, place: Where, (blobs, logs): Stores<'_>) -> Result<Option<KanikoBuilder>, ConnectError> {
+        let settings = &self.azure.builder;
+        let Some(image) = settings.kaniko.clone() else { return Ok(None) };
+        let (arm, identity) = (Arc::clone(self.arm), settings.puller.clone());
+        let site = Site { location: self.azure.location.clone(), image, identity, size: self.build };
+        let cell: Box<dyn Cell> = match place {
+            Where::Job => Box::new(JobCell {
+                environment: arm.id(&format!("Microsoft.App/managedEnvironments/{}", self.azure.environment)),
+                arm,
+                site,
+                logs: self.services.app_logs(),
+            }),
+            Where::Group => Box::new(GroupCell { arm, site }),
+        };
+        Ok(Some(KanikoBuilder::new(KanikoParts {
+            cell,
+            blobs: Arc::clone(blobs),
+            logs: Arc::clone(logs),
+            records: self.records.clone(),
+            loans: self.services.loans()?,
+            registries: self.services.registries(),
+            clock: Arc::clone(self.clock),
+        })))
+    }
+
+    fn layers(&self, (blobs, logs): Stores<'_>) -> LayersBuilder {
+        LayersBuilder::new(LayersParts {
+            registries: self.services.registries(),
+            settings: self.azure.builder.clone(),
+            blobs: Arc::clone(blobs),
+            logs: Arc::clone(logs),
+            records: self.records.clone(),
+            clock: Arc::clone(self.clock),
+        })
+    }
+
+    fn tasks(&self, (blobs, logs): Stores<'_>) -> AcrBuilder {
         AcrBuilder::new(AcrParts {
             arm: Arc::clone(self.arm),
             registry: self.azure.registry.clone(),

@@ -43,12 +43,24 @@ pub enum ContextError {
     TooLarge,
 }
 
+/// Pieces of an archive, in order.
+pub type Blocks = BoxStream<'static, Result<Bytes, ContextError>>;
+
 /// A source on its way to a build, and the Dockerfile in it that is built.
 pub struct BuildContext {
     /// tar.gz. Nothing is read before it is asked for, but for the next few small files.
-    pub blocks: BoxStream<'static, Result<Bytes, ContextError>>,
+    pub blocks: Blocks,
     /// Relative to the context.
     pub dockerfile: &'static str,
+}
+
+/// The header of a file: no time, no owner, so that the same files make the same archive.
+pub(super) fn header(size: u64, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_mtime(0);
+    header
 }
 
 /// A file whose turn comes soon.
@@ -155,10 +167,7 @@ impl Packing {
     }
 
     fn begin(&mut self, path: &str, size: u64, mode: u32) -> std::io::Result<()> {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(size);
-        header.set_mode(mode);
-        header.set_mtime(0);
+        let mut header = header(size, mode);
         // The content follows piece by piece.
         self.tar.append_data(&mut header, path, std::io::empty())
     }

@@ -13,7 +13,9 @@ use azure_data_cosmos::{
     AccountEndpoint, AccountReference, CosmosClientBuilder, CosmosRuntime, RoutingStrategy,
 };
 use azure_security_keyvault_secrets::{SecretClient, SecretClientOptions};
-use azure_storage_blob::{BlobContainerClient, BlobContainerClientOptions};
+use azure_storage_blob::{
+    BlobContainerClient, BlobContainerClientOptions, BlobServiceClient, BlobServiceClientOptions,
+};
 use azure_storage_queue::{QueueClient, QueueClientOptions};
 
 use super::alarms::AzurePost;
@@ -22,6 +24,9 @@ use super::arm::Arm;
 use super::cosmos::Container;
 use super::identity::credential;
 use super::images::Images;
+use super::loans::Loans;
+use super::registry::Registries;
+use super::registry_login::Login;
 use super::service_bus::ServiceBus;
 use super::transport::{Wire, WireError};
 use crate::ambient::Clock;
@@ -142,6 +147,22 @@ impl Services {
         self.blob_container(CONTENT)
     }
 
+    /// Content that is lent to builds, in the container of content.
+    ///
+    /// # Errors
+    /// [`ServiceError::Client`].
+    pub fn loans(&self) -> Result<Loans, ServiceError> {
+        let options = BlobServiceClientOptions {
+            client_options: self.wire.options(),
+            version: STORAGE_VERSION.to_owned(),
+        };
+        let address = Wire::secure(&self.settings.blobs);
+        let service =
+            BlobServiceClient::new(address.clone(), Some(Arc::clone(&self.credential)), Some(options))
+                .map_err(failed("Blob Storage"))?;
+        Ok(Loans::new(service, address, CONTENT))
+    }
+
     /// The container of logs.
     ///
     /// # Errors
@@ -177,6 +198,16 @@ impl Services {
         self.wire.clone()
     }
 
+    /// Image registries.
+    #[must_use]
+    pub fn registries(&self) -> Registries {
+        let login = match &self.settings.builder.login {
+            Some(login) => Login::Password { user: login.user.clone(), secret: login.secret.clone() },
+            None => Login::Identity(Arc::clone(&self.credential)),
+        };
+        Registries::new(self.wire(), self.settings.login_server.clone(), login)
+    }
+
     /// Resource Manager.
     #[must_use]
     pub fn arm(&self) -> Arm {
@@ -186,7 +217,7 @@ impl Services {
     /// The images of apps.
     #[must_use]
     pub fn images(&self) -> Images {
-        Images::new(&self.settings.login_server, &self.credential, &self.wire)
+        Images(self.registries())
     }
 
     /// What apps say.

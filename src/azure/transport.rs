@@ -15,8 +15,10 @@ use azure_core::error::ErrorKind;
 use azure_core::http::policies::Policy;
 use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
 use azure_core::http::{
-    AsyncRawResponse, ClientOptions, HttpClient, Pipeline, Request, RetryOptions, Transport, Url,
+    AsyncRawResponse, ClientOptions, ExponentialRetryOptions, HttpClient, Pipeline, Request, RetryOptions,
+    Transport, Url,
 };
+use azure_core::time::Duration as Span;
 use azure_core::{Error, Result};
 
 use crate::config::{AzureSettings, is_loopback};
@@ -40,6 +42,16 @@ pub enum WireError {
     /// TLS.
     #[error("TLS cannot be set up")]
     Tls(#[from] reqwest::Error),
+}
+
+/// Repeats what got no answer, within what an invocation of 60 s leaves; the engine repeats the rest.
+#[must_use]
+pub fn patient() -> RetryOptions {
+    RetryOptions::exponential(ExponentialRetryOptions {
+        max_retries: 3,
+        max_total_elapsed: Span::seconds(15),
+        ..ExponentialRetryOptions::default()
+    })
 }
 
 /// Gives every client its options.
@@ -88,8 +100,10 @@ impl Wire {
         ];
         let plain = services
             .into_iter()
+            .cloned()
+            .chain(settings.registries())
             .filter(|url| url.scheme() == "http" && is_loopback(url))
-            .map(authority)
+            .map(|url| authority(&url))
             .collect();
         let builder = || {
             reqwest::Client::builder().connect_timeout(CONNECT).redirect(reqwest::redirect::Policy::none())

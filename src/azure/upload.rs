@@ -7,11 +7,9 @@
 use azure_core::base64::encode;
 use azure_core::http::headers::CONTENT_TYPE;
 use azure_core::http::{Context, Method, Pipeline, Request, Url};
-use bytes::Bytes;
-use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::context::ContextError;
+use super::context::{Blocks, ContextError};
 
 /// Blocks on their way at the same time; with the one that is being packed they are what is held in memory.
 const AT_ONCE: usize = 4;
@@ -44,7 +42,7 @@ async fn send(pipeline: &Pipeline, mut request: Request) -> Result<(), UploadErr
 pub async fn upload(
     pipeline: &Pipeline,
     place: &Url,
-    blocks: BoxStream<'static, Result<Bytes, ContextError>>,
+    blocks: Blocks,
 ) -> Result<(), UploadError> {
     let sent = blocks.enumerate().map(|(number, block)| async move {
         let id = encode(format!("{number:08}"));

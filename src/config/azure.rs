@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use azure_core::http::Url;
 use secrecy::SecretString;
 
+use super::builder::BuilderSettings;
 use super::{Reader, Variable, variable};
 
 /// Names of services in one of Microsoft's clouds.
@@ -137,6 +138,8 @@ pub struct AzureSettings {
     pub login_server: String,
     /// Certificate that signed those of services on loopback.
     pub root_certificate: Option<PathBuf>,
+    /// How images are made.
+    pub builder: BuilderSettings,
 }
 
 /// Every variable of this page.
@@ -181,6 +184,20 @@ fn is_registry(name: &str) -> bool {
 pub fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The address of the registry with this host; like other tools, plain http on loopback.
+#[must_use]
+pub fn registry_address(host: &str) -> Option<Url> {
+    let url: Url = format!("https://{host}/").parse().ok()?;
+    if is_loopback(&url) { format!("http://{host}/").parse().ok() } else { Some(url) }
+}
+
+impl AzureSettings {
+    /// Addresses of the registries that the settings name.
+    pub fn registries(&self) -> impl Iterator<Item = Url> {
+        [self.login_server.as_str()].into_iter().chain(self.builder.hosts()).filter_map(registry_address)
+    }
 }
 
 fn address(text: &str) -> Option<Url> {
@@ -276,6 +293,7 @@ impl Reader<'_> {
             );
             self.problems.push(problem);
         }
+        let builder = self.builder();
         Some(AzureSettings {
             auth,
             authority: authority?,
@@ -299,6 +317,7 @@ impl Reader<'_> {
                 .map_or_else(|| format!("{registry}.{}", cloud.registry).to_ascii_lowercase(), str::to_owned),
             registry,
             root_certificate: self.text("WINDLASS_ROOT_CERTIFICATE").map(PathBuf::from),
+            builder,
         })
     }
 }

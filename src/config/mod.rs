@@ -1,6 +1,7 @@
 //! Environment and flags → typed settings. The only reader of the environment; reports every problem at once.
 
 mod azure;
+mod builder;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,7 +27,8 @@ pub enum Backend {
 /// Least important lines that are logged.
 pub use tracing::Level;
 
-pub use azure::{Auth, AzureSettings, is_loopback};
+pub use azure::{Auth, AzureSettings, is_loopback, registry_address};
+pub use builder::{BuilderSettings, RegistryLogin, Strategy};
 
 /// All settings.
 #[derive(Debug, Clone)]
@@ -82,7 +84,7 @@ const fn variable(name: &'static str, default: &'static str, meaning: &'static s
 
 /// Every variable that is read.
 pub fn variables() -> impl Iterator<Item = &'static Variable> {
-    VARIABLES.iter().chain(&azure::AZURE_VARIABLES)
+    VARIABLES.iter().chain(&azure::AZURE_VARIABLES).chain(&builder::BUILDER_VARIABLES)
 }
 
 const VARIABLES: &[Variable] = &[
@@ -319,7 +321,7 @@ pub fn explain(flags: &BTreeMap<String, String>) -> Vec<(Variable, Option<String
     };
     let shown = |variable: &Variable| {
         let value = value(variable.name);
-        // The one secret among them.
+        // Secrets are named so.
         if variable.name.ends_with("_SECRET") { value.map(|_| "(set)".to_owned()) } else { value }
     };
     variables().map(|variable| (*variable, shown(variable))).collect()

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::dockerfile::exposed;
 use super::project_file::ProjectFile;
 
+/// Build commands of Node projects that install what `package.json` asks for and do nothing else: with and without a lock file.
+pub const NODE_INSTALLS: [&str; 2] = ["npm ci --no-audit --no-fund", "npm install --no-audit --no-fund"];
+
 /// What sort of project it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -222,11 +225,8 @@ fn node(facts: &Facts<'_>) -> Result<Plan, DetectError> {
     let needs = ["dependencies", "devDependencies"].iter().any(|key| {
         package.get(key).and_then(serde_json::Value::as_object).is_some_and(|object| !object.is_empty())
     });
-    let install = if (facts.has)("package-lock.json") {
-        "npm ci --no-audit --no-fund"
-    } else {
-        "npm install --no-audit --no-fund"
-    };
+    let [locked, loose] = NODE_INSTALLS;
+    let install = if (facts.has)("package-lock.json") { locked } else { loose };
     let mut commands: Vec<&str> = Vec::new();
     commands.extend(needs.then_some(install));
     commands.extend(script("build").then_some("npm run build"));

@@ -11,17 +11,54 @@ pub const PORT: u16 = 8080;
 /// Raised when the same plan gives another text, so that no older image passes for the new one.
 const VERSION: &str = "1";
 /// The user that runs the app.
-const USER: u32 = 1000;
+pub const USER: u32 = 1000;
+/// Where an app lives in its image.
+pub const APP: &str = "/app";
+/// Where the web server of static sites looks for them.
+pub const SITE: &str = "/usr/share/nginx/html";
 
-struct Recipe {
-    base: &'static str,
+/// How often an image says that it is to be looked at, in seconds, and how many failures count.
+pub const HEALTH_INTERVAL: u64 = 30;
+/// Seconds that a look may take.
+pub const HEALTH_TIMEOUT: u64 = 30;
+/// Seconds from the start in which failures do not count.
+pub const HEALTH_START: u64 = 5;
+/// Failures in a row that make it unhealthy.
+pub const HEALTH_RETRIES: u32 = 3;
+
+/// What an image of a kind of project is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipe {
+    /// The image to begin with.
+    pub base: &'static str,
     /// Files that decide what is installed, and how; those that exist are copied and used first.
     install: Option<(&'static [&'static str], &'static str)>,
     /// A probe that the base can run, without its address.
     probe: &'static str,
 }
 
-fn recipe(kind: Kind) -> Recipe {
+impl Recipe {
+    /// The shell command that tells whether the app of this plan is well.
+    #[must_use]
+    pub fn health_command(&self, plan: &Plan) -> String {
+        // A path that a shell would take apart is looked at by the platform's own probe only.
+        let plain =
+            |path: &&str| path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-~%".contains(&byte));
+        let path = plan.probe.path.as_deref().filter(plain).unwrap_or("/");
+        format!("{} http://127.0.0.1:{}{path}", self.probe, plan.port.unwrap_or(PORT))
+    }
+}
+
+/// What starts the app of this plan, as an image says it; none when the base knows.
+#[must_use]
+pub fn start_command(plan: &Plan) -> Option<serde_json::Value> {
+    // As one word, so that it means the same as elsewhere, lines and all.
+    plan.start.as_ref().map(|start| serde_json::json!(["/bin/sh", "-c", start]))
+}
+
+/// What images of this kind are made of.
+#[must_use]
+pub fn recipe(kind: Kind) -> Recipe {
     match kind {
         Kind::Static => Recipe {
             base: "docker.io/nginxinc/nginx-unprivileged:1.29-alpine",
@@ -67,7 +104,7 @@ pub fn dockerfile(plan: &Plan, has: &dyn Fn(&str) -> bool) -> String {
     if plan.kind == Kind::Static {
         lines.push("USER root".to_owned());
     }
-    lines.push("WORKDIR /app".to_owned());
+    lines.push(format!("WORKDIR {APP}"));
     if let Some((files, command)) = recipe.install {
         let files: Vec<&str> = files.iter().copied().filter(|file| has(file)).collect();
         if !files.is_empty() {
@@ -85,23 +122,18 @@ pub fn dockerfile(plan: &Plan, has: &dyn Fn(&str) -> bool) -> String {
     }
     if plan.kind == Kind::Static {
         let output = if plan.output == "." { String::new() } else { format!("/{}", plan.output) };
-        lines.push(format!("RUN rm -rf /usr/share/nginx/html && cp -R /app{output} /usr/share/nginx/html"));
+        lines.push(format!("RUN rm -rf {SITE} && cp -R {APP}{output} {SITE}"));
     } else {
         lines.push(format!("ENV PORT={port}"));
     }
-    lines.push(format!("RUN chown -R {USER}:{USER} /app"));
+    lines.push(format!("RUN chown -R {USER}:{USER} {APP}"));
     lines.push(format!("USER {USER}"));
     lines.push(format!("EXPOSE {port}"));
-    // A path that a shell would take apart is looked at by the platform's own probe only.
-    let plain =
-        |path: &&str| path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-~%".contains(&byte));
-    let path = plan.probe.path.as_deref().filter(plain).unwrap_or("/");
     lines.push(format!(
-        "HEALTHCHECK --interval=30s --timeout=30s --start-period=5s --retries=3 CMD {} http://127.0.0.1:{port}{path}",
-        recipe.probe
+        "HEALTHCHECK --interval={HEALTH_INTERVAL}s --timeout={HEALTH_TIMEOUT}s --start-period={HEALTH_START}s --retries={HEALTH_RETRIES} CMD {}",
+        recipe.health_command(plan)
     ));
-    if let Some(start) = &plan.start {
-        let command = serde_json::json!(["/bin/sh", "-c", start]);
+    if let Some(command) = start_command(plan) {
         lines.push(format!("CMD {command}"));
     }
     lines.join("\n") + "\n"

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::arm_domains::{Domains, domains_of, not_found, refused};
 use super::doubles::{Answer, Asked, Double};
+use super::jobs_double::Jobs;
 use super::openapi::Contract;
 
 const ROOT: &str = "/subscriptions/00000000-0000-0000-0000-000000000002";
@@ -26,7 +27,8 @@ pub(crate) enum Fate {
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
+    pub(super) jobs: Jobs,
     apps: BTreeMap<String, App>,
     /// Looks until each operation is over.
     operations: BTreeMap<String, u32>,
@@ -56,7 +58,7 @@ struct Revision {
 /// The double.
 pub(crate) struct ArmDouble {
     pub(crate) double: Double,
-    state: Arc<Mutex<State>>,
+    pub(super) state: Arc<Mutex<State>>,
 }
 
 impl Revision {
@@ -263,6 +265,9 @@ impl State {
             (method, [_, _, _, "Microsoft.ContainerRegistry", _, _, rest @ ..]) => {
                 self.registry(method, rest, address)
             }
+            (_, [_, _, _, _, kind @ ("jobs" | "containerGroups"), rest @ ..]) => {
+                self.jobs.answer((kind, rest), asked, address)
+            }
             ("GET", [.., "containerApps", name]) => match self.apps.get_mut(*name) {
                 Some(app) => (200, Vec::new(), app.view(name).to_string()),
                 None => not_found(name),
@@ -296,7 +301,9 @@ impl ArmDouble {
         let contract = Contract::of(&[
             "Microsoft.App/2024-03-01/ContainerApps.json",
             "Microsoft.App/2024-03-01/ContainerAppsRevisions.json",
+            "Microsoft.App/2024-03-01/Jobs.json",
             "Microsoft.App/2024-03-01/ManagedEnvironments.json",
+            "Microsoft.ContainerInstance/2023-05-01/containerInstance.json",
             "Microsoft.ContainerRegistry/2019-04-01-tasks/containerregistry_build.json",
             "Microsoft.ServiceBus/2024-01-01/Queue.json",
         ]);

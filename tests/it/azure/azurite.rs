@@ -42,6 +42,7 @@ impl TokenCredential for Unsigned {
         let claims = part(json!({
             "aud": "https://storage.azure.com",
             "iss": "https://sts.windows.net/00000000-0000-0000-0000-000000000001/",
+            "oid": "00000000-0000-0000-0000-000000000003", "tid": "00000000-0000-0000-0000-000000000001",
             "nbf": now - 60, "iat": now - 60, "exp": now + 3_600,
         }));
         let token = format!("{head}.{claims}.c2lnbmVk");
@@ -49,7 +50,7 @@ impl TokenCredential for Unsigned {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

@@ -1,5 +1,6 @@
 //! All of Azure for the real program: Cosmos DB's emulator, Azurite, doubles for the rest, and the host that calls it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -54,12 +55,18 @@ async fn identity() -> Double {
 impl Cloud {
     /// Everything but the program, which starts with its first call; `None`, said loudly, where Azurite is not installed.
     pub(crate) async fn start(seed: u64) -> Option<Self> {
+        Self::with(seed, &[]).await
+    }
+
+    /// The same with these settings instead of the usual ones.
+    pub(crate) async fn with(seed: u64, more: &[(&str, &str)]) -> Option<Self> {
         let azurite = Azurite::start().await?;
         let (arm, vault, bus, identity) = (ArmDouble::start(), vault(), Bus::start(), identity().await);
         let served = cosmos::serve();
         let settings = &azurite.settings;
         let variables = [
             ("WINDLASS_BACKEND", "azure".to_owned()),
+            ("WINDLASS_BUILDER", "acr".to_owned()),
             ("MAX_CONCURRENT_DEPLOYMENTS", "50".to_owned()),
             ("MAX_CONCURRENT_PER_ORGANIZATION", "50".to_owned()),
             ("COSMOS_ENDPOINT", served.address.clone()),
@@ -79,7 +86,9 @@ impl Cloud {
             ("AZURE_CONTAINER_REGISTRY", settings.registry.clone()),
             ("COSMOS_DISABLE_IMDS", "1".to_owned()),
         ];
-        let variables = variables.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let variables: BTreeMap<&str, String> = variables.into_iter().chain(more).collect();
+        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let account = served.account().await;
         let host = Host::new(variables, azurite.folder().to_owned(), account.runs.clone(), seed);
         let cloud = Self { host, arm, bus, served, vault, account, azurite, _identity: identity };

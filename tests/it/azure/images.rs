@@ -13,14 +13,17 @@ use super::azurite::Unsigned;
 use super::doubles::{Answer, Asked, Double};
 use super::settings;
 
+/// The manifest of an image.
+const IMAGE: &[u8] = b"{}";
+
 /// A registry with one image, of `o/shop`, and its identity that may read there only.
-fn registry(image: Digest) -> Double {
-    Double::start(move |asked: &Asked| -> Answer {
+fn registry() -> Double {
+    Double::start(|asked: &Asked| -> Answer {
         let given = |name: &str, token: &str| (200, Vec::new(), json!({ (name): token }).to_string());
         match (asked.method.as_str(), asked.path.as_str()) {
             ("POST", "/oauth2/exchange") => {
                 assert!(
-                    asked.body.starts_with("grant_type=access_token&service=127.0.0.1%3A"),
+                    asked.body.starts_with("grant_type=access_token&service=images.azurecr.io"),
                     "{}",
                     asked.body
                 );
@@ -34,13 +37,21 @@ fn registry(image: Digest) -> Double {
                     (401, Vec::new(), String::new())
                 }
             }
-            ("HEAD", path) => {
+            ("GET", "/v2/") => {
+                let challenge = "Bearer realm=\"https://nowhere.invalid/\",service=\"images.azurecr.io\"";
+                (401, vec![("www-authenticate", challenge.to_owned())], String::new())
+            }
+            ("GET", path) => {
                 assert_eq!(asked.header("authorization"), Some("Bearer access"));
                 assert!(
                     asked.header("accept").unwrap().contains("application/vnd.oci.image.manifest.v1+json")
                 );
-                let there = path == format!("/v2/windlass/o/shop/manifests/sha256:{image}");
-                (if there { 200 } else { 404 }, Vec::new(), String::new())
+                let there = path == format!("/v2/windlass/o/shop/manifests/sha256:{}", Digest::of(IMAGE));
+                if there {
+                    (200, Vec::new(), String::from_utf8_lossy(IMAGE).into_owned())
+                } else {
+                    (404, Vec::new(), String::new())
+                }
             }
             other => panic!("{other:?}"),
         }
@@ -55,8 +66,8 @@ fn services(double: &Double) -> Services {
 
 #[tokio::test]
 async fn an_image_is_reused_while_the_registry_has_it() {
-    let (image, now): (_, Timestamp) = (Digest::of(b"image"), Timestamp::UNIX_EPOCH);
-    let double = registry(image);
+    let (image, now): (_, Timestamp) = (Digest::of(IMAGE), Timestamp::UNIX_EPOCH);
+    let double = registry();
     let images = services(&double).images();
     let org: Name = "o".parse().unwrap();
     let has = async |app: &str, image| images.has(&org, app, image, now).await.unwrap();

@@ -17,7 +17,7 @@ struct Operation {
     method: String,
     template: String,
     version: String,
-    /// What the query may have besides the version.
+    /// Names of what may stand in the query.
     queries: Vec<String>,
     body: Option<jsonschema::Validator>,
     body_required: bool,
@@ -189,17 +189,16 @@ impl Contract {
             .position(|operation| operation.method == method && fits(&operation.template, path))
             .ok_or_else(|| format!("{method} {path} is no operation"))?;
         let operation = &self.operations[found];
-        let mut version = None;
-        for pair in query.split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if name == "api-version" {
-                version = Some(value);
-            } else if !operation.queries.iter().any(|known| known == name) {
-                return Err(format!("`{name}` has no place in the query `{query}`"));
-            }
+        let asked: Vec<(&str, &str)> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let versions: Vec<&str> =
+            asked.iter().filter(|(name, _)| *name == "api-version").map(|(_, value)| *value).collect();
+        if versions != [operation.version.as_str()] {
+            return Err(format!("the query `{query}` is not api-version={}", operation.version));
         }
-        if version != Some(operation.version.as_str()) {
-            return Err(format!("the query `{query}` does not say api-version={}", operation.version));
+        if let Some((name, _)) =
+            asked.iter().find(|(name, _)| !operation.queries.iter().any(|known| known == name))
+        {
+            return Err(format!("`{name}` is no parameter of {method} {}", operation.template));
         }
         match (&operation.body, body.is_empty()) {
             (None, true) => Ok(found),

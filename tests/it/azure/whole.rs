@@ -10,6 +10,7 @@ use windlass::azure::app_body::app_name;
 use super::bus::MOST_DELIVERIES;
 use super::cloud::Cloud;
 use super::doubles::slow;
+use super::image_registry::ImageRegistry;
 use crate::e2e::copy_of;
 
 /// Kills in CI; `WINDLASS_KILLS` asks for more, `WINDLASS_SEED` for the choices of an earlier run.
@@ -61,6 +62,34 @@ fn assert_done_once(cloud: &Cloud, deployments: &[Value]) {
     assert!((1..=deployments.len()).contains(&builds.len()), "only our runs were built: {builds:?}");
     assert!(asked - builds.len() <= cloud.host.cut(), "{asked} builds of {} runs", builds.len());
     eprintln!("{asked} builds of {} runs, {} calls were cut", builds.len(), cloud.host.cut());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_that_needs_no_build_becomes_an_image_without_a_build_service() {
+    let Some(registry) = ImageRegistry::start().await else { return };
+    registry.push_base("base").await;
+    let bases = format!("node={}/base:1", registry.host);
+    let more = [
+        ("ACR_LOGIN_SERVER", registry.host.as_str()),
+        ("WINDLASS_BASE_IMAGES", bases.as_str()),
+        ("WINDLASS_BUILDER", "auto"),
+    ];
+    let Some(cloud) = Cloud::with(4, &more).await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let id = cloud.deploy(&copy_of("node-api", folder.path()), "node-api").await;
+    cloud.host.kill(1);
+    let all = cloud.until_idle().await;
+    let log = cloud.cli(&["logs", &id]).await;
+    assert_eq!(all[0]["status"], "succeeded", "{}\n{log}", cloud.host.log());
+    assert_eq!(cloud.arm.builds(), 0, "auto asks no build service for files on a base");
+    let body = cloud.arm.body(&app_name("node-api", "development"));
+    let image = body.pointer("/properties/template/containers/0/image").unwrap().as_str().unwrap();
+    let (name, digest) = image.split_once('@').unwrap();
+    let repository = name.strip_prefix(&format!("{}/", registry.host)).unwrap();
+    let (found, _) = registry.manifest(repository, digest).await.unwrap();
+    assert_eq!(found, digest, "what runs is in the registry by its digest");
+    assert!(log.contains(image), "{log}");
+    cloud.assert_clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -27,8 +27,8 @@ fn project(folder: &Path) -> PathBuf {
     root
 }
 
-/// A service whose podman uses runc and asks for no more than a confined root may have.
-fn server() -> Option<Server> {
+/// Settings of a podman that uses runc and asks for no more than a confined root may have, where there is one.
+pub(crate) fn engine() -> Option<PathBuf> {
     if !["podman", "runc", "busybox"].iter().all(|tool| have(tool)) {
         return None;
     }
@@ -38,7 +38,12 @@ fn server() -> Option<Server> {
         "[engine]\nruntime = \"runc\"\n[containers]\ndefault_ulimits = [\"nofile=4096:4096\", \"nproc=4096:4096\"]\n",
     )
     .unwrap();
-    Some(Server::with(&[("CONTAINERS_CONF", conf.to_str().unwrap())]))
+    Some(conf)
+}
+
+/// A service with that engine.
+fn server() -> Option<Server> {
+    engine().map(|conf| Server::with(&[("CONTAINERS_CONF", conf.to_str().unwrap())]))
 }
 
 fn podman(arguments: &[&str]) -> String {

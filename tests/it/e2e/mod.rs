@@ -1,6 +1,6 @@
 //! The real program over real HTTP, with real builds and apps.
 
-mod containers;
+pub(crate) mod containers;
 mod contract;
 mod deploys;
 mod durability;

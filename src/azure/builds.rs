@@ -1,0 +1,199 @@
+//! What the builders on Azure share: the record by which a build is found again, its source, and what it says.
+//!
+//! The record names the builder that took the build on. A builder leaves the builds of others alone, so that one of them
+//! can go on where another one could not begin.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::arm_error::ArmError;
+use super::context::{BuildContext, ContextError, context};
+use super::cosmos::{Container, Fault, Stored};
+use super::upload::UploadError;
+use crate::deploy::blobs::Blobs;
+use crate::deploy::builder::{BuildJob, BuilderError};
+use crate::deploy::ids::{DeploymentId, Digest};
+use crate::deploy::log::{self, Line, Logs};
+use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
+use crate::workflow::journal::RunId;
+
+/// The partition of the builds' records.
+pub(super) const PARTITION: &str = "builds";
+const KIND: &str = "build";
+/// Lines of the log that a failure carries.
+const TAIL: usize = 50;
+
+/// A build of ours.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Record {
+    kind: String,
+    /// The source that `sync` was given.
+    pub(super) source: Option<Digest>,
+    pub(super) files: usize,
+    /// The builder that took it on.
+    #[serde(default)]
+    builder: Option<String>,
+    /// That builder's name of the build.
+    build: Option<String>,
+    deployment: Option<DeploymentId>,
+    /// How much of its log was taken over, as the builder counts it.
+    pub(super) logged: u64,
+    /// Where it stands, for builds in a container of ours.
+    #[serde(default)]
+    pub(super) contained: Option<Contained>,
+}
+
+/// A build in a container of ours.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Contained {
+    /// When it is stopped.
+    pub(super) deadline: Timestamp,
+    /// Where its image goes.
+    pub(super) repository: String,
+    /// When its execution was asked for.
+    pub(super) asked: Option<Timestamp>,
+    /// When the newest line was said that was taken over.
+    pub(super) said: Option<Timestamp>,
+    /// What kaniko ended with, as the container says it.
+    pub(super) exit: Option<i64>,
+    /// When it was first seen to be over.
+    pub(super) over: Option<Timestamp>,
+    /// Its deletion was accepted, and may still be under way.
+    pub(super) removed: bool,
+}
+
+impl Record {
+    /// The name of the build when this builder has it.
+    pub(super) fn of(&self, builder: &str) -> Option<&str> {
+        self.build.as_deref().filter(|_| self.builder.as_deref() == Some(builder))
+    }
+
+    /// Whether another builder has the build.
+    pub(super) fn is_foreign_to(&self, builder: &str) -> bool {
+        self.builder.as_deref().is_some_and(|other| other != builder)
+    }
+
+    /// Notes who has the build, and what it is called there.
+    pub(super) fn take(&mut self, builder: &str, build: &str, deployment: DeploymentId) {
+        self.builder = Some(builder.to_owned());
+        self.build = Some(build.to_owned());
+        self.deployment = Some(deployment);
+    }
+}
+
+impl From<ArmError> for BuilderError {
+    fn from(error: ArmError) -> Self {
+        if error.may_pass() {
+            return Self::Unavailable(error.to_string());
+        }
+        Self::Rejected { code: error.code(), message: error.to_string() }
+    }
+}
+
+impl From<Fault> for BuilderError {
+    fn from(fault: Fault) -> Self {
+        Self::Unavailable(fault.to_string())
+    }
+}
+
+impl From<ContextError> for BuilderError {
+    fn from(error: ContextError) -> Self {
+        match error {
+            ContextError::TooLarge => Self::Rejected { code: "SOURCE_TOO_LARGE", message: error.to_string() },
+            ContextError::Blob(_) | ContextError::Pack(_) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<UploadError> for BuilderError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Content(error) => error.into(),
+            UploadError::Place(error) => Self::Unavailable(format!("the registry's storage: {error}")),
+        }
+    }
+}
+
+/// The builds of this installation.
+pub(super) struct Builds {
+    pub(super) records: Container,
+    pub(super) blobs: Arc<dyn Blobs>,
+    pub(super) logs: Arc<dyn Logs>,
+}
+
+impl Builds {
+    /// The record of a run's build, with the tag that guards its next change.
+    pub(super) async fn find(&self, run: RunId) -> Result<Option<Stored<Record>>, Fault> {
+        self.records.read_fresh(PARTITION, &run.to_string()).await
+    }
+
+    pub(super) async fn keep(&self, run: RunId, record: &Record) -> Result<(), Fault> {
+        self.records.put(PARTITION, &run.to_string(), record).await
+    }
+
+    /// Writes over the record with this tag; false when somebody else was faster.
+    pub(super) async fn replace(&self, run: RunId, record: &Record, etag: &str) -> Result<bool, Fault> {
+        Ok(self.records.replace((PARTITION, &run.to_string()), record, etag).await?.is_some())
+    }
+
+    pub(super) async fn forget(&self, run: RunId) -> Result<(), Fault> {
+        self.records.delete(PARTITION, &run.to_string(), None).await.map(drop)
+    }
+
+    /// Notes the source of a run; a build that somebody has stays known.
+    pub(super) async fn sync(&self, run: RunId, source: &Manifest) -> Result<(), Fault> {
+        let known = self.find(run).await?.map(|stored| stored.body);
+        let gone = |known: &Record| known.contained.as_ref().is_some_and(|contained| contained.removed);
+        let record = Record {
+            kind: KIND.to_owned(),
+            source: Some(source.digest()),
+            files: source.files().len(),
+            ..known.filter(|known| !gone(known)).unwrap_or_default()
+        };
+        self.keep(run, &record).await
+    }
+
+    /// The source with its Dockerfile, packed.
+    pub(super) async fn context(&self, job: &BuildJob, source: Digest) -> Result<BuildContext, BuilderError> {
+        let unreadable = || BuilderError::Unavailable(format!("source {source} cannot be read"));
+        let text = self.blobs.read(&job.org, source, MOST_MANIFEST_BYTES).await.map_err(|_| unreadable())?;
+        let manifest =
+            std::str::from_utf8(&text).ok().and_then(Manifest::from_text).ok_or_else(unreadable)?;
+        Ok(context(&self.blobs, &job.org, &manifest, &job.plan))
+    }
+
+    /// Adds lines to the deployment's log; false when nobody knows yet whose they are.
+    pub(super) async fn say(
+        &self,
+        record: &Record,
+        lines: Vec<(Timestamp, String)>,
+    ) -> Result<bool, BuilderError> {
+        let Some(deployment) = record.deployment.filter(|_| !lines.is_empty()) else { return Ok(false) };
+        let lines = lines.into_iter().map(|(at, text)| Line::new(at, "log", Some("build"), text)).collect();
+        let kept = self.logs.append(deployment, lines).await;
+        kept.map_err(|error| BuilderError::Unavailable(error.to_string()))?;
+        Ok(true)
+    }
+
+    /// The newest lines that the build left in the deployment's log.
+    pub(super) async fn tail(&self, record: &Record) -> Vec<String> {
+        let Some(deployment) = record.deployment else { return Vec::new() };
+        let lines = self.logs.read(deployment, log::From::Tail(TAIL), TAIL).await.unwrap_or_default();
+        lines.into_iter().filter(|line| line.step.as_deref() == Some("build")).map(|line| line.text).collect()
+    }
+
+    /// Runs with a record that no other builder has.
+    pub(super) async fn leftovers(&self, builder: &str) -> Result<Vec<RunId>, Fault> {
+        #[derive(Deserialize)]
+        struct Left {
+            id: RunId,
+            builder: Option<String>,
+        }
+        let text = "SELECT c.id, c.builder FROM c WHERE c.kind = 'build'";
+        let left: Vec<Left> = self.records.find(PARTITION, text, &[]).await?;
+        let ours = |left: &Left| left.builder.as_deref().is_none_or(|other| other == builder);
+        Ok(left.into_iter().filter(ours).map(|left| left.id).collect())
+    }
+}

@@ -1,0 +1,353 @@
+//! Makes images without a build service: the project's files become a layer on a base, which is sent to the registry.
+//!
+//! Nothing of the project is run here. A build is begun by writing it down; every look at it does a part of the work, short
+//! enough for one invocation. What the registry has is not sent again, so that a look that was cut short costs nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::app_body::repository_of;
+use super::cosmos::{Container, Fault, Stored};
+use super::layer::{self, pack};
+use super::push::{Content, Progress, Push};
+use super::registry::{Registries, Session};
+use crate::ambient::{Clock, after};
+use crate::config::BuilderSettings;
+use crate::deploy::blobs::Blobs;
+use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, Builder, BuilderError, Packed, Started};
+use crate::deploy::detect::Plan;
+use crate::deploy::eligible::obstacle;
+use crate::deploy::ids::{DeploymentId, Digest, Name};
+use crate::deploy::image::{Base, Found, config_descriptor, configuration, manifest, read};
+use crate::deploy::log::{Line, Logs};
+use crate::deploy::reference::Reference;
+use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
+use crate::workflow::journal::RunId;
+
+const PARTITION: &str = "layers";
+/// How long one look works: an invocation has 60 s, and the part that is under way is finished.
+const SLICE: Duration = Duration::from_secs(25);
+/// Largest `package.json` that is read.
+const MOST_PACKAGE: u64 = 1 << 20;
+
+/// A build of ours.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Record {
+    kind: String,
+    /// The source that `sync` was given.
+    source: Option<Digest>,
+    job: Option<Job>,
+    /// The base's image for the platform, once it is known: a tag may move.
+    base: Option<Digest>,
+    progress: Progress,
+    image: Option<Packed>,
+}
+
+/// What is built, for looks by other processes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Job {
+    deployment: DeploymentId,
+    org: Name,
+    app: String,
+    plan: Plan,
+}
+
+/// What the builder works with.
+pub struct LayersParts {
+    /// Signs in.
+    pub registries: Registries,
+    /// Bases, platform, tags.
+    pub settings: BuilderSettings,
+    /// Sources.
+    pub blobs: Arc<dyn Blobs>,
+    /// Where logs go.
+    pub logs: Arc<dyn Logs>,
+    /// Where builds are remembered.
+    pub records: Container,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// [`Builder`] without a build service.
+pub struct LayersBuilder {
+    parts: LayersParts,
+}
+
+/// The sessions of one look, and what it works on.
+struct Work<'a> {
+    job: &'a Job,
+    source: Digest,
+    name: Reference,
+    repository: String,
+    target: Session,
+    /// Where the base is, unless that is the target's registry.
+    other: Option<Session>,
+}
+
+impl Work<'_> {
+    fn origin(&self) -> &Session {
+        self.other.as_ref().unwrap_or(&self.target)
+    }
+}
+
+fn unfit(why: &str) -> BuilderError {
+    let message = format!(
+        "this project cannot be put on a base as it is: {why}. Upload it built and with `build = \"\"` in windlass.toml, or set WINDLASS_BUILDER to auto or acr"
+    );
+    BuilderError::Rejected { code: "BUILDER_UNFIT", message }
+}
+
+impl LayersBuilder {
+    /// A builder of these parts.
+    #[must_use]
+    pub fn new(parts: LayersParts) -> Self {
+        Self { parts }
+    }
+
+    async fn record(&self, run: RunId) -> Result<Option<Record>, Fault> {
+        let stored: Option<Stored<Record>> =
+            self.parts.records.read_fresh(PARTITION, &run.to_string()).await?;
+        Ok(stored.map(|stored| stored.body))
+    }
+
+    async fn keep(&self, run: RunId, record: &Record) -> Result<(), Fault> {
+        self.parts.records.put(PARTITION, &run.to_string(), record).await
+    }
+
+    async fn say(&self, job: &Job, lines: Vec<Line>) -> Result<(), BuilderError> {
+        let kept = self.parts.logs.append(job.deployment, lines).await;
+        kept.map_err(|error| BuilderError::Unavailable(error.to_string()))
+    }
+
+    async fn source(&self, org: &Name, source: Digest) -> Result<Manifest, BuilderError> {
+        let unreadable = || BuilderError::Unavailable(format!("source {source} cannot be read"));
+        let text = self.parts.blobs.read(org, source, MOST_MANIFEST_BYTES).await.map_err(|_| unreadable())?;
+        std::str::from_utf8(&text).ok().and_then(Manifest::from_text).ok_or_else(unreadable)
+    }
+
+    /// Why this project needs more than its files on a base.
+    ///
+    /// # Errors
+    /// [`BuilderError`] when its source cannot be read.
+    pub async fn obstacle(&self, job: &BuildJob) -> Result<Option<String>, BuilderError> {
+        let source = self.record(job.run).await?.and_then(|record| record.source);
+        let Some(source) = source else { return Ok(None) };
+        let source = self.source(&job.org, source).await?;
+        let package = match source.get("package.json").filter(|file| file.size <= MOST_PACKAGE) {
+            Some(file) => {
+                let read = self.parts.blobs.read(&job.org, file.sha256, MOST_PACKAGE).await;
+                Some(read.map_err(|error| BuilderError::Unavailable(error.to_string()))?)
+            }
+            None => None,
+        };
+        let package = package.as_ref().map(|bytes| String::from_utf8_lossy(bytes));
+        Ok(obstacle(&job.plan, &source, package.as_deref()))
+    }
+
+    async fn look(&self, run: RunId) -> Result<BuildStatus, BuilderError> {
+        let Some(mut record) = self.record(run).await? else { return Ok(BuildStatus::Unknown) };
+        let Some(job) = record.job.clone() else { return Ok(BuildStatus::Unknown) };
+        let Some(source) = record.source else { return Ok(BuildStatus::Unknown) };
+        if let Some(image) = record.image {
+            return Ok(BuildStatus::Done(image));
+        }
+        let image = self.work(&job, source, &mut record).await;
+        if let Ok(image) = &image {
+            record.image.clone_from(image);
+        }
+        // However it went on, what is done is done.
+        self.keep(run, &record).await?;
+        Ok(image?.map_or(BuildStatus::Running, BuildStatus::Done))
+    }
+
+    /// A part of the work; gives the image when that was the last one.
+    async fn work(
+        &self,
+        job: &Job,
+        source: Digest,
+        record: &mut Record,
+    ) -> Result<Option<Packed>, BuilderError> {
+        let until = after(self.parts.clock.now(), SLICE);
+        let work = self.sessions(job, source).await?;
+        let base = self.base(&work, record).await?;
+        let push = Push {
+            session: &work.target,
+            repository: &work.repository,
+            clock: self.parts.clock.as_ref(),
+            until,
+        };
+        let there = Content::There {
+            session: work.origin(),
+            repository: &work.name.repository,
+            same: work.other.is_none(),
+        };
+        for layer in &base.layers {
+            if !push.blob(layer, &there, &mut record.progress).await? {
+                return Ok(None);
+            }
+        }
+        let files = self.source(&job.org, source).await?;
+        let Some(app) = pack(self.parts.blobs.as_ref(), &job.org, &files, &job.plan).await? else {
+            let message = format!("the source has no files in `{}`", job.plan.output);
+            return Err(BuilderError::Rejected { code: "BUILD_OUTPUT_MISSING", message });
+        };
+        self.finish(&work, &base, (&push, &app), &mut record.progress).await
+    }
+
+    /// Signs in where the image goes, with rights on its repository only, and where the base is.
+    async fn sessions<'a>(&self, job: &'a Job, source: Digest) -> Result<Work<'a>, BuilderError> {
+        let registries = &self.parts.registries;
+        let Some(name) = self.parts.settings.base(job.plan.kind) else {
+            return Err(unfit("there is no base for it"));
+        };
+        let repository = repository_of(&job.app);
+        let pull = format!("repository:{}:pull", name.repository);
+        let mut scopes = vec![format!("repository:{repository}:pull,push")];
+        let same = name.host() == registries.own();
+        if same {
+            scopes.push(pull.clone());
+        }
+        let target = registries.session(registries.own(), &scopes).await?;
+        let other = if same { None } else { Some(registries.session(name.host(), &[pull]).await?) };
+        Ok(Work { job, source, name, repository, target, other })
+    }
+
+    /// The base for our platform. The first look says which one it is; later ones use the same.
+    async fn base(&self, work: &Work<'_>, record: &mut Record) -> Result<Base, BuilderError> {
+        let (from, name) = (work.origin(), &work.name);
+        let missing = || BuilderError::Rejected {
+            code: "BASE_IMAGE_UNUSABLE",
+            message: format!("the base {name} is not in its registry; see WINDLASS_BASE_IMAGES"),
+        };
+        let unusable = |why: &dyn std::fmt::Display| BuilderError::Rejected {
+            code: "BASE_IMAGE_UNUSABLE",
+            message: format!("the base {name} {why}; see WINDLASS_BASE_IMAGES"),
+        };
+        let platform = &self.parts.settings.platform;
+        let known = record.base.map(|digest| format!("sha256:{digest}"));
+        let version = known.unwrap_or_else(|| name.version.to_string());
+        let manifest = from.manifest(&name.repository, &version).await?.ok_or_else(missing)?;
+        let (digest, found) = (manifest.0, read(&manifest.1, platform).map_err(|why| unusable(&why))?);
+        let (digest, found) = match found {
+            Found::Image(..) => (digest, found),
+            Found::Index(digest) => {
+                let manifest = from.manifest(&name.repository, &format!("sha256:{digest}")).await?;
+                let (digest, manifest) = manifest.ok_or_else(missing)?;
+                (digest, read(&manifest, platform).map_err(|why| unusable(&why))?)
+            }
+        };
+        let Found::Image(config, layers) = found else { return Err(unusable(&"is an index of indexes")) };
+        let config = from.small(&name.repository, config.digest, config.size).await?;
+        let config: Value = serde_json::from_slice(&config).map_err(|why| unusable(&why))?;
+        let base = Base::new((name.to_string(), digest), layers, config, platform);
+        let base = base.map_err(|why| unusable(&why))?;
+        if record.base != Some(digest) {
+            record.base = Some(digest);
+            let text = format!("base {name} for {platform} is sha256:{digest}");
+            let line = Line::new(self.parts.clock.now(), "log", Some("build"), text);
+            self.say(work.job, vec![line.with("base", format!("sha256:{digest}"))]).await?;
+        }
+        Ok(base)
+    }
+
+    /// Sends what is ours and names the image.
+    async fn finish(
+        &self,
+        work: &Work<'_>,
+        base: &Base,
+        (push, app): (&Push<'_>, &layer::Packed),
+        progress: &mut Progress,
+    ) -> Result<Option<Packed>, BuilderError> {
+        let config = Bytes::from(configuration(base, &work.job.plan, &app.layer));
+        let about = config_descriptor(&config);
+        for (blob, bytes) in [(&app.layer.descriptor(), &app.bytes), (&about, &config)] {
+            if !push.blob(blob, &Content::Here(bytes), progress).await? {
+                return Ok(None);
+            }
+        }
+        let manifest = manifest(base, &app.layer, &about);
+        let digest = Digest::of(&manifest);
+        let source = work.source.to_string();
+        let mut tags = vec![source.as_str()];
+        tags.extend(self.parts.settings.latest.then_some("latest"));
+        for tag in &tags {
+            work.target.tag(&work.repository, tag, &manifest).await?;
+        }
+        let image = format!("{}/{}@sha256:{digest}", self.parts.registries.own(), work.repository);
+        let now = self.parts.clock.now();
+        let said = Line::new(now, "log", Some("build"), format!("pushed {image}"));
+        let done = Line::new(now, "push.finished", Some("build"), image);
+        let done = done.with("digest", digest.to_string()).with("tags", tags);
+        self.say(work.job, vec![said, done]).await?;
+        let layers: u64 = base.layers.iter().map(|layer| layer.size).sum();
+        let bytes = layers + app.layer.size + about.size;
+        Ok(Some(Packed { digest, bytes, files: app.files }))
+    }
+}
+
+#[async_trait]
+impl Builder for LayersBuilder {
+    async fn builds_images(&self) -> Result<(), String> {
+        Err("WINDLASS_BUILDER is `layers`, which runs nothing; set it to auto or acr".to_owned())
+    }
+
+    async fn prepare(&self, _run: RunId) -> Result<(), BuilderError> {
+        Ok(())
+    }
+
+    async fn sync(&self, run: RunId, _org: &Name, source: &Manifest) -> Result<(), BuilderError> {
+        let known = self.record(run).await?.unwrap_or_default();
+        let record = Record { kind: "build".to_owned(), source: Some(source.digest()), ..known };
+        Ok(self.keep(run, &record).await?)
+    }
+
+    async fn start(&self, job: BuildJob) -> Result<Started, BuilderError> {
+        let Some(mut record) = self.record(job.run).await? else { return Ok(Started::NotFresh) };
+        if record.job.is_some() {
+            return Ok(Started::Running);
+        }
+        if record.source.is_none() {
+            return Ok(Started::NotFresh);
+        }
+        if let Some(why) = self.obstacle(&job).await? {
+            return Err(unfit(&why));
+        }
+        let BuildJob { run, deployment, org, app, plan, .. } = job;
+        record.job = Some(Job { deployment, org, app, plan });
+        self.keep(run, &record).await?;
+        Ok(Started::Running)
+    }
+
+    async fn status(&self, run: RunId) -> BuildStatus {
+        match self.look(run).await {
+            Ok(status) => status,
+            Err(BuilderError::Rejected { code, message }) => {
+                BuildStatus::Failed(BuildFailure { code, message, detail: Value::Null })
+            }
+            Err(BuilderError::Unavailable(why)) => {
+                tracing::warn!(run.id = %run, why, "the build of {run} cannot go on now");
+                BuildStatus::Running
+            }
+        }
+    }
+
+    async fn discard(&self, run: RunId) -> Result<(), BuilderError> {
+        self.parts.records.delete(PARTITION, &run.to_string(), None).await?;
+        Ok(())
+    }
+
+    async fn leftovers(&self) -> Result<Vec<RunId>, BuilderError> {
+        #[derive(Deserialize)]
+        struct Left {
+            id: RunId,
+        }
+        let left: Vec<Left> =
+            self.parts.records.find(PARTITION, "SELECT c.id FROM c WHERE c.kind = 'build'", &[]).await?;
+        Ok(left.into_iter().map(|left| left.id).collect())
+    }
+}

@@ -1,0 +1,116 @@
+//! The way to an image registry: what is asked and answered there, without who asks.
+
+use azure_core::http::headers::Headers;
+use azure_core::http::{Context, Pipeline, PipelineSendOptions, Request, Url};
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::transport::{Wire, patient};
+use crate::config::registry_address;
+use crate::deploy::builder::BuilderError;
+
+/// Characters of a registry's reason that are passed on.
+const LONGEST: usize = 500;
+
+/// Why a registry did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// Later.
+    #[error("the registry {host} cannot be used now: {why}")]
+    Unavailable {
+        /// Which one.
+        host: String,
+        /// What happened.
+        why: String,
+    },
+    /// Who we are there is not enough.
+    #[error(
+        "the registry {host} does not let Windlass do this ({why}); its identity needs AcrPush, or the repository's writer role"
+    )]
+    Forbidden {
+        /// Which one.
+        host: String,
+        /// What it said.
+        why: String,
+    },
+    /// Asking again does not help.
+    #[error("the registry {host} refused: {why}")]
+    Refused {
+        /// Which one.
+        host: String,
+        /// What it said.
+        why: String,
+    },
+}
+
+impl From<RegistryError> for BuilderError {
+    fn from(error: RegistryError) -> Self {
+        let message = error.to_string();
+        match error {
+            RegistryError::Unavailable { .. } => Self::Unavailable(message),
+            RegistryError::Forbidden { .. } => Self::Rejected { code: "REGISTRY_FORBIDDEN", message },
+            RegistryError::Refused { .. } => Self::Rejected { code: "REGISTRY_REFUSED", message },
+        }
+    }
+}
+
+/// What a registry answered.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: Headers,
+    pub(super) body: Bytes,
+}
+
+/// One registry's address and the way there, without a sign-in.
+pub(super) struct Door {
+    pipeline: Pipeline,
+    pub(super) host: String,
+    pub(super) base: Url,
+}
+
+impl Door {
+    pub(super) fn new(wire: &Wire, host: &str) -> Result<Self, RegistryError> {
+        let Some(base) = registry_address(host) else {
+            let why = "this is no host name".to_owned();
+            return Err(RegistryError::Refused { host: host.to_owned(), why });
+        };
+        let pipeline = wire.pipeline(patient(), None);
+        Ok(Self { pipeline, host: host.to_owned(), base: Wire::secure(&base) })
+    }
+
+    pub(super) async fn ask(&self, mut request: Request) -> Result<Answer, RegistryError> {
+        let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
+        let sent = self.pipeline.send(&Context::new(), &mut request, Some(options)).await;
+        let (status, headers, body) = sent.map_err(|error| self.unavailable(&error))?.deconstruct();
+        Ok(Answer { status: u16::from(status), headers, body: body.into() })
+    }
+
+    /// The registry's interface below `/v2/`.
+    pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
+        let url = self.base.join(&format!("v2/{path}"));
+        url.map_err(|error| self.refused(&format!("{path} is no path there: {error}")))
+    }
+
+    pub(super) fn unavailable(&self, why: &dyn std::fmt::Display) -> RegistryError {
+        RegistryError::Unavailable { host: self.host.clone(), why: why.to_string() }
+    }
+
+    pub(super) fn refused(&self, why: &str) -> RegistryError {
+        RegistryError::Refused { host: self.host.clone(), why: why.to_owned() }
+    }
+
+    /// The error of an answer that is not what was asked for.
+    pub(super) fn error(&self, answer: &Answer) -> RegistryError {
+        let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let member = |name: &str| body.pointer(&format!("/errors/0/{name}")).and_then(Value::as_str);
+        let said = [member("code"), member("message")].into_iter().flatten().collect::<Vec<_>>().join(": ");
+        let said: String = said.chars().take(LONGEST).collect();
+        let (host, why) =
+            (self.host.clone(), format!("status {} {said}", answer.status).trim_end().to_owned());
+        match answer.status {
+            401 | 403 => RegistryError::Forbidden { host, why },
+            408 | 429 | 500..=599 => RegistryError::Unavailable { host, why },
+            _ => RegistryError::Refused { host, why },
+        }
+    }
+}
