@@ -277,6 +277,7 @@ pub const CODES: &[Code] = &[
         ProviderTransient,
         ("As many deployments wait as can be kept in order", "Wait until some are done, then try again."),
     ),
+    code(
         "REGISTRY_FORBIDDEN",
         0,
         User,

@@ -37,13 +37,13 @@ impl AppSecrets {
         for (index, (variable, sealed)) in release.env.iter().enumerate() {
             let secret = format!("{name}-{deployment}-{index}");
             let stored = match self.vault.get_secret(&secret, None).await {
-                Ok(answer) => answer.into_model().map_err(unavailable)?,
+                Ok(answer) => answer.into_model().map_err(|error| unavailable(&error))?,
                 Err(error) if error.http_status() == Some(StatusCode::NotFound) => {
                     self.make(&secret, sealed).await?
                 }
-                Err(error) => return Err(unavailable(error)),
+                Err(error) => return Err(unavailable(&error)),
             };
-            let id = stored.resource_id().map_err(unavailable)?;
+            let id = stored.resource_id().map_err(|error| unavailable(&error))?;
             kept.push(SecretVariable {
                 variable: variable.clone(),
                 name: format!("{deployment}-{index}"),
@@ -62,21 +62,21 @@ impl AppSecrets {
             value: Some(value.expose_secret().to_owned()),
             ..SetSecretParameters::default()
         };
-        let parameters = parameters.try_into().map_err(unavailable)?;
+        let parameters = parameters.try_into().map_err(|error| unavailable(&error))?;
         match self.vault.set_secret(secret, parameters, None).await {
-            Ok(made) => made.into_model().map_err(unavailable),
+            Ok(made) => made.into_model().map_err(|error| unavailable(&error)),
             // Somebody deleted it, and the vault keeps the name: what comes back is the same value of the same release.
             Err(error) if error.http_status() == Some(StatusCode::Conflict) => {
-                self.vault.recover_deleted_secret(secret, None).await.map_err(unavailable)?;
+                self.vault.recover_deleted_secret(secret, None).await.map_err(|error| unavailable(&error))?;
                 let message = format!("the deleted secret {secret} is being recovered in the Key Vault");
                 Err(RuntimeError::Unavailable(message))
             }
-            Err(error) => Err(unavailable(error)),
+            Err(error) => Err(unavailable(&error)),
         }
     }
 }
 
-fn unavailable(error: azure_core::Error) -> RuntimeError {
+fn unavailable(error: &azure_core::Error) -> RuntimeError {
     RuntimeError::Unavailable(format!("Key Vault: {error}"))
 }
 

@@ -131,6 +131,7 @@ struct Parts<'a> {
 type Stores<'a> = (&'a Arc<dyn Blobs>, &'a Arc<dyn Logs>);
 
 /// Where kaniko runs.
+#[derive(Clone, Copy)]
 enum Where {
     Job,
     Group,

@@ -248,7 +248,9 @@ impl KanikoBuilder {
         if fine {
             let session = self.session(&repository, "pull").await?;
             return match session.manifest(&repository, &run.to_string()).await? {
-                Some((digest, _)) => Ok(BuildStatus::Done(Packed { digest, bytes: None, files: record.files })),
+                Some((digest, _)) => {
+                    Ok(BuildStatus::Done(Packed { digest, bytes: None, files: record.files }))
+                }
                 None => Ok(failed(
                     "BUILD_FAILED",
                     "the build made no image that can be found".to_owned(),

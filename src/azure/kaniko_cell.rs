@@ -67,7 +67,7 @@ impl Site {
 
     /// Who pulls the image.
     pub(super) fn registries(&self) -> Vec<Value> {
-        let pulled = |identity: &String| json!({ "server": self.image.0.registry, "identity": identity });
+        let pulled = |identity: &String| json!({ "server": self.image.registry(), "identity": identity });
         self.identity.iter().map(pulled).collect()
     }
 }

@@ -286,7 +286,7 @@ impl LayersBuilder {
         self.say(work.job, vec![said, done]).await?;
         let layers: u64 = base.layers.iter().map(|layer| layer.size).sum();
         let bytes = layers + app.layer.size + about.size;
-        Ok(Some(Packed { digest, bytes, files: app.files }))
+        Ok(Some(Packed { digest, bytes: Some(bytes), files: app.files }))
     }
 }
 

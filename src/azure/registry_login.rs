@@ -1,5 +1,7 @@
-//! Signing in at a registry: as nobody, by name and password, or on Azure by the identity's own token, which the registry
-//! exchanges for one that is good for the named repositories only (Azure's registry documentation, "AAD OAuth").
+//! Signing in at a registry: as nobody, by name and password, or as an identity of Azure's.
+//!
+//! The registry exchanges the identity's own token for one that is good for the named repositories only (Azure's registry
+//! documentation, "AAD OAuth").
 
 use std::sync::Arc;
 

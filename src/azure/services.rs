@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use azure_core::credentials::TokenCredential;
-use azure_core::http::Url;
+use azure_core::http::{ClientOptions, Url};
 use azure_data_cosmos::options::{
     BinaryEncodingOptions, ConnectionPoolOptions, EndToEndOperationLatencyPolicy, OperationOptionsBuilder,
     ThrottlingRetryOptionsBuilder,
@@ -28,7 +28,7 @@ use super::loans::Loans;
 use super::registry::Registries;
 use super::registry_login::Login;
 use super::service_bus::ServiceBus;
-use super::transport::{Wire, WireError};
+use super::transport::{Wire, WireError, patient};
 use crate::ambient::Clock;
 use crate::config::{AzureSettings, is_loopback};
 
@@ -232,7 +232,8 @@ impl Services {
     /// [`ServiceError::Client`].
     pub fn vault(&self) -> Result<SecretClient, ServiceError> {
         let options = SecretClientOptions {
-            client_options: self.wire.options(),
+            // Whoever waits for the vault is an invocation or a start, and both are tried again.
+            client_options: ClientOptions { retry: patient(), ..self.wire.options() },
             // A vault on loopback cannot be a subdomain of the resource that it names.
             verify_challenge_resource: Some(!is_loopback(&self.settings.vault)),
             ..SecretClientOptions::default()

@@ -39,11 +39,7 @@ async fn send(pipeline: &Pipeline, mut request: Request) -> Result<(), UploadErr
 ///
 /// # Errors
 /// [`UploadError`].
-pub async fn upload(
-    pipeline: &Pipeline,
-    place: &Url,
-    blocks: Blocks,
-) -> Result<(), UploadError> {
+pub async fn upload(pipeline: &Pipeline, place: &Url, blocks: Blocks) -> Result<(), UploadError> {
     let sent = blocks.enumerate().map(|(number, block)| async move {
         let id = encode(format!("{number:08}"));
         let mut request = request(place, &[("comp", "block"), ("blockid", id.as_str())]);

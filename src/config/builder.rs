@@ -98,7 +98,11 @@ pub(super) const BUILDER_VARIABLES: [Variable; 8] = [
         "",
         "image of kaniko with a shell for `job` and `aci`: registry/repository@sha256:…",
     ),
-    variable("WINDLASS_KANIKO_IDENTITY", "", "resource id of the identity that pulls that image; empty for a public one"),
+    variable(
+        "WINDLASS_KANIKO_IDENTITY",
+        "",
+        "resource id of the identity that pulls that image; empty for a public one",
+    ),
     variable("WINDLASS_REGISTRY_USER", "", "user of a registry that is none of Azure's"),
     variable("WINDLASS_REGISTRY_SECRET", "", "its password"),
 ];
@@ -106,9 +110,10 @@ pub(super) const BUILDER_VARIABLES: [Variable; 8] = [
 impl Reader<'_> {
     /// How images are made.
     pub(super) fn builder(&mut self) -> BuilderSettings {
-        let strategy = self.parsed("WINDLASS_BUILDER", Strategy::Auto, "use auto, layers, acr, job or aci", |text| {
-            STRATEGIES.iter().find(|(word, _)| *word == text).map(|(_, strategy)| *strategy)
-        });
+        let strategy =
+            self.parsed("WINDLASS_BUILDER", Strategy::Auto, "use auto, layers, acr, job or aci", |text| {
+                STRATEGIES.iter().find(|(word, _)| *word == text).map(|(_, strategy)| *strategy)
+            });
         let wanted = "use linux/<architecture>, such as linux/amd64";
         let platform =
             self.parsed("WINDLASS_PLATFORM", Platform::default(), wanted, |text| text.parse().ok());
@@ -176,7 +181,10 @@ mod tests {
         ]);
         assert_eq!(problems, [""; 0]);
         assert_eq!((set.strategy, set.latest, set.login.is_some()), (Strategy::Layers, true, true));
-        assert_eq!(set.kaniko.as_ref().unwrap().to_string(), format!("127.0.0.1:5000/kaniko@sha256:{digest}"));
+        assert_eq!(
+            set.kaniko.as_ref().unwrap().to_string(),
+            format!("127.0.0.1:5000/kaniko@sha256:{digest}")
+        );
         assert_eq!(set.base(Kind::Node).unwrap().host(), "mirror.azurecr.io");
         assert_eq!(set.base(Kind::Go).unwrap().to_string(), "127.0.0.1:5000/base:1");
         assert_eq!(set.base(Kind::Python), plain.base(Kind::Python));

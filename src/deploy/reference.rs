@@ -122,6 +122,14 @@ pub struct BadImage(String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PinnedImage(Reference);
 
+impl PinnedImage {
+    /// The registry that has it.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        &self.0.registry
+    }
+}
+
 impl FromStr for PinnedImage {
     type Err = BadImage;
 

@@ -113,7 +113,8 @@ impl App {
         body["properties"]["customDomainVerificationId"] = json!("proof");
         body["properties"]["configuration"]["ingress"]["fqdn"] = json!(format!("{name}.westeurope.example"));
         // Values and addresses of secrets are never given back.
-        for secret in body["properties"]["configuration"]["secrets"].as_array_mut().into_iter().flatten() {
+        let secrets = body.pointer_mut("/properties/configuration/secrets");
+        for secret in secrets.and_then(Value::as_array_mut).into_iter().flatten() {
             *secret = json!({ "name": secret["name"] });
         }
         body

@@ -122,11 +122,11 @@ impl Cloud {
                 continue;
             }
             idle += 1;
-            if idle % TICK_EACH == 0 {
+            if idle.is_multiple_of(TICK_EACH) {
                 self.host.tick("timer-sweep").await;
                 self.alarms().await;
             }
-            if idle % LOOK_EACH == 0
+            if idle.is_multiple_of(LOOK_EACH)
                 && self.bus.waiting() == 0
                 && let Some(all) = self.ended().await
             {

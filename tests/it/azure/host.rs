@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use windlass::ambient::{Clock as _, Ids as _, SeededIds, SystemClock};
 use windlass::azure::cosmos::{Container, Stored};
 use windlass::triggers::table::{FUNCTIONS, Function, Trigger, function, queue_of};
@@ -21,6 +21,7 @@ use windlass::triggers::table::{FUNCTIONS, Function, Trigger, function, queue_of
 use super::bus::{Bus, Message};
 use super::doubles::Tap;
 use super::envelope::{many, single, timer};
+use super::http;
 
 /// A process has to answer within this time after its start.
 const START: Duration = Duration::from_secs(30);
@@ -143,7 +144,7 @@ impl Host {
             instances,
             killer: Arc::new(killer),
             chance: SeededIds::new(seed + 1),
-            client: reqwest::Client::new(),
+            client: http(),
             busy: Mutex::default(),
             complaints: Mutex::default(),
             cut: AtomicUsize::new(0),
@@ -325,7 +326,7 @@ impl Host {
 
     /// One lock from delivery to completion, or to its loss.
     async fn work(&self, bus: &Bus, function: &'static Function, batch: Vec<Message>) {
-        let lost = |one_in: u128| self.careless && self.chance.random() % one_in == 0;
+        let lost = |one_in: u128| self.careless && self.chance.random().is_multiple_of(one_in);
         // The lock runs out while the first call is still under way: only the second one can complete the message.
         let again = lost(8);
         let (first, second) = tokio::join!(self.call(function, &batch, 0), async {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use windlass::deploy::ids::Digest;
 
 use super::azurite::free_port;
+use super::http;
 use crate::e2e::{have, until};
 
 const PROGRAM: &str = "docker-registry";
@@ -109,7 +110,7 @@ impl ImageRegistry {
     }
 
     async fn push_blob(&self, repository: &str, bytes: &[u8]) {
-        let client = reqwest::Client::new();
+        let client = http();
         let begun = client.post(self.url(&format!("{repository}/blobs/uploads/"))).send().await.unwrap();
         let at = begun.headers()["location"].to_str().unwrap().to_owned();
         let sign = if at.contains('?') { '&' } else { '?' };
@@ -120,7 +121,7 @@ impl ImageRegistry {
 
     async fn push_manifest(&self, repository: &str, tag: &str, manifest: &Value) -> Vec<u8> {
         let bytes = manifest.to_string().into_bytes();
-        let put = reqwest::Client::new().put(self.url(&format!("{repository}/manifests/{tag}")));
+        let put = http().put(self.url(&format!("{repository}/manifests/{tag}")));
         let put = put.header("content-type", manifest["mediaType"].as_str().unwrap()).body(bytes.clone());
         assert_eq!(put.send().await.unwrap().status(), 201);
         bytes
@@ -160,7 +161,7 @@ impl ImageRegistry {
 
     /// The manifest that a tag or a digest names, and its digest.
     pub(crate) async fn manifest(&self, repository: &str, version: &str) -> Option<(String, Value)> {
-        let get = reqwest::Client::new().get(self.url(&format!("{repository}/manifests/{version}")));
+        let get = http().get(self.url(&format!("{repository}/manifests/{version}")));
         let answer = get.header("accept", MANIFEST).send().await.unwrap();
         if !answer.status().is_success() {
             return None;
@@ -172,7 +173,7 @@ impl ImageRegistry {
     /// A blob; none when the repository does not have it.
     pub(crate) async fn blob(&self, repository: &str, digest: &str) -> Option<Vec<u8>> {
         let url = self.url(&format!("{repository}/blobs/{digest}"));
-        let answer = reqwest::get(url).await.unwrap();
+        let answer = http().get(url).send().await.unwrap();
         if !answer.status().is_success() {
             return None;
         }
@@ -183,7 +184,7 @@ impl ImageRegistry {
 
     pub(crate) async fn delete_blob(&self, repository: &str, digest: &str) {
         let url = self.url(&format!("{repository}/blobs/{digest}"));
-        assert_eq!(reqwest::Client::new().delete(url).send().await.unwrap().status(), 202);
+        assert_eq!(http().delete(url).send().await.unwrap().status(), 202);
     }
 
     /// Digests of the base's layers, bottom first.

@@ -34,6 +34,13 @@ use std::collections::BTreeMap;
 
 use windlass::config::{AzureSettings, Settings};
 
+/// A client for doubles and for what runs here.
+pub(crate) fn http() -> reqwest::Client {
+    // Some test was first.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
 /// Settings of the Azure backend whose services are nowhere but for `more`.
 pub(crate) fn settings(more: &[(&str, &str)]) -> AzureSettings {
     let mut values: BTreeMap<String, String> = [
