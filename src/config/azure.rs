@@ -183,7 +183,7 @@ pub fn is_loopback(url: &Url) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn address(text: &str) -> Option<Url> {
+pub(super) fn address(text: &str) -> Option<Url> {
     let url: Url = text.parse().ok()?;
     (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url))).then_some(url)
 }

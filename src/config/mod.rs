@@ -1,6 +1,7 @@
 //! Environment and flags → typed settings. The only reader of the environment; reports every problem at once.
 
 mod azure;
+mod telemetry;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,6 +28,7 @@ pub enum Backend {
 pub use tracing::Level;
 
 pub use azure::{Auth, AzureSettings, is_loopback};
+pub use telemetry::{AppInsights, TelemetrySettings};
 
 /// All settings.
 #[derive(Debug, Clone)]
@@ -63,6 +65,8 @@ pub struct Settings {
     pub server: Option<String>,
     /// Azure's services, when they are the backend.
     pub azure: Option<Box<AzureSettings>>,
+    /// Who receives telemetry.
+    pub telemetry: TelemetrySettings,
 }
 
 /// One row of `windlass config explain`.
@@ -82,7 +86,7 @@ const fn variable(name: &'static str, default: &'static str, meaning: &'static s
 
 /// Every variable that is read.
 pub fn variables() -> impl Iterator<Item = &'static Variable> {
-    VARIABLES.iter().chain(&azure::AZURE_VARIABLES)
+    VARIABLES.iter().chain(&azure::AZURE_VARIABLES).chain(&telemetry::TELEMETRY_VARIABLES)
 }
 
 const VARIABLES: &[Variable] = &[
@@ -304,6 +308,7 @@ impl Settings {
                 cache_dir: caches.unwrap_or_else(|| PathBuf::from(".windlass-cache")).join("windlass"),
                 home,
                 server: reader.text("WINDLASS_URL").map(str::to_owned),
+                telemetry: reader.telemetry(),
             };
         if reader.problems.is_empty() { Ok(settings) } else { Err(BadSettings(reader.problems)) }
     }
@@ -319,8 +324,8 @@ pub fn explain(flags: &BTreeMap<String, String>) -> Vec<(Variable, Option<String
     };
     let shown = |variable: &Variable| {
         let value = value(variable.name);
-        // The one secret among them.
-        if variable.name.ends_with("_SECRET") { value.map(|_| "(set)".to_owned()) } else { value }
+        let secret = variable.name.ends_with("_SECRET") || variable.name == telemetry::CONNECTION_STRING;
+        if secret { value.map(|_| "(set)".to_owned()) } else { value }
     };
     variables().map(|variable| (*variable, shown(variable))).collect()
 }

@@ -3,8 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use actix_web::http::StatusCode;
-use actix_web::web::{Bytes, Data};
+use actix_web::web::{Bytes, Data, PayloadConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+
+/// Largest body.
+const MOST_BYTES: usize = 16 << 20;
 
 /// What was asked.
 #[derive(Debug, Clone)]
@@ -66,7 +69,8 @@ impl Double {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/", listener.local_addr().unwrap());
         let server = HttpServer::new(move || {
-            App::new().app_data(Data::clone(&state)).default_service(actix_web::web::to(answer))
+            let service = App::new().app_data(Data::clone(&state)).app_data(PayloadConfig::new(MOST_BYTES));
+            service.default_service(actix_web::web::to(answer))
         });
         let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
         drop(windlass::ambient::spawn(server));

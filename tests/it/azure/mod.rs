@@ -5,11 +5,12 @@ mod arm_double;
 pub(crate) mod azurite;
 mod backlog;
 pub(crate) mod cosmos;
-mod doubles;
+pub(crate) mod doubles;
 mod journal;
 mod messages;
 mod openapi;
 mod storage;
+mod telemetry;
 mod vault;
 mod whole;
 

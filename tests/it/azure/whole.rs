@@ -17,6 +17,7 @@ use super::arm_double::ArmDouble;
 use super::azurite::{Azurite, Unsigned};
 use super::cosmos;
 use super::doubles::{Answer, Double};
+use super::telemetry::outbound_calls_are_dependencies;
 use super::vault::vault;
 use crate::e2e::{copy_of, until};
 
@@ -63,6 +64,7 @@ struct Cloud {
     azurite: Azurite,
     arm: ArmDouble,
     waiting: Waiting,
+    ingestion: Double,
     variables: Vec<(String, String)>,
     port: u16,
     handler: Mutex<Option<Child>>,
@@ -86,6 +88,7 @@ impl Cloud {
             let body = json!({ "access_token": token, "expires_on": until.to_string(), "resource": "r", "token_type": "Bearer" });
             (200, vec![("content-type", "application/json".to_owned())], body.to_string())
         });
+        let ingestion = Double::start(|_| (200, Vec::new(), "{}".to_owned()));
         let address = cosmos::serve();
         let settings = &azurite.settings;
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -108,10 +111,24 @@ impl Cloud {
             ("APPS_IDENTITY", settings.apps_identity.clone()),
             ("AZURE_CONTAINER_REGISTRY", settings.registry.clone()),
             ("COSMOS_DISABLE_IMDS", "1".to_owned()),
+            (
+                "APPLICATIONINSIGHTS_CONNECTION_STRING",
+                format!("InstrumentationKey=k;IngestionEndpoint={}", ingestion.address),
+            ),
+            ("APPLICATIONINSIGHTS_AUTHENTICATION_STRING", "Authorization=AAD".to_owned()),
         ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value)).to_vec();
         let kept = vec![vault, bus, identity];
-        Some(Self { azurite, arm, waiting, variables, port, handler: Mutex::default(), _kept: kept })
+        Some(Self {
+            azurite,
+            arm,
+            waiting,
+            ingestion,
+            variables,
+            port,
+            handler: Mutex::default(),
+            _kept: kept,
+        })
     }
 
     fn url(&self) -> String {
@@ -135,6 +152,15 @@ impl Cloud {
         if let Some(mut child) = self.handler.lock().unwrap().take() {
             drop(child.kill());
             drop(child.wait());
+        }
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    fn stop(&self) {
+        if let Some(mut child) = self.handler.lock().unwrap().take() {
+            let pid = child.id().to_string();
+            assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+            child.wait().unwrap();
         }
     }
 
@@ -257,6 +283,8 @@ async fn a_folder_becomes_a_live_app_on_container_apps() {
     assert!(log.contains("Step 2/3"), "the registry's log is ours too: {log}");
     assert_eq!(cloud.arm.builds(), 1);
     assert_eq!(cloud.arm.violations(), [""; 0]);
+    cloud.stop();
+    outbound_calls_are_dependencies(&cloud.ingestion.asked());
 }
 
 /// Kills in CI; more on demand.
