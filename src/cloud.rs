@@ -3,10 +3,23 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use azure_core::credentials::TokenCredential;
+
 use crate::azure::connect::connect;
+use crate::azure::identity::credential;
+use crate::azure::transport::Wire;
 use crate::config::Settings;
 use crate::http::Api;
 use crate::serve::{HANDLER_PORT, api_server, handler_port, listen};
+
+/// Who we are to Azure, where its services are the backend.
+///
+/// # Errors
+/// When the settings make no credential.
+pub fn identity(settings: &Settings) -> anyhow::Result<Option<Arc<dyn TokenCredential>>> {
+    let Some(azure) = settings.azure.as_deref() else { return Ok(None) };
+    Ok(Some(credential(azure, &Wire::new(azure)?)?))
+}
 
 /// Serves until the host kills the process; there is no way to end well.
 ///

@@ -17,6 +17,7 @@ pub mod package;
 pub mod serve;
 pub mod steps;
 pub mod telemetry;
+pub mod trace;
 pub mod triggers;
 pub mod windlass;
 pub mod workflow;

@@ -16,7 +16,7 @@ use windlass::cli::{Ending, Identity, Output, doctor, exit, show, smoke};
 use windlass::config::{Backend, BadSettings, Level, Settings, explain};
 use windlass::package;
 use windlass::serve::{Extras, start, start_handler};
-use windlass::telemetry::{self, Format};
+use windlass::telemetry::{self, Format, Telemetry};
 use windlass::triggers::host_json::generated;
 
 /// Where a service listens unless told otherwise.
@@ -267,7 +267,7 @@ async fn up(
     json: bool,
 ) -> anyhow::Result<u8> {
     let level = if settings.log_level == Level::INFO { Level::WARN } else { settings.log_level };
-    telemetry::start(level, Format::People);
+    let telemetry = observe(settings, level, Format::People)?;
     let named = server.or_else(|| settings.server.clone());
     let wants_own = service.port.is_some() || service.data_dir.is_some() || service.apps_port.is_some();
     let known = Client::new(&named.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", settings.port)))?;
@@ -293,12 +293,22 @@ async fn up(
         stop.await;
     }
     service.stop().await;
+    telemetry.stop().await;
     code
+}
+
+/// Logs and telemetry of a service.
+fn observe(settings: &Settings, level: Level, format: Format) -> anyhow::Result<Telemetry> {
+    let wanted = settings.telemetry.app_insights.as_ref().is_some_and(|insights| insights.with_identity);
+    let identity = if wanted { windlass::cloud::identity(settings)? } else { None };
+    telemetry::start_exporting((level, format), &settings.telemetry, identity.as_ref())
+        .context("telemetry cannot be sent")
 }
 
 async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let people = std::io::stderr().is_terminal() && !json;
-    telemetry::start(settings.log_level, if people { Format::People } else { Format::Json });
+    let format = if people { Format::People } else { Format::Json };
+    let telemetry = observe(settings, settings.log_level, format)?;
     let service = start(settings, Extras::default()).await?;
     if !json {
         writeln!(
@@ -311,22 +321,25 @@ async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     }
     told_to_stop().await;
     service.stop().await;
+    telemetry.stop().await;
     Ok(exit::OK)
 }
 
 /// Under the Functions host: there is no way to end well, so every end is an error to it.
 async fn handler(settings: &Settings) -> anyhow::Result<u8> {
-    telemetry::start(settings.log_level, Format::JsonForHost);
+    let telemetry = observe(settings, settings.log_level, Format::JsonForHost)?;
     if settings.backend == Backend::Azure {
-        tokio::select! {
-            ended = windlass::cloud::serve(settings) => ended.context("the custom handler cannot go on")?,
-            () = told_to_stop() => {}
-        }
-        return Ok(exit::FAILED);
+        let ended = tokio::select! {
+            ended = windlass::cloud::serve(settings) => ended.context("the custom handler cannot go on"),
+            () = told_to_stop() => Ok(()),
+        };
+        telemetry.stop().await;
+        return ended.map(|()| exit::FAILED);
     }
     let service = start_handler(settings).await.context("the custom handler cannot start")?;
     told_to_stop().await;
     service.stop().await;
+    telemetry.stop().await;
     Ok(exit::FAILED)
 }
 

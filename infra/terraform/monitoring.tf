@@ -107,7 +107,8 @@ locals {
     }
   }
 
-  # The host records every call of a function as a request, and leaves requests out of sampling.
+  # The host records every call of a function as a request, and leaves requests out of sampling. Windlass sends its own
+  # under its own role.
   log_alerts = {
     dead-letters = {
       description = "A message failed too often and was dead-lettered: see the deployment that it names."
@@ -121,11 +122,20 @@ locals {
     function-failures = {
       description = "Calls of a function fail."
       severity    = 2
-      query       = "requests | where success == false or toint(resultCode) >= 500 | summarize found = count() by name"
+      query       = "requests | where cloud_RoleName != 'windlass' | where success == false or toint(resultCode) >= 500 | summarize found = count() by name"
       operator    = "GreaterThan"
       threshold   = var.alert_function_failures
       window      = "PT5M"
       by          = ["name"]
+    }
+    failed-deployments = {
+      description = "A deployment failed: its trace has the code, the message and the step."
+      severity    = 3
+      query       = "exceptions | where cloud_RoleName == 'windlass' | summarize found = count() by type"
+      operator    = "GreaterThan"
+      threshold   = 0
+      window      = "PT5M"
+      by          = ["type"]
     }
     no-sweep = {
       description = "No sweep has succeeded for a quarter of an hour: late steps are not sent again and deadlines do not end."

@@ -6,6 +6,7 @@ use super::ActionError;
 use crate::ambient::after;
 use crate::deploy::deployment::{Deployment, Filter, RunMaker, Status};
 use crate::steps::names;
+use crate::trace::TraceContext;
 use crate::windlass::Windlass;
 use crate::workflow::journal::RunId;
 
@@ -45,6 +46,9 @@ impl Windlass {
         };
         let started = deployment.started.unwrap_or(deployment.created);
         let deadline = after(started, self.tools.limits.deployment);
-        Ok(self.engine.begin(run, chain, &deployment.id.to_string(), deadline).await?)
+        let subject = deployment.id.to_string();
+        // One that came by queue has a trace of its own.
+        let trace = deployment.trace.unwrap_or_else(|| TraceContext::of_name(&subject));
+        Ok(self.engine.begin(run, chain, (&subject, Some(trace)), deadline).await?)
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::deploy::deployment::{NewDeployment, StoreError, Submitted};
+use crate::deploy::deployment::{NewDeployment, Origin, StoreError, Submitted};
 use crate::deploy::ids::{DeploymentId, Digest};
 use crate::deploy::wish::{FieldError, parse};
 use crate::windlass::Windlass;
@@ -45,13 +45,15 @@ impl Windlass {
         &self,
         body: &Value,
         key: Option<String>,
-        correlation: &str,
+        origin: impl Into<Origin>,
     ) -> Result<Accepted, SubmitError> {
         let tools = &self.tools;
+        let Origin { correlation, trace } = origin.into();
         let wish = parse(body, &|text| tools.secrets.seal(text)).map_err(SubmitError::Invalid)?;
         let id = DeploymentId::new(tools.ids.random());
         let key = key.map(|key| (key, Digest::of(body.to_string().as_bytes())));
-        let new = NewDeployment { id, wish, at: tools.clock.now(), correlation: correlation.to_owned(), key };
+        let new =
+            NewDeployment { id, wish, at: tools.clock.now(), correlation: correlation.clone(), trace, key };
         let id = match tools.deployments.submit(new).await? {
             Submitted::New => id,
             Submitted::Repeated(earlier) => earlier,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::dependency::cosmos;
 use crate::deploy::deployment::StoreError;
 
 /// Statuses of the service, as its REST reference lists them.
@@ -196,7 +197,7 @@ impl Container {
     /// # Errors
     /// [`Fault`].
     pub async fn read<T: DeserializeOwned>(&self, pk: &str, id: &str) -> Result<Option<Stored<T>>, Fault> {
-        match self.0.read_item(pk.to_owned(), id, None).await {
+        match cosmos("read", self.0.read_item(pk.to_owned(), id, None)).await {
             Ok(response) => Ok(Some(response.into_model()?)),
             Err(error) if error.status().is_not_found() => Ok(None),
             Err(error) => Err(error.into()),
@@ -228,7 +229,7 @@ impl Container {
     /// [`Fault`].
     pub async fn put(&self, pk: &str, id: &str, body: &impl Serialize) -> Result<(), Fault> {
         let item = Item { id, pk, body };
-        self.0.upsert_item(pk.to_owned(), id, item, None).await.map_err(too_large)?;
+        cosmos("upsert", self.0.upsert_item(pk.to_owned(), id, item, None)).await.map_err(too_large)?;
         Ok(())
     }
 
@@ -238,7 +239,7 @@ impl Container {
     /// [`Fault`].
     pub async fn create(&self, pk: &str, id: &str, body: &impl Serialize) -> Result<bool, Fault> {
         let item = Item { id, pk, body };
-        match self.0.create_item(pk.to_owned(), id, item, None).await {
+        match cosmos("create", self.0.create_item(pk.to_owned(), id, item, None)).await {
             Ok(_) => Ok(true),
             Err(error) if error.status().is_conflict() => Ok(false),
             Err(error) => Err(too_large(error)),
@@ -257,7 +258,7 @@ impl Container {
     ) -> Result<Option<String>, Fault> {
         let item = Item { id, pk, body };
         let guard = ItemWriteOptions::default().with_precondition(Precondition::if_match(etag.to_owned()));
-        match self.0.replace_item(pk.to_owned(), id, item, Some(guard)).await {
+        match cosmos("replace", self.0.replace_item(pk.to_owned(), id, item, Some(guard))).await {
             Ok(response) => Ok(response.headers().etag().map(ToString::to_string)),
             Err(error) if error.status().is_precondition_failed() || error.status().is_not_found() => {
                 Ok(None)
@@ -274,7 +275,7 @@ impl Container {
         let guard = etag.map(|etag| {
             ItemWriteOptions::default().with_precondition(Precondition::if_match(etag.to_owned()))
         });
-        match self.0.delete_item(pk.to_owned(), id, guard).await {
+        match cosmos("delete", self.0.delete_item(pk.to_owned(), id, guard)).await {
             Ok(_) => Ok(true),
             Err(error) if error.status().is_not_found() || error.status().is_precondition_failed() => {
                 Ok(false)
@@ -295,8 +296,8 @@ impl Container {
             .with_content_response_on_write(ContentResponseOnWrite::Enabled)
             .build();
         let options = BatchOptions::default().with_operation_options(contents);
-        let response =
-            self.0.execute_transactional_batch(batch.inner, Some(options)).await.map_err(too_large)?;
+        let call = self.0.execute_transactional_batch(batch.inner, Some(options));
+        let response = cosmos("batch", call).await.map_err(too_large)?;
         let answer = response.into_model()?;
         let refused = answer
             .results()
@@ -353,7 +354,8 @@ impl Container {
         for (name, value) in parameters {
             query = query.with_parameter(*name, value)?;
         }
-        Ok(self.0.query_items(query, scope, None).await?.try_collect().await?)
+        let call = async { self.0.query_items::<T>(query, scope, None).await?.try_collect::<Vec<T>>().await };
+        Ok(cosmos("query", call).await?)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod container_apps;
 pub mod context;
 pub mod cosmos;
 pub mod custom_handler;
+mod dependency;
 pub mod deployments;
 mod desk;
 pub mod identity;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::deploy::deployment::{Deployment, Ending, NewDeployment, Status};
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::wish::Wish;
+use crate::trace::TraceContext;
 use crate::workflow::journal::RunId;
 
 /// A deployment as it is stored. Times are microseconds since 1970, so that queries can compare them.
@@ -24,6 +25,8 @@ pub(super) struct Record {
     pub(super) ended: Option<i64>,
     pub(super) wish: Wish,
     pub(super) correlation: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trace: Option<TraceContext>,
     #[serde(default)]
     pub(super) result: Option<Ending>,
 }
@@ -45,6 +48,7 @@ impl Record {
             ended: None,
             wish: new.wish.clone(),
             correlation: new.correlation.clone(),
+            trace: new.trace,
             result: None,
         }
     }
@@ -67,6 +71,7 @@ impl From<Record> for Deployment {
             ended: record.ended.map(time),
             result: record.result.unwrap_or_default(),
             correlation: record.correlation,
+            trace: record.trace,
         }
     }
 }

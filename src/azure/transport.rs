@@ -21,6 +21,7 @@ use azure_core::http::{
 use azure_core::time::Duration as Span;
 use azure_core::{Error, Result};
 
+use super::dependency;
 use crate::config::{AzureSettings, is_loopback};
 
 /// Longest wait for the head of an answer: an invocation has 60 s.
@@ -152,19 +153,26 @@ impl Wire {
     }
 }
 
+async fn in_time(client: &dyn HttpClient, request: &Request) -> Result<AsyncRawResponse> {
+    let answer = async {
+        let late = |_| Error::with_message(ErrorKind::Io, "no answer within 30 s");
+        tokio::time::timeout(ANSWER, client.execute_request(request)).await.map_err(late)?
+    };
+    dependency::http(request, answer).await
+}
+
 #[async_trait]
 impl HttpClient for Client {
     async fn execute_request(&self, request: &Request) -> Result<AsyncRawResponse> {
         let inside = is_loopback(request.url());
         let client: &dyn HttpClient = if inside { &self.inside } else { &self.outside };
-        let answer = if inside && self.plain.contains(&authority(request.url())) {
+        if inside && self.plain.contains(&authority(request.url())) {
             let mut plain = request.clone();
             let refused = |()| Error::with_message(ErrorKind::Other, "this address has no plain form");
             plain.url_mut().set_scheme("http").map_err(refused)?;
-            tokio::time::timeout(ANSWER, client.execute_request(&plain)).await
+            in_time(client, &plain).await
         } else {
-            tokio::time::timeout(ANSWER, client.execute_request(request)).await
-        };
-        answer.map_err(|_| Error::with_message(ErrorKind::Io, "no answer within 30 s"))?
+            in_time(client, request).await
+        }
     }
 }

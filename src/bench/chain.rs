@@ -237,7 +237,7 @@ impl Load {
             if let Ok(mut waiting) = self.waiting.lock() {
                 waiting.insert(run, end);
             }
-            engine.begin(run, &chain, &run.to_string(), after(now, Duration::from_secs(600))).await?;
+            engine.begin(run, &chain, (&run.to_string(), None), after(now, Duration::from_secs(600))).await?;
             ended.await?;
             done.all += 1;
             if (self.from..=self.until).contains(&Instant::now()) {

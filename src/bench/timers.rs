@@ -68,7 +68,7 @@ pub(super) async fn timers(settings: &Settings, count: u32, span: Duration) -> a
                 for number in (beginner..count).step_by(BEGINNERS as usize) {
                     let due = after(first, span.mul_f64(f64::from(number) / f64::from(count)));
                     let run = RunId::new(SystemClock.now(), SystemIds.random());
-                    engine.begin(run, &chain, &due.to_string(), Timestamp::MAX).await?;
+                    engine.begin(run, &chain, (&due.to_string(), None), Timestamp::MAX).await?;
                 }
                 anyhow::Ok(())
             })

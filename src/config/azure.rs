@@ -200,7 +200,7 @@ impl AzureSettings {
     }
 }
 
-fn address(text: &str) -> Option<Url> {
+pub(super) fn address(text: &str) -> Option<Url> {
     let url: Url = text.parse().ok()?;
     (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url))).then_some(url)
 }

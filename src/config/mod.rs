@@ -2,6 +2,7 @@
 
 mod azure;
 mod builder;
+mod telemetry;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,6 +30,7 @@ pub use tracing::Level;
 
 pub use azure::{Auth, AzureSettings, is_loopback, registry_address};
 pub use builder::{BuilderSettings, RegistryLogin, Strategy};
+pub use telemetry::{AppInsights, TelemetrySettings};
 
 /// All settings.
 #[derive(Debug, Clone)]
@@ -65,6 +67,8 @@ pub struct Settings {
     pub server: Option<String>,
     /// Azure's services, when they are the backend.
     pub azure: Option<Box<AzureSettings>>,
+    /// Who receives telemetry.
+    pub telemetry: TelemetrySettings,
 }
 
 /// One row of `windlass config explain`.
@@ -84,7 +88,8 @@ const fn variable(name: &'static str, default: &'static str, meaning: &'static s
 
 /// Every variable that is read.
 pub fn variables() -> impl Iterator<Item = &'static Variable> {
-    VARIABLES.iter().chain(&azure::AZURE_VARIABLES).chain(&builder::BUILDER_VARIABLES)
+    let azure = azure::AZURE_VARIABLES.iter().chain(&builder::BUILDER_VARIABLES);
+    VARIABLES.iter().chain(azure).chain(&telemetry::TELEMETRY_VARIABLES)
 }
 
 const VARIABLES: &[Variable] = &[
@@ -306,6 +311,7 @@ impl Settings {
                 cache_dir: caches.unwrap_or_else(|| PathBuf::from(".windlass-cache")).join("windlass"),
                 home,
                 server: reader.text("WINDLASS_URL").map(str::to_owned),
+                telemetry: reader.telemetry(),
             };
         if reader.problems.is_empty() { Ok(settings) } else { Err(BadSettings(reader.problems)) }
     }
@@ -322,7 +328,8 @@ pub fn explain(flags: &BTreeMap<String, String>) -> Vec<(Variable, Option<String
     let shown = |variable: &Variable| {
         let value = value(variable.name);
         // Secrets are named so.
-        if variable.name.ends_with("_SECRET") { value.map(|_| "(set)".to_owned()) } else { value }
+        let secret = variable.name.ends_with("_SECRET") || variable.name == telemetry::CONNECTION_STRING;
+        if secret { value.map(|_| "(set)".to_owned()) } else { value }
     };
     variables().map(|variable| (*variable, shown(variable))).collect()
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{DeploymentId, Digest, Name};
 use super::wish::{Environment, Wish};
+use crate::trace::TraceContext;
 use crate::workflow::journal::RunId;
 
 /// Where a deployment stands.
@@ -122,6 +123,23 @@ pub struct Deployment {
     pub result: Ending,
     /// Ties its log lines to the request that caused it.
     pub correlation: String,
+    /// That request, in its trace.
+    pub trace: Option<TraceContext>,
+}
+
+/// What a deployment was caused by.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Ties log lines together.
+    pub correlation: String,
+    /// The request, in its trace.
+    pub trace: Option<TraceContext>,
+}
+
+impl From<&str> for Origin {
+    fn from(correlation: &str) -> Self {
+        Self { correlation: correlation.to_owned(), trace: None }
+    }
 }
 
 /// A deployment to be accepted.
@@ -135,6 +153,8 @@ pub struct NewDeployment {
     pub at: Timestamp,
     /// From the request.
     pub correlation: String,
+    /// The request, in its trace.
+    pub trace: Option<TraceContext>,
     /// The request's idempotency key and the digest of its body.
     pub key: Option<(String, Digest)>,
 }

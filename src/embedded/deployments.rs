@@ -17,6 +17,7 @@ use crate::deploy::deployment::{
 };
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::wish::Wish;
+use crate::trace::TraceContext;
 use crate::triggers::message::admit_text;
 use crate::triggers::table::DEPLOYMENT_QUEUE;
 use crate::workflow::journal::RunId;
@@ -39,6 +40,8 @@ pub struct SqliteDeployments {
 struct Body {
     wish: Wish,
     correlation: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceContext>,
 }
 
 impl SqliteDeployments {
@@ -105,6 +108,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Deployment> {
         ended: times(6)?,
         wish: body.wish,
         correlation: body.correlation,
+        trace: body.trace,
         result: result.map(|json| from_json(&json)).transpose()?.unwrap_or_default(),
     })
 }
@@ -112,7 +116,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Deployment> {
 #[async_trait]
 impl Deployments for SqliteDeployments {
     async fn submit(&self, new: NewDeployment) -> Result<Submitted, StoreError> {
-        let body = to_json(&Body { wish: new.wish.clone(), correlation: new.correlation.clone() })?;
+        let (wish, correlation) = (new.wish.clone(), new.correlation.clone());
+        let body = to_json(&Body { wish, correlation, trace: new.trace })?;
         self.write_and_wake(move |c, queues| {
             let org = new.wish.org.as_str();
             if let Some((key, digest)) = &new.key {

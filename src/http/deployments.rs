@@ -2,7 +2,7 @@
 
 use actix_web::http::header;
 use actix_web::web::{Bytes, Data, Path, Query};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -11,10 +11,11 @@ use super::problem::Problem;
 use super::stream;
 use crate::actions::{Cancelled, Retried, StepView, SubmitError, View};
 use crate::api;
-use crate::deploy::deployment::{Deployment, Fault, Filter, Status};
+use crate::deploy::deployment::{Deployment, Fault, Filter, Origin, Status};
 use crate::deploy::ids::{DeploymentId, Name};
 use crate::deploy::log::{From, Line};
 use crate::deploy::wish::Environment;
+use crate::trace::TraceContext;
 
 /// Rows of a page unless asked otherwise, and at most.
 const ROWS: usize = 20;
@@ -53,7 +54,9 @@ async fn accept(
             format!("an Idempotency-Key has 1 to {MOST_KEY_CHARS} visible characters"),
         ));
     }
-    let accepted = api.windlass.submit(&body, key, correlation).await?;
+    let trace = request.extensions().get::<TraceContext>().copied();
+    let origin = Origin { correlation: correlation.to_owned(), trace };
+    let accepted = api.windlass.submit(&body, key, origin).await?;
     let answer = api::Accepted {
         success: true,
         deployment_id: accepted.id.to_string(),

@@ -63,7 +63,7 @@ async fn metrics(api: &Api) -> Result<Vec<Metric>, Problem> {
                 .collect(),
         ),
         gauge(
-            "windlass_deployment_duration_seconds",
+            "windlass_deploy_duration_seconds",
             "From admission to success, of the newest successful deployments.",
             [50, 95].into_iter().filter_map(quantile).collect(),
         ),

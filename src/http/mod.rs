@@ -11,6 +11,7 @@ pub mod routes;
 mod sources;
 mod status;
 mod stream;
+mod traced;
 
 use std::sync::atomic::AtomicBool;
 

@@ -1,7 +1,7 @@
 //! Turns errors into answers: RFC 9457, one stable code each.
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 
 use crate::actions::{ActionError, SourceError, SubmitError};
 use crate::api;
@@ -9,6 +9,7 @@ use crate::api::codes::find;
 use crate::deploy::blobs::BlobError;
 use crate::deploy::deployment::StoreError;
 use crate::deploy::wish::FieldError;
+use crate::trace::TraceContext;
 use crate::workflow::backlog::BacklogError;
 
 /// An error on its way to the caller.
@@ -108,9 +109,8 @@ pub fn correlation(request: &HttpRequest, fresh: u128) -> String {
     if let Some(id) = header("x-correlation-id").filter(plain) {
         return id.to_owned();
     }
-    // version-traceid-parentid-flags (W3C Trace Context, section 3.2)
-    let trace = header("traceparent").and_then(|value| value.split('-').nth(1)).filter(|id| id.len() == 32);
-    trace.map_or_else(|| format!("{fresh:032x}"), str::to_owned)
+    let trace = request.extensions().get::<TraceContext>().map(|context| context.trace_id());
+    trace.unwrap_or_else(|| format!("{fresh:032x}"))
 }
 
 impl From<SubmitError> for Problem {

@@ -7,7 +7,7 @@ use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::problem::Problem;
-use super::{Api, deployments, guard, health, metrics, operations, projects, sources, status};
+use super::{Api, deployments, guard, health, metrics, operations, projects, sources, status, traced};
 
 /// Bytes of a JSON body: a request with every variable at its limit fits.
 const MOST_JSON_BYTES: usize = 10 << 20;
@@ -17,6 +17,8 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
     config.app_data(Data::from(Arc::clone(api))).service(
         web::scope("")
             .wrap(from_fn(guard::refuse_forged))
+            // Around the guard: what is refused is part of a trace too.
+            .wrap(from_fn(traced::in_a_span))
             .app_data(web::PayloadConfig::new(MOST_JSON_BYTES))
             .service(web::resource("/").get(health::name))
             .service(web::resource("/deploy").post(deployments::create))

@@ -1,6 +1,7 @@
 //! Tells people what a deployment does, and the store how it ended.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use crate::ambient::between;
 use crate::deploy::deployment::{Deployment, Ending, Fault, Status};
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::log::Line;
+use crate::trace::TARGET;
 use crate::windlass::Tools;
 use crate::workflow::chain::{Context, ErrorClass, Observer, StepError, StepName};
 use crate::workflow::journal::RunId;
@@ -219,6 +221,29 @@ fn report(deployment: &Deployment, status: Status, ending: &Ending, duration: u6
         code = ending.fault.as_ref().map(|fault| fault.code.as_str()),
         customDimensions.containerSize = size,
         customDimensions.hasCustomDomain = wish.domain.is_some(),
+        "{message}"
+    );
+    // The same for those who receive telemetry: a metric, and an event with all of it.
+    tracing::debug!(
+        target: TARGET,
+        histogram.windlass_deploy_duration_seconds = Duration::from_millis(duration).as_secs_f64(),
+        status = status.as_str(),
+        environment = %wish.environment,
+        containerSize = size,
+        hasCustomDomain = wish.domain.is_some(),
+    );
+    tracing::debug!(
+        target: TARGET,
+        deploymentId = %deployment.id,
+        duration,
+        projectId = %wish.project,
+        environment = %wish.environment,
+        correlation_id = deployment.correlation,
+        status = status.as_str(),
+        containerSize = size,
+        hasCustomDomain = wish.domain.is_some(),
+        exception.code = ending.fault.as_ref().map(|fault| fault.code.as_str()),
+        exception.message = ending.fault.as_ref().map(|fault| fault.message.as_str()),
         "{message}"
     );
 }

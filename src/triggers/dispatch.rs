@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::message::{Envelope, OurMessage};
 use super::table::{Function, Trigger, function};
 use crate::actions::{ActionError, SubmitError};
 use crate::ambient::after;
 use crate::deploy::deployment::QUEUE_KEY;
+use crate::trace::TARGET;
 use crate::windlass::Windlass;
 use crate::workflow::advance::Advanced;
 use crate::workflow::backlog::BacklogError;
@@ -48,6 +51,18 @@ pub enum DispatchError {
     Queue(#[from] QueueError),
 }
 
+impl DispatchError {
+    /// A word for telemetry.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::Action(_) => "action",
+            Self::Backlog(_) => "backlog",
+            Self::Queue(_) => "queue",
+        }
+    }
+}
+
 impl From<JournalError> for DispatchError {
     fn from(error: JournalError) -> Self {
         Self::Action(error.into())
@@ -66,25 +81,52 @@ pub async fn dispatch(windlass: &Windlass, function: &Function, event: Event) ->
         (Trigger::Timer { .. }, Event::Messages(_)) => {
             Err(DispatchError::Malformed("a timer takes no messages".to_owned()))
         }
-        (Trigger::Timer { .. }, Event::Tick) => tick(windlass, function.name).await,
+        (Trigger::Timer { .. }, Event::Tick) => {
+            in_a_span(function, "timer", tick(windlass, function.name)).await
+        }
         (_, Event::Tick) => Err(DispatchError::Malformed("a queue function takes messages".to_owned())),
         (_, Event::Messages(messages)) => {
             let mut failed = None;
             let mut admit = false;
             // One bad element must not hold up its neighbours; redelivery of the good ones is harmless.
             for message in messages {
-                match deliver(windlass, function, &message).await {
+                match in_a_span(function, "hint", deliver(windlass, function, &message)).await {
                     Ok(Then::Admit) => admit = true,
                     Ok(Then::Nothing) => {}
                     Err(error) => failed = Some(error),
                 }
             }
             if admit {
-                windlass.admit().await?;
+                let turns = async { windlass.admit().await.map_err(DispatchError::from) };
+                in_a_span(function, "turns", turns).await?;
             }
             failed.map_or(Ok(()), Err)
         }
     }
+}
+
+/// Does the work as the outermost span of its trace. A hint's span joins the trace of its run once the run is read.
+async fn in_a_span<T>(
+    function: &Function,
+    what: &str,
+    work: impl Future<Output = Result<T, DispatchError>>,
+) -> Result<T, DispatchError> {
+    let span = tracing::debug_span!(
+        target: TARGET,
+        parent: None,
+        "invocation",
+        otel.name = %format_args!("{what} {}", function.name),
+        otel.kind = "consumer",
+        function.name = function.name,
+        trace.parent = Empty,
+        fault.code = Empty,
+    );
+    // These futures are large, and would be in here twice.
+    let result = Box::pin(work.instrument(span.clone())).await;
+    if let Err(error) = &result {
+        span.record("fault.code", error.code());
+    }
+    result
 }
 
 async fn tick(windlass: &Windlass, name: &str) -> Result<(), DispatchError> {

@@ -1,5 +1,7 @@
 //! Performs one decision of one run: claim, decide, do, append. Called for every hint.
 
+use tracing::{Instrument as _, Span};
+
 use super::chain::{Chain, Context, ErrorClass, Next, Place, StepError};
 use super::decide::{Decision, decide, function_of, look_again};
 use super::journal::{Append, Claim, JournalError, Lease, RunId};
@@ -7,6 +9,7 @@ use super::queue::Hint;
 use super::state::{Event, Phase, RunState};
 use super::{Engine, HEARTBEAT, LEASE};
 use crate::ambient::after;
+use crate::trace::TARGET;
 
 /// What became of a hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,9 @@ impl Engine {
             Claim::Busy => return Ok(Advanced::Busy),
             Claim::Missing => return Ok(Advanced::Nothing),
         };
+        if let Some(trace) = state.trace {
+            Span::current().record("trace.parent", tracing::field::display(trace));
+        }
         if hint.seq < state.version {
             self.journal.release(&lease).await;
             return Ok(Advanced::Nothing);
@@ -76,8 +82,15 @@ impl Engine {
         if let Some(observer) = &chain.observer {
             observer.started(&cx, &place.name, undo).await;
         }
-        let work = async { if undo { place.step.undo(&cx).await } else { place.step.run(&cx).await } };
-        let mut work = std::pin::pin!(work);
+        let span = tracing::debug_span!(target: TARGET, "step", otel.name = %format_args!("step {}", place.name), step.name = %place.name, step.attempt = cx.attempt, step.undo = undo, run.id = %lease.run, fault.code = tracing::field::Empty);
+        let work = async {
+            let result = if undo { place.step.undo(&cx).await } else { place.step.run(&cx).await };
+            if let Err(error) = &result {
+                Span::current().record("fault.code", error.code.as_str());
+            }
+            result
+        };
+        let mut work = std::pin::pin!(work.instrument(span));
         loop {
             tokio::select! {
                 biased;

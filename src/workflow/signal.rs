@@ -8,6 +8,7 @@ use super::chain::Chain;
 use super::journal::{Append, JournalError, RunId};
 use super::queue::Hint;
 use super::state::{Event, Phase, RunState};
+use crate::trace::TraceContext;
 
 /// Writers that may get in between a signal's read and its append, before we give up.
 const MOST_CONFLICTS: usize = 20;
@@ -24,7 +25,7 @@ pub enum Signalled {
 }
 
 impl Engine {
-    /// Begins run `run` of chain `chain` about `subject`. Beginning it again changes nothing.
+    /// Begins run `run` of chain `chain` about `subject`, as a part of `trace`. Beginning it again changes nothing.
     ///
     /// # Errors
     /// [`JournalError::Unavailable`] when nothing is stored; [`JournalError::Damaged`] for a chain without steps.
@@ -32,7 +33,7 @@ impl Engine {
         &self,
         run: RunId,
         chain: &Chain,
-        subject: &str,
+        (subject, trace): (&str, Option<TraceContext>),
         deadline: Timestamp,
     ) -> Result<(), JournalError> {
         let now = self.clock.now();
@@ -41,6 +42,7 @@ impl Engine {
             chain_version: chain.version,
             subject: subject.to_owned(),
             deadline,
+            trace,
         };
         let damaged = |what: &'static str| JournalError::Damaged { run, source: what.into() };
         let state = RunState::begin(&first, now)

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::chain::{StepError, StepName};
+use crate::trace::TraceContext;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,9 @@ pub enum Event {
         subject: String,
         /// When it ends at the latest.
         deadline: Timestamp,
+        /// The work that caused it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<TraceContext>,
     },
     /// The step at the cursor (or the cleanup) finished.
     StepDone {
@@ -162,6 +166,9 @@ pub struct RunState {
     /// Why it failed, or is stuck.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// The work that caused it, of which every hint of the run is a part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
     /// The phase a stuck run goes back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck_in: Option<Phase>,
@@ -188,7 +195,7 @@ impl RunState {
     /// # Errors
     /// [`IllegalEvent`] when `event` is not [`Event::Started`].
     pub fn begin(event: &Event, at: Timestamp) -> Result<Self, IllegalEvent> {
-        let Event::Started { chain, chain_version, subject, deadline } = event else {
+        let Event::Started { chain, chain_version, subject, deadline, trace } = event else {
             return Err(IllegalEvent { event: format!("{event:?}"), phase: "none".to_owned(), version: 0 });
         };
         Ok(Self {
@@ -207,6 +214,7 @@ impl RunState {
             deadline: *deadline,
             outcome: None,
             failure: None,
+            trace: *trace,
             stuck_in: None,
         })
     }

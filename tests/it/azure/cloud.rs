@@ -36,6 +36,8 @@ pub(crate) struct Cloud {
     pub(crate) bus: Bus,
     pub(crate) served: Served,
     pub(crate) vault: Double,
+    /// Where telemetry goes.
+    pub(crate) ingestion: Double,
     pub(crate) account: Account,
     azurite: Azurite,
     _identity: Double,
@@ -62,6 +64,7 @@ impl Cloud {
     pub(crate) async fn with(seed: u64, more: &[(&str, &str)]) -> Option<Self> {
         let azurite = Azurite::start().await?;
         let (arm, vault, bus, identity) = (ArmDouble::start(), vault(), Bus::start(), identity().await);
+        let ingestion = Double::start(|_| -> Answer { (200, Vec::new(), "{}".to_owned()) });
         let served = cosmos::serve();
         let settings = &azurite.settings;
         let variables = [
@@ -85,13 +88,18 @@ impl Cloud {
             ("APPS_IDENTITY", settings.apps_identity.clone()),
             ("AZURE_CONTAINER_REGISTRY", settings.registry.clone()),
             ("COSMOS_DISABLE_IMDS", "1".to_owned()),
+            (
+                "APPLICATIONINSIGHTS_CONNECTION_STRING",
+                format!("InstrumentationKey=k;IngestionEndpoint={}", ingestion.address),
+            ),
+            ("APPLICATIONINSIGHTS_AUTHENTICATION_STRING", "Authorization=AAD".to_owned()),
         ];
         let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let variables: BTreeMap<&str, String> = variables.into_iter().chain(more).collect();
         let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let account = served.account().await;
         let host = Host::new(variables, azurite.folder().to_owned(), account.runs.clone(), seed);
-        let cloud = Self { host, arm, bus, served, vault, account, azurite, _identity: identity };
+        let cloud = Self { host, arm, bus, served, vault, ingestion, account, azurite, _identity: identity };
         for mood in cloud.moods() {
             watch(mood, &cloud.host.tap());
         }

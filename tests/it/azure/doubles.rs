@@ -8,6 +8,9 @@ use actix_web::web::{Bytes, Data, PayloadConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use windlass::ambient::{Clock as _, SystemClock};
 
+/// Largest body.
+const MOST_BYTES: usize = 16 << 20;
+
 /// What was asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
@@ -131,10 +134,8 @@ impl Double {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/", listener.local_addr().unwrap());
         let server = HttpServer::new(move || {
-            App::new()
-                .app_data(Data::clone(&state))
-                .app_data(PayloadConfig::new(16 << 20))
-                .default_service(actix_web::web::to(answer))
+            let service = App::new().app_data(Data::clone(&state)).app_data(PayloadConfig::new(MOST_BYTES));
+            service.default_service(actix_web::web::to(answer))
         });
         let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
         drop(windlass::ambient::spawn(server));

@@ -242,6 +242,18 @@ impl Host {
         }
     }
 
+    /// Ends every process as the host does when it has time: SIGTERM, and it waits.
+    pub(crate) fn stop(&self) {
+        for instance in self.instances.lock().unwrap().values_mut() {
+            if let Some(mut child) = instance.child.take() {
+                let pid = child.id().to_string();
+                assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+                child.wait().unwrap();
+                instance.ready = false;
+            }
+        }
+    }
+
     /// Where HTTP functions answer.
     pub(crate) async fn url(&self) -> String {
         self.address("http").await

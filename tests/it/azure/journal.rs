@@ -16,8 +16,13 @@ use super::cosmos::{Account, Trouble, emulator};
 use crate::ports::Outbox;
 
 pub(crate) fn begin(run: RunId, now: Timestamp) -> (Event, RunState, Hint) {
-    let first =
-        Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline: Timestamp::MAX };
+    let first = Event::Started {
+        chain: "c".into(),
+        chain_version: 1,
+        subject: "s".into(),
+        deadline: Timestamp::MAX,
+        trace: None,
+    };
     let state = RunState::begin(&first, now).unwrap();
     (first, state, Hint { run, function: "step-build", seq: 1 })
 }

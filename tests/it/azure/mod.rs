@@ -12,7 +12,7 @@ mod context;
 pub(crate) mod cosmos;
 mod desk;
 mod domains;
-mod doubles;
+pub(crate) mod doubles;
 mod envelope;
 mod host;
 mod image_registry;
@@ -27,6 +27,7 @@ mod openapi;
 mod registry_login;
 mod round_trips;
 mod storage;
+mod telemetry;
 mod vault;
 mod whole;
 

@@ -11,6 +11,7 @@ use super::bus::MOST_DELIVERIES;
 use super::cloud::Cloud;
 use super::doubles::slow;
 use super::image_registry::ImageRegistry;
+use super::telemetry::outbound_calls_are_dependencies;
 use crate::e2e::copy_of;
 
 /// Kills in CI; `WINDLASS_KILLS` asks for more, `WINDLASS_SEED` for the choices of an earlier run.
@@ -37,6 +38,8 @@ async fn a_folder_becomes_a_live_app_on_container_apps() {
     assert_eq!(cloud.arm.builds(), 1);
     assert_eq!(cloud.arm.revisions(&app_name("node-api", "development")).len(), 1);
     cloud.assert_clean().await;
+    cloud.host.stop();
+    outbound_calls_are_dependencies(&cloud.ingestion.asked());
 }
 
 /// Each deployment is live, by one revision, and was built once, except that asking for a build is the one thing that a

@@ -8,6 +8,7 @@ mod handler;
 mod package;
 mod proxy;
 mod service;
+mod telemetry;
 mod zero_downtime;
 
 use std::io::{BufRead as _, BufReader};

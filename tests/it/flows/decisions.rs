@@ -72,7 +72,8 @@ fn play(fates: &[Fate]) -> Played {
     let chain = chain();
     let mut now = Timestamp::UNIX_EPOCH;
     let deadline = after(now, Duration::from_secs(600));
-    let first = Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline };
+    let first =
+        Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline, trace: None };
     let mut state = RunState::begin(&first, now).unwrap();
     let mut played =
         Played { state: state.clone(), ran: Vec::new(), undone: Vec::new(), cancelled: false, moves: 0 };
@@ -182,7 +183,8 @@ fn the_deadline_ends_a_run_that_waits() {
     let chain = chain();
     let now = Timestamp::UNIX_EPOCH;
     let deadline = after(now, Duration::from_secs(10));
-    let first = Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline };
+    let first =
+        Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline, trace: None };
     let mut state = RunState::begin(&first, now).unwrap();
     let until = after(now, Duration::from_secs(3_600));
     state.apply(&Event::StepWaits { step: StepName::new("1"), until, memo: json!({}) }, now).unwrap();
@@ -210,8 +212,13 @@ fn an_undo_that_waits_is_looked_at_when_it_is_due_even_past_the_deadline() {
 
 #[test]
 fn an_event_that_cannot_follow_is_refused_and_changes_nothing() {
-    let first =
-        Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline: Timestamp::MAX };
+    let first = Event::Started {
+        chain: "c".into(),
+        chain_version: 1,
+        subject: "s".into(),
+        deadline: Timestamp::MAX,
+        trace: None,
+    };
     let mut state = RunState::begin(&first, Timestamp::UNIX_EPOCH).unwrap();
     let before = state.clone();
     assert!(state.apply(&Event::StepUndone { step: StepName::new("1") }, Timestamp::UNIX_EPOCH).is_err());

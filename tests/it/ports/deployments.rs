@@ -15,6 +15,7 @@ use windlass::deploy::ids::{DeploymentId, Digest};
 use windlass::deploy::secrets::Secrets as _;
 use windlass::deploy::wish;
 use windlass::embedded::secrets::key_file;
+use windlass::trace::TraceContext;
 use windlass::workflow::journal::RunId;
 
 use super::Ports;
@@ -58,6 +59,7 @@ impl Suite {
             wish,
             at: self.now(),
             correlation: "c".to_owned(),
+            trace: Some(TraceContext::of_name("t")),
             key: None,
         }
     }
@@ -97,6 +99,7 @@ async fn a_deployment_is_admitted_settled_and_put_back(ports: Ports) {
         (queued.status, queued.run, queued.started, queued.created),
         (Status::Queued, None, None, suite.now())
     );
+    assert_eq!((queued.correlation.as_str(), queued.trace), ("c", Some(TraceContext::of_name("t"))));
     assert_eq!(suite.admit().await, [id]);
     let running = suite.get(id).await;
     assert_eq!((running.status, running.started), (Status::Running, Some(suite.now())));

@@ -50,6 +50,7 @@ impl Suite {
             chain_version: 1,
             subject: "s".into(),
             deadline: Timestamp::MAX,
+            trace: None,
         };
         let state = RunState::begin(&first, self.now()).unwrap();
         self.journal

@@ -1,0 +1,226 @@
+//! Sends what was collected, in the background: it never holds up the work, and what cannot be sent is lost.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use azure_core::http::Url;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::app_insights::Ingestion;
+use super::collector::Span;
+use super::otlp::Otlp;
+use crate::ambient::{Clock as _, SystemClock, spawn};
+use crate::config::is_loopback;
+
+/// Pieces of work that wait to be put into a request: a burst of a few seconds.
+const MOST_WAITING: usize = 4_096;
+/// Spans of one request, about.
+const ENOUGH: usize = 512;
+/// How often requests are made when there is less; OpenTelemetry's own default.
+const EVERY: Duration = Duration::from_secs(5);
+/// Requests that wait for a receiver that is away; older ones are lost.
+const MOST_REQUESTS: usize = 16;
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// One outermost span with everything below it.
+pub(super) type Batch = Arc<Vec<Span>>;
+
+/// One call to a receiver.
+pub(super) struct Request {
+    pub(super) url: Url,
+    pub(super) body: Bytes,
+}
+
+/// Where telemetry goes, and in which words.
+pub(super) enum Receiver {
+    AppInsights(Ingestion),
+    Otlp(Otlp),
+}
+
+impl Receiver {
+    fn address(&self) -> &Url {
+        match self {
+            Self::AppInsights(ingestion) => &ingestion.url,
+            Self::Otlp(otlp) => &otlp.traces,
+        }
+    }
+
+    fn requests(&self, spans: &[Batch]) -> Vec<Request> {
+        let spans: Vec<&Span> = spans.iter().flat_map(|batch| batch.iter()).collect();
+        if spans.is_empty() {
+            return Vec::new();
+        }
+        match self {
+            Self::AppInsights(ingestion) => vec![ingestion.request(&spans)],
+            Self::Otlp(otlp) => otlp.requests(&spans),
+        }
+    }
+}
+
+/// The collector's end of an exporter.
+pub(super) struct Outlet {
+    to: mpsc::Sender<Batch>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Outlet {
+    /// Hands a batch over, or loses it where too many wait.
+    pub(super) fn put(&self, batch: &Batch) {
+        if self.to.try_send(Arc::clone(batch)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// An exporter at work.
+pub(super) struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Sends what waits.
+    pub(super) async fn stop(self) {
+        if self.stop.send(()).is_err() {
+            tracing::debug!("an exporter had ended before");
+        }
+        drop(self.task.await);
+    }
+}
+
+/// Starts an exporter.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub(super) fn start(receiver: Receiver) -> reqwest::Result<(Outlet, Running)> {
+    let builder = reqwest::Client::builder().timeout(ANSWER).redirect(reqwest::redirect::Policy::none());
+    let builder = if is_loopback(receiver.address()) { builder.no_proxy() } else { builder };
+    let (to, from) = mpsc::channel(MOST_WAITING);
+    let (stop, stopped) = oneshot::channel();
+    let lost = Arc::new(AtomicU64::new(0));
+    let exporter = Exporter {
+        receiver,
+        client: builder.build()?,
+        from,
+        lost: Arc::clone(&lost),
+        waiting: VecDeque::new(),
+        well: true,
+    };
+    Ok((Outlet { to, lost }, Running { stop, task: spawn(exporter.run(stopped)) }))
+}
+
+/// What became of a request.
+enum Answer {
+    Taken,
+    /// It will never be taken.
+    Refused(String),
+    /// It may be taken later.
+    Away(String),
+}
+
+struct Exporter {
+    receiver: Receiver,
+    client: reqwest::Client,
+    from: mpsc::Receiver<Batch>,
+    lost: Arc<AtomicU64>,
+    waiting: VecDeque<Request>,
+    /// Whether the newest request was taken; only changes are logged.
+    well: bool,
+}
+
+impl Exporter {
+    async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+        loop {
+            let (batches, stopping) = self.gather(&mut stop).await;
+            self.waiting.extend(self.receiver.requests(&batches));
+            while self.waiting.len() > MOST_REQUESTS {
+                self.waiting.pop_front();
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
+            self.send().await;
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    /// Waits until there is enough, time has passed, or the service stops, which the answer says.
+    async fn gather(&mut self, stop: &mut oneshot::Receiver<()>) -> (Vec<Batch>, bool) {
+        let clock = SystemClock;
+        let mut pause = clock.sleep(EVERY);
+        let (mut batches, mut spans) = (Vec::new(), 0);
+        while spans < ENOUGH {
+            tokio::select! {
+                biased;
+                _ = &mut *stop => {
+                    while let Ok(batch) = self.from.try_recv() {
+                        batches.push(batch);
+                    }
+                    return (batches, true);
+                }
+                () = &mut pause => break,
+                batch = self.from.recv() => match batch {
+                    Some(batch) => {
+                        spans += batch.len();
+                        batches.push(batch);
+                    }
+                    None => return (batches, true),
+                },
+            }
+        }
+        (batches, false)
+    }
+
+    async fn send(&mut self) {
+        while let Some(request) = self.waiting.front() {
+            match self.post(request).await {
+                Answer::Taken => self.note_taken(),
+                Answer::Refused(reason) => self.note_trouble(&reason),
+                Answer::Away(reason) => return self.note_trouble(&reason),
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    async fn post(&self, request: &Request) -> Answer {
+        let call = self.client.post(request.url.clone()).header("content-type", "application/json");
+        let call = match &self.receiver {
+            Receiver::AppInsights(ingestion) => match ingestion.token().await {
+                Ok(Some(token)) => call.bearer_auth(token),
+                Ok(None) => call,
+                Err(error) => return Answer::Away(format!("there is no token: {error}")),
+            },
+            Receiver::Otlp(_) => call,
+        };
+        match call.body(request.body.clone()).send().await.map(|answer| answer.status().as_u16()) {
+            Ok(200..=299) => Answer::Taken,
+            // Those that OTLP/HTTP and Application Insights' ingestion name as worth another try.
+            Ok(status @ (408 | 429 | 439 | 500 | 502 | 503 | 504)) => {
+                Answer::Away(format!("it answers {status}"))
+            }
+            Ok(status) => Answer::Refused(format!("it answers {status}")),
+            Err(error) => Answer::Away(error.without_url().to_string()),
+        }
+    }
+
+    fn note_taken(&mut self) {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if !self.well || lost > 0 {
+            tracing::info!(lost, "telemetry is taken again; {lost} batches were lost");
+        }
+        self.well = true;
+    }
+
+    fn note_trouble(&mut self, reason: &str) {
+        if self.well {
+            let host = self.receiver.address().host_str().unwrap_or_default();
+            tracing::warn!(reason, "telemetry is not taken by {host}: {reason}");
+        }
+        self.well = false;
+    }
+}
