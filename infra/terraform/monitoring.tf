@@ -127,6 +127,15 @@ locals {
       window      = "PT5M"
       by          = ["name"]
     }
+    failed-deployments = {
+      description = "A deployment failed, or could not be undone and waits for somebody: see its log."
+      severity    = 3
+      query       = "traces | extend line = parse_json(message) | where tostring(line.message) == 'Deployment ended' and tostring(line.status) in ('failed', 'stuck') | summarize found = count()"
+      operator    = "GreaterThan"
+      threshold   = 0
+      window      = "PT5M"
+      by          = []
+    }
     no-sweep = {
       description = "No sweep has succeeded for a quarter of an hour: late steps are not sent again and deadlines do not end."
       severity    = 1
