@@ -93,7 +93,7 @@ resource "azurerm_function_app_flex_consumption" "this" {
     http2_enabled                          = true
     minimum_tls_version                    = "1.2"
     scm_minimum_tls_version                = "1.2"
-    ip_restriction_default_action          = length(var.api_allowed_ip_ranges) > 0 ? "Deny" : "Allow"
+    ip_restriction_default_action          = length(var.api_allowed_ip_ranges) > 0 || local.fronted ? "Deny" : "Allow"
 
     dynamic "ip_restriction" {
       for_each = { for index, range in var.api_allowed_ip_ranges : index => range }
@@ -103,6 +103,22 @@ resource "azurerm_function_app_flex_consumption" "this" {
         action     = "Allow"
         ip_address = ip_restriction.value
         priority   = 100 + ip_restriction.key
+      }
+    }
+
+    # Of all the Front Doors of the world only ours.
+    dynamic "ip_restriction" {
+      for_each = azurerm_cdn_frontdoor_profile.this[*].resource_guid
+
+      content {
+        name        = "front-door"
+        action      = "Allow"
+        service_tag = "AzureFrontDoor.Backend"
+        priority    = 90
+
+        headers {
+          x_azure_fdid = [ip_restriction.value]
+        }
       }
     }
   }

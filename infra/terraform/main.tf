@@ -22,7 +22,7 @@ locals {
 }
 
 resource "azurerm_resource_group" "this" {
-  name     = "${local.base}-rg"
+  name     = var.resource_group_name == "" ? "${local.base}-rg" : var.resource_group_name
   location = var.location
   tags     = local.tags
 }

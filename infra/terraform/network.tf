@@ -31,7 +31,7 @@ locals {
       { name = "itself", from = [local.prefixes["environment"]], ports = ["0-65535"], protocol = "*" },
     ]
     functions = []
-    shared    = [{ name = "apps-and-service", from = [local.prefixes["environment"], local.prefixes["functions"]], ports = ["443"] }]
+    shared    = [{ name = "apps-and-service", from = [local.prefixes["environment"], local.prefixes["functions"]], ports = concat(["443"], local.with_database ? ["5432"] : [], local.with_cache ? ["10000"] : []) }]
     service   = [{ name = "service", from = [local.prefixes["functions"]], ports = ["443", "5671"] }]
   }
 
@@ -48,6 +48,12 @@ locals {
     } : {},
     local.premium_bus ? {
       bus = { subnet = "service", resource = azurerm_servicebus_namespace.this.id, part = "namespace", zone = "privatelink.servicebus.windows.net" }
+    } : {},
+    local.with_database ? {
+      apps-database = { subnet = "shared", resource = azurerm_postgresql_flexible_server.apps[0].id, part = "postgresqlServer", zone = "privatelink.postgres.database.azure.com" }
+    } : {},
+    local.with_cache ? {
+      apps-cache = { subnet = "shared", resource = azurerm_managed_redis.apps[0].id, part = "redisEnterprise", zone = "privatelink.redis.azure.net" }
     } : {},
   ) : {}
 }

@@ -68,3 +68,28 @@ output "action_group" {
   description = "Action group of the alerts, for further rules."
   value       = azurerm_monitor_action_group.this.id
 }
+
+output "front_door_hosts" {
+  description = "Host name of each endpoint of Front Door."
+  value       = { for name, endpoint in azurerm_cdn_frontdoor_endpoint.this : name => endpoint.host_name }
+}
+
+output "front_door_validation" {
+  description = "TXT record _dnsauth.<host> that proves each host name of yours."
+  value       = { for name, domain in azurerm_cdn_frontdoor_custom_domain.this : domain.host_name => domain.validation_token }
+}
+
+output "site" {
+  description = "Static Web App: its name, and where it answers."
+  value       = [for site in azurerm_static_web_app.site : { name = site.name, host = site.default_host_name }]
+}
+
+output "database_host" {
+  description = "Host name of the apps' database."
+  value       = one(azurerm_postgresql_flexible_server.apps[*].fqdn)
+}
+
+output "cache_host" {
+  description = "Host name of the apps' cache; its port is 10000."
+  value       = one(azurerm_managed_redis.apps[*].hostname)
+}

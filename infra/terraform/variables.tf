@@ -23,6 +23,18 @@ variable "name" {
   }
 }
 
+variable "resource_group_name" {
+  type        = string
+  description = "Name of the resource group; empty makes one of name and environment."
+  default     = ""
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9_().-]{0,89}$", var.resource_group_name)) && !endswith(var.resource_group_name, ".")
+    error_message = "Use up to 89 letters, digits and _().-, not ending in a period."
+  }
+}
+
 variable "environment" {
   type        = string
   description = "Second part of every name: which installation this is."
@@ -422,5 +434,130 @@ variable "apps_allowed_ip_ranges" {
   validation {
     condition     = alltrue([for range in var.apps_allowed_ip_ranges : can(cidrhost(range, 0))])
     error_message = "Use ranges such as 203.0.113.0/24."
+  }
+}
+
+variable "front_door" {
+  type        = string
+  description = "One address for the API and what front_door_origins names, with a firewall: Standard limits rates, Premium has the platform's rule sets too."
+  default     = "none"
+  nullable    = false
+
+  validation {
+    condition     = contains(["none", "Standard", "Premium"], var.front_door)
+    error_message = "Use none, Standard or Premium."
+  }
+}
+
+variable "front_door_origins" {
+  type        = map(list(string))
+  description = "Further endpoints: the host names that share the traffic of each, by name."
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for name, hosts in var.front_door_origins : can(regex("^[a-z][a-z0-9]{1,9}$", name)) && name != "api" && length(hosts) > 0 && alltrue([for host in hosts : can(regex("^[a-z0-9.-]+\\.[a-z]+$", host))])])
+    error_message = "Use names of 2 to 10 lower-case letters and digits other than api, each with one or more host names."
+  }
+}
+
+variable "front_door_domains" {
+  type        = map(string)
+  description = "Host name of yours, by endpoint: api, or a name of front_door_origins."
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for name in keys(var.front_door_domains) : name == "api" || contains(keys(var.front_door_origins), name)])
+    error_message = "Name endpoints that exist: api, or one of front_door_origins."
+  }
+}
+
+variable "front_door_requests_per_minute" {
+  type        = number
+  description = "Requests of one address in a minute; what is above is refused."
+  default     = 1000
+  nullable    = false
+
+  validation {
+    condition     = var.front_door_requests_per_minute >= 100
+    error_message = "Use a number from 100."
+  }
+}
+
+# What deployed apps may use
+
+variable "site" {
+  type        = string
+  description = "A Static Web App for a frontend: Free, or Standard for more domains."
+  default     = "none"
+  nullable    = false
+
+  validation {
+    condition     = contains(["none", "Free", "Standard"], var.site)
+    error_message = "Use none, Free or Standard."
+  }
+}
+
+variable "site_location" {
+  type        = string
+  description = "Region of the Static Web App's settings; its files are everywhere."
+  default     = "eastus2"
+  nullable    = false
+
+  validation {
+    condition     = contains(["westus2", "centralus", "eastus2", "westeurope", "eastasia"], var.site_location)
+    error_message = "Use westus2, centralus, eastus2, westeurope or eastasia: there are no others."
+  }
+}
+
+variable "database" {
+  type        = string
+  description = "PostgreSQL 16 for the apps: burstable (B1ms) or general (D2ds_v5)."
+  default     = "none"
+  nullable    = false
+
+  validation {
+    condition     = contains(["none", "burstable", "general"], var.database)
+    error_message = "Use none, burstable or general."
+  }
+
+  validation {
+    condition     = var.database == "none" || var.network_mode != "service_endpoints"
+    error_message = "The database has no service endpoint; use network_mode public or private_endpoints."
+  }
+}
+
+variable "database_admins" {
+  type        = map(object({ object_id = string, type = string }))
+  description = "Who administers the database, by the name in Entra; they make the roles of the apps."
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = var.database == "none" || length(var.database_admins) > 0
+    error_message = "Name somebody: there is no password, so nobody else could ever get in."
+  }
+
+  validation {
+    condition     = alltrue([for admin in values(var.database_admins) : contains(["User", "Group", "ServicePrincipal"], admin.type)])
+    error_message = "The type is User, Group or ServicePrincipal."
+  }
+}
+
+variable "cache" {
+  type        = string
+  description = "Managed Redis for the apps: basic is one server, replicated is two."
+  default     = "none"
+  nullable    = false
+
+  validation {
+    condition     = contains(["none", "basic", "replicated"], var.cache)
+    error_message = "Use none, basic or replicated."
+  }
+
+  validation {
+    condition     = var.cache == "none" || var.network_mode != "service_endpoints"
+    error_message = "The cache has no service endpoint; use network_mode public or private_endpoints."
   }
 }

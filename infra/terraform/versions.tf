@@ -18,8 +18,11 @@ provider "azurerm" {
   # Those of this folder, and those that Windlass itself needs for its builds.
   resource_providers_to_register = [
     "Microsoft.App",
+    "Microsoft.Cache",
+    "Microsoft.Cdn",
     "Microsoft.ContainerInstance",
     "Microsoft.ContainerRegistry",
+    "Microsoft.DBforPostgreSQL",
     "Microsoft.DocumentDB",
     "Microsoft.Insights",
     "Microsoft.KeyVault",

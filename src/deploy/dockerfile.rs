@@ -236,6 +236,16 @@ mod tests {
     }
 
     #[test]
+    fn the_projects_port_is_exposed_and_told_to_the_app() {
+        let mut plan = Plan::new(Kind::Python, Some("python app.py".to_owned()));
+        plan.port = Some(8000);
+        let text = dockerfile(&plan, &|_| true);
+        let ports: Vec<&str> = text.lines().filter(|line| line.starts_with("EXPOSE")).collect();
+        assert_eq!(ports, ["EXPOSE 8000"]);
+        assert!(text.contains("ENV PORT=8000\n") && text.contains("http://127.0.0.1:8000/"), "{text}");
+    }
+
+    #[test]
     fn dependencies_come_before_the_source() {
         let plan = Plan::new(Kind::Node, Some("node server.js".to_owned()));
         assert!(!dockerfile(&plan, &|_| false).contains("npm"), "nothing to install from");

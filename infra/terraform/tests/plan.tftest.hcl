@@ -20,6 +20,16 @@ run "the_smallest_installation" {
   command = plan
 
   assert {
+    condition     = azurerm_resource_group.this.location == "eastus" && azurerm_resource_group.this.name == "windlass-test-rg"
+    error_message = "The group is in eastus and named after the installation."
+  }
+
+  assert {
+    condition     = azurerm_key_vault.this.rbac_authorization_enabled && azurerm_key_vault.this.purge_protection_enabled
+    error_message = "The vault asks Entra's roles, and nobody can wipe it."
+  }
+
+  assert {
     condition     = contains(keys(azurerm_servicebus_queue.work), "deployment-queue") && azurerm_servicebus_queue.dead_letters.name == "deployment-dlq"
     error_message = "The queues that producers know have to be there."
   }
@@ -40,7 +50,7 @@ run "the_smallest_installation" {
   }
 
   assert {
-    condition     = azurerm_storage_account.this.account_replication_type == "LRS" && azurerm_container_registry.this.sku == "Basic" && azurerm_servicebus_namespace.this.sku == "Standard"
+    condition     = azurerm_storage_account.this.account_tier == "Standard" && azurerm_storage_account.this.account_replication_type == "LRS" && azurerm_container_registry.this.sku == "Basic" && azurerm_servicebus_namespace.this.sku == "Standard"
     error_message = "The defaults are the smallest."
   }
 
@@ -62,6 +72,24 @@ run "the_smallest_installation" {
   assert {
     condition     = length(azurerm_role_assignment.service) == 15 && length(azurerm_role_assignment.apps) == 2 && azurerm_role_assignment.builds.role_definition_name == "AcrPush"
     error_message = "A role too many, or one too few."
+  }
+
+  assert {
+    condition = length(setintersection(
+      toset(concat([for role in azurerm_role_assignment.service : role.role_definition_name], [for role in azurerm_role_assignment.apps : role.role_definition_name], [azurerm_role_assignment.builds.role_definition_name])),
+      ["Owner", "Contributor", "User Access Administrator", "Role Based Access Control Administrator", "Key Vault Administrator"],
+    )) == 0
+    error_message = "Nobody gets a role that could do everything, or give roles away."
+  }
+
+  assert {
+    condition     = azurerm_role_assignment.service["secrets"].role_definition_name == "Key Vault Secrets Officer" && azurerm_role_assignment.apps["secrets"].role_definition_name == "Key Vault Secrets User"
+    error_message = "The service keeps secrets, and the apps read them."
+  }
+
+  assert {
+    condition     = alltrue([for alert in azurerm_monitor_scheduled_query_rules_alert_v2.this : alert.skip_query_validation]) && length(setintersection(keys(azurerm_monitor_scheduled_query_rules_alert_v2.this), ["failed-deployments", "function-failures"])) == 2
+    error_message = "Somebody hears of failures."
   }
 }
 
@@ -119,6 +147,56 @@ run "service_endpoints" {
   }
 }
 
+run "backing_services_with_private_addresses" {
+  command = plan
+
+  variables {
+    network_mode        = "private_endpoints"
+    resource_group_name = "libra-resources"
+    database            = "burstable"
+    database_admins     = { admins = { object_id = "44444444-4444-4444-4444-444444444444", type = "Group" } }
+    cache               = "basic"
+  }
+
+  assert {
+    condition     = azurerm_resource_group.this.name == "libra-resources"
+    error_message = "The group has the name that was asked for."
+  }
+
+  assert {
+    condition     = contains(keys(azurerm_private_endpoint.this), "apps-database") && contains(keys(azurerm_private_endpoint.this), "apps-cache")
+    error_message = "The apps' database and cache have private addresses."
+  }
+
+  assert {
+    condition     = !azurerm_postgresql_flexible_server.apps[0].public_network_access_enabled && azurerm_managed_redis.apps[0].public_network_access == "Disabled" && length(azurerm_postgresql_flexible_server_firewall_rule.azure) == 0
+    error_message = "They have no public address."
+  }
+
+  assert {
+    condition     = toset(flatten([for rule in azurerm_network_security_group.this["shared"].security_rule : rule.destination_port_ranges if rule.access == "Allow"])) == toset(["443", "5432", "10000"])
+    error_message = "The rules of their subnet let the apps through."
+  }
+}
+
+run "front_door_with_rule_sets" {
+  command = plan
+
+  variables {
+    front_door = "Premium"
+  }
+
+  assert {
+    condition     = azurerm_cdn_frontdoor_profile.this[0].sku_name == "Premium_AzureFrontDoor" && length(azurerm_cdn_frontdoor_firewall_policy.this[0].managed_rule) == 2
+    error_message = "Premium brings the platform's rule sets."
+  }
+
+  assert {
+    condition     = one(azurerm_cdn_frontdoor_firewall_policy.this[0].custom_rule).rate_limit_threshold == 1000
+    error_message = "One address may not ask without end."
+  }
+}
+
 run "refusals" {
   command = plan
 
@@ -131,6 +209,14 @@ run "refusals" {
     settings              = { AZURE_CLIENT_ID = "other" }
     internal_apps         = true
     address_space         = "10.0.0.0/24"
+    front_door            = "Basic"
+    front_door_domains    = { shop = "shop.example.com" }
+    site                  = "Basic"
+    site_location         = "eastus"
+    database              = "general"
+    database_admins       = { me = { object_id = "", type = "Person" } }
+    cache                 = "small"
+    resource_group_name   = "ends."
   }
 
   expect_failures = [
@@ -142,6 +228,13 @@ run "refusals" {
     var.settings,
     var.internal_apps,
     var.address_space,
+    var.front_door,
+    var.front_door_domains,
+    var.site,
+    var.site_location,
+    var.database_admins,
+    var.cache,
+    var.resource_group_name,
   ]
 }
 
@@ -155,4 +248,17 @@ run "unreachable_builds" {
   }
 
   expect_failures = [var.build_strategies]
+}
+
+run "nothing_without_an_address" {
+  command = plan
+
+  variables {
+    network_mode    = "service_endpoints"
+    database        = "general"
+    database_admins = { admins = { object_id = "44444444-4444-4444-4444-444444444444", type = "Group" } }
+    cache           = "basic"
+  }
+
+  expect_failures = [var.database, var.cache]
 }
