@@ -14,6 +14,9 @@ use crate::serve::{HANDLER_PORT, api_server, handler_port, listen};
 /// Why it cannot start or go on, in words that say what to do.
 pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let port = handler_port(settings)?;
+    for name in settings.azure.iter().flat_map(|azure| &azure.unused_keys) {
+        tracing::warn!(setting = name, "the key in {name} is not used: Windlass signs in with its identity");
+    }
     let windlass = connect(settings).await?;
     // Bound once everything is connected: to the host any answer on this port means ready.
     let listener = listen(Ipv4Addr::LOCALHOST.into(), port, HANDLER_PORT)?;

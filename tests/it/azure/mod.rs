@@ -7,6 +7,7 @@ mod backlog;
 mod context;
 pub(crate) mod cosmos;
 mod desk;
+mod doctor;
 mod doubles;
 mod images;
 mod journal;
@@ -14,14 +15,15 @@ mod messages;
 mod openapi;
 mod storage;
 mod vault;
+mod vaulted;
 mod whole;
 
 use std::collections::BTreeMap;
 
 use windlass::config::{AzureSettings, Settings};
 
-/// Settings of the Azure backend whose services are nowhere but for `more`.
-pub(crate) fn settings(more: &[(&str, &str)]) -> AzureSettings {
+/// Variables of the Azure backend whose services are nowhere but for `more`.
+pub(crate) fn variables(more: &[(&str, &str)]) -> BTreeMap<String, String> {
     let mut values: BTreeMap<String, String> = [
         ("WINDLASS_BACKEND", "azure"),
         ("COSMOS_ENDPOINT", "http://127.0.0.1:1/"),
@@ -42,5 +44,10 @@ pub(crate) fn settings(more: &[(&str, &str)]) -> AzureSettings {
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
     values.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    *Settings::from_values(&values).unwrap().azure.unwrap()
+    values
+}
+
+/// The settings of these variables.
+pub(crate) fn settings(more: &[(&str, &str)]) -> AzureSettings {
+    *Settings::from_values(&variables(more)).unwrap().azure.unwrap()
 }
