@@ -51,20 +51,24 @@ fn allows(permissions: &[Value], plane: Plane, action: &str) -> bool {
     permissions.iter().any(|permission| named(permission, yes) && !named(permission, no))
 }
 
-/// Roles that the identity needs at the scope and lacks.
+/// Roles that the identity needs at the scope and lacks; `None` when the answer does not settle it.
 ///
 /// # Errors
 /// [`ArmError`] when Azure does not say; a missing resource is one.
-pub(super) async fn lacking(arm: &Arm, scope: &str, rights: &[Right]) -> Result<Vec<&'static str>, ArmError> {
+pub(super) async fn lacking(
+    arm: &Arm,
+    scope: &str,
+    rights: &[Right],
+) -> Result<Option<Vec<&'static str>>, ArmError> {
     let id = format!("{scope}/providers/Microsoft.Authorization/permissions");
     let found = arm.look(Contract::Permissions, &id).await?;
-    // A list that goes on on another page proves no lack.
-    if found.get("nextLink").is_some_and(|link| !link.is_null()) {
-        return Ok(Vec::new());
-    }
     let permissions = found.get("value").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let allowed = |right: &&Right| right.any.iter().any(|action| allows(permissions, right.plane, action));
-    Ok(rights.iter().filter(|right| !allowed(right)).map(|right| right.role).collect())
+    let roles: Vec<&'static str> =
+        rights.iter().filter(|right| !allowed(right)).map(|right| right.role).collect();
+    // What is not on this page may be on the next one.
+    let goes_on = found.get("nextLink").is_some_and(|link| !link.is_null());
+    Ok((roles.is_empty() || !goes_on).then_some(roles))
 }
 
 #[cfg(test)]

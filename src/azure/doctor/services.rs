@@ -15,7 +15,7 @@ use crate::triggers::table::{FUNCTIONS, Trigger};
 
 /// The secret whose presence says that the service was started once.
 const KEY: &str = "windlass-sealing-key";
-/// Subscriptions whose offers have no ACR Tasks (Microsoft Learn, "Task runs are temporarily paused from Azure free credits").
+/// How the quota ids of free offers begin; ACR Tasks are paused for them (Microsoft Learn, "ACR Tasks overview").
 const FREE_OFFERS: [&str; 3] = ["FreeTrial", "AzureForStudents", "AzurePass"];
 /// The Terraform of this repository makes everything.
 const TERRAFORM: &str = "terraform apply in infra/terraform makes it";
@@ -82,8 +82,8 @@ impl Doctor<'_> {
     /// The row of something that is there: whether the identity lacks a role for it.
     async fn with_rights(&self, place: &Place, seen: String, rights: &[Right]) -> Finding {
         match lacking(&self.arm, &place.scope, rights).await {
-            Ok(roles) if roles.is_empty() => Finding::ok(place.name, seen),
-            Ok(roles) => {
+            Ok(Some(roles)) if roles.is_empty() => Finding::ok(place.name, seen),
+            Ok(Some(roles)) => {
                 let roles = roles.join(" and ");
                 Finding::failed(
                     place.name,
@@ -91,8 +91,12 @@ impl Doctor<'_> {
                     role_is_missing(&roles, &place.scope),
                 )
             }
-            // A resource of another group, or an identity that may not even look: what works was seen above.
-            Err(_) => Finding::ok(place.name, format!("{seen}; the roles for it cannot be read")),
+            // A resource of another group, or an identity that may not look: reading works, and nothing else is known.
+            Ok(None) | Err(_) => {
+                let roles: Vec<&str> = rights.iter().map(|right| right.role).collect();
+                let next = format!("see that the identity has the role {} on it", roles.join(" and "));
+                Finding::warn(place.name, format!("{seen}; Azure does not say who may change it"), next)
+            }
         }
     }
 
@@ -299,12 +303,13 @@ impl Doctor<'_> {
         let free = quota.filter(|quota| FREE_OFFERS.iter().any(|offer| quota.starts_with(offer)));
         vec![match free {
             Some(quota) if row.next.is_none() => {
-                let seen =
-                    format!("{server}; the subscription is a free one ({quota}), which has no ACR Tasks");
+                let seen = format!(
+                    "{server}; the subscription is a free one ({quota}), for which ACR Tasks are usually paused"
+                );
                 Finding::warn(
                     place.name,
                     seen,
-                    "upgrade the subscription: builds end with TasksOperationsNotAllowed",
+                    "if builds end with TasksOperationsNotAllowed, upgrade the subscription",
                 )
             }
             Some(_) | None => row,

@@ -229,8 +229,8 @@ pub(super) fn lacking(role: &str, scope: &str) -> String {
 /// What helps when a subscription is disabled.
 pub(super) const REACTIVATE: &str = "reactivate the subscription in the portal (Cost Management + Billing: pay what is open, lift the spending limit, or upgrade a trial that has ended); until then everything is read only";
 
-/// Codes of Entra ID (Microsoft's page "authentication and authorization error codes") with what helps; `{tenant}` and
-/// `{client}` stand for the settings.
+/// Codes of Entra ID with what helps. They may change (Microsoft's page "authentication and authorization error codes"), and
+/// then the text alone is shown. `{tenant}` and `{client}` stand for the settings.
 const ENTRA: [(&str, &str); 16] = [
     (
         "7000222",

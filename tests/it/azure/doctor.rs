@@ -363,6 +363,7 @@ async fn trouble_on_the_way_is_told_from_trouble_there() {
         arm: vec![
             ("/queues/step-build$", refusal(404, "ResourceNotFound", "no")),
             ("/managedEnvironments/", refusal(429, "TooManyRequests", "slower")),
+            ("/Microsoft.Storage/", refusal(403, "AuthorizationFailed", "no")),
             (SUBSCRIPTION, ok(&free)),
         ],
         storage: vec![("/content", (403, Vec::new(), firewall.to_owned()))],
@@ -382,6 +383,7 @@ async fn trouble_on_the_way_is_told_from_trouble_there() {
     said.check("service-bus", "failed", "step-build are not there", "make the namespace and its queues");
     said.check("container-apps", "failed", "429 TooManyRequests", "asks for patience");
     said.check("storage-content", "failed", "403 AuthorizationFailure: No.", "network rules");
+    said.check("storage-logs", "warn", "does not say", "the role Storage Blob Data Contributor");
     said.check("key-vault", "failed", "refused", "nothing answers there: check KEYVAULT_URL");
     said.check("subscription", "warn", "is PastDue", "pay what is open");
     said.check("registry", "warn", "FreeTrial", "TasksOperationsNotAllowed");
