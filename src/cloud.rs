@@ -27,6 +27,9 @@ pub fn identity(settings: &Settings) -> anyhow::Result<Option<Arc<dyn TokenCrede
 /// Why it cannot start or go on, in words that say what to do.
 pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let port = handler_port(settings)?;
+    for name in settings.azure.iter().flat_map(|azure| &azure.unused_keys) {
+        tracing::warn!(setting = name, "the key in {name} is not used: Windlass signs in with its identity");
+    }
     let windlass = connect(settings).await?;
     // Bound once everything is connected: to the host any answer on this port means ready.
     let listener = listen(Ipv4Addr::LOCALHOST.into(), port, HANDLER_PORT)?;

@@ -15,6 +15,7 @@ pub mod embedded;
 pub mod http;
 pub mod package;
 pub mod serve;
+pub mod setup;
 pub mod steps;
 pub mod telemetry;
 pub mod trace;

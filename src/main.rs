@@ -16,6 +16,7 @@ use windlass::cli::{Ending, Identity, Output, doctor, exit, show, smoke};
 use windlass::config::{Backend, BadSettings, Level, Settings, explain};
 use windlass::package;
 use windlass::serve::{Extras, start, start_handler};
+use windlass::setup::{Setup, is_handler, setup};
 use windlass::telemetry::{self, Format, Telemetry};
 use windlass::triggers::host_json::generated;
 
@@ -32,8 +33,7 @@ fn main() -> ExitCode {
             Err(error) => error,
         });
     }
-    let implied = std::env::args().len() == 1
-        && Settings::load(&BTreeMap::new()).is_ok_and(|settings| settings.handler_port.is_some());
+    let implied = std::env::args().len() == 1 && is_handler();
     let cli =
         if implied { Cli { command: Command::Handler, server: None, json: false } } else { Cli::parse() };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() {
@@ -65,8 +65,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "every command that is not named here talks to a server")]
 async fn run(cli: Cli) -> anyhow::Result<u8> {
-    let flags = cli.command.service_variables();
-    let settings = Settings::load(&flags)?;
+    let Setup { settings, values, warnings } = setup(&cli.command).await?;
+    for warning in warnings {
+        writeln!(std::io::stderr(), "warning: {warning}")?;
+    }
     let mut stdout = std::io::stdout();
     let mut out = Output { to: &mut stdout, json: cli.json };
     match cli.command {
@@ -76,7 +78,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Serve { .. } => return serve(&settings, cli.json).await,
         Command::Handler => return handler(&settings).await,
         Command::Bench { command } => bench::run(&command, &settings, &mut out).await?,
-        Command::Config { command: ConfigCommand::Explain } => explain_settings(&flags, &mut out)?,
+        Command::Config { command: ConfigCommand::Explain } => explain_settings(&values, &mut out)?,
         Command::Config { command: ConfigCommand::Host } => {
             writeln!(out.to, "{:#}", generated(settings.host.queue))?;
         }
@@ -95,7 +97,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             let made = serde_json::json!({ "package": order.output, "bytes": bytes });
             out.put(&made, |to| writeln!(to, "{} ({bytes} bytes)", order.output.display()))?;
         }
-        Command::Doctor { .. } => return examine(&settings, &mut out),
+        Command::Doctor { .. } => return examine(&settings, &mut out).await,
         command => return remote(command, &settings, cli.server, cli.json).await,
     }
     Ok(exit::OK)
@@ -357,8 +359,8 @@ async fn told_to_stop() {
     }
 }
 
-fn explain_settings(flags: &BTreeMap<String, String>, out: &mut Output<'_>) -> anyhow::Result<()> {
-    for (variable, value) in explain(flags) {
+fn explain_settings(values: &BTreeMap<String, String>, out: &mut Output<'_>) -> anyhow::Result<()> {
+    for (variable, value) in explain(values) {
         let source = if value.is_some() { "set" } else { "default" };
         let value = value.unwrap_or_else(|| variable.default.to_owned());
         let row = serde_json::json!({ "name": variable.name, "value": value, "source": source, "meaning": variable.meaning });
@@ -380,10 +382,14 @@ fn verify_package(path: &std::path::Path, out: &mut Output<'_>) -> anyhow::Resul
     Ok(if findings.is_empty() { exit::OK } else { exit::FAILED })
 }
 
-fn examine(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<u8> {
-    let findings = doctor::look(&settings.data_dir, &settings.path);
-    for finding in &findings {
-        out.put(finding, |to| writeln!(to, "{:5} {:18} {}", finding.state, finding.name, finding.text))?;
-    }
-    Ok(if findings.iter().any(|finding| finding.state == "fail") { exit::FAILED } else { exit::OK })
+/// On Azure's settings the installation there, otherwise this machine.
+async fn examine(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<u8> {
+    let findings = match settings.azure.as_deref() {
+        Some(azure) => {
+            telemetry::start(settings.log_level, Format::People);
+            windlass::azure::doctor::examine(azure, &SystemClock).await
+        }
+        None => doctor::look(&settings.data_dir, &settings.path),
+    };
+    doctor::tell(&findings, out)
 }

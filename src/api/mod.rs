@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod codes;
+pub mod finding;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

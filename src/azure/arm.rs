@@ -32,6 +32,12 @@ pub enum Contract {
     RegistryTasks,
     /// `Microsoft.ServiceBus`.
     ServiceBus,
+    /// Registries themselves.
+    Registries,
+    /// Subscriptions.
+    Subscriptions,
+    /// What somebody may do.
+    Permissions,
 }
 
 impl Contract {
@@ -43,6 +49,10 @@ impl Contract {
             Self::ContainerInstances => "2023-05-01",
             Self::RegistryTasks => "2019-04-01",
             Self::ServiceBus => "2024-01-01",
+            // The first stable ones do not tell how roles are assigned.
+            Self::Registries => "2025-11-01",
+            Self::Subscriptions => "2022-12-01",
+            Self::Permissions => "2022-04-01",
         }
     }
 }
@@ -126,13 +136,22 @@ impl Arm {
     /// # Errors
     /// [`ArmError`].
     pub async fn get(&self, contract: Contract, resource: &str) -> Result<Option<Value>, ArmError> {
-        let answer = self.ask(&self.patient, Method::Get, self.url(contract, resource)?, None).await?;
+        match self.look(contract, &self.id(resource)).await {
+            Ok(found) => Ok(Some(found)),
+            Err(ArmError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Anything by its whole id, which need not be in the group.
+    ///
+    /// # Errors
+    /// [`ArmError`]; also when it is not there, because the reason says what is missing.
+    pub async fn look(&self, contract: Contract, id: &str) -> Result<Value, ArmError> {
+        let answer = self.ask(&self.patient, Method::Get, self.address(contract, id)?, None).await?;
         match answer.status {
-            200 => Ok(Some(answer.body)),
-            status => {
-                let error = refused(status, &answer);
-                if matches!(error, ArmError::Missing(_)) { Ok(None) } else { Err(error) }
-            }
+            200 => Ok(answer.body),
+            status => Err(refused(status, &answer)),
         }
     }
 
@@ -232,7 +251,11 @@ impl Arm {
     }
 
     fn url(&self, contract: Contract, resource: &str) -> Result<Url, ArmError> {
-        let mut url = self.base.join(self.id(resource).trim_start_matches('/')).map_err(|error| {
+        self.address(contract, &self.id(resource))
+    }
+
+    fn address(&self, contract: Contract, id: &str) -> Result<Url, ArmError> {
+        let mut url = self.base.join(id.trim_start_matches('/')).map_err(|error| {
             ArmError::Rejected(Cause {
                 code: "BadName".to_owned(),
                 message: error.to_string(),

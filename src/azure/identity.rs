@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use azure_core::credentials::{Secret, TokenCredential};
-use azure_core::http::Url;
+use azure_core::error::ErrorKind;
+use azure_core::http::policies::{Policy, PolicyResult};
+use azure_core::http::{AsyncRawResponse, ClientOptions, Context, Request, Url};
 use azure_identity::{
-    AzureCliCredential, ClientSecretCredential, ClientSecretCredentialOptions, ManagedIdentityCredential,
-    ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential,
+    AzureCliCredential, AzureCliCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
+    ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential,
     WorkloadIdentityCredentialOptions,
 };
 use secrecy::ExposeSecret as _;
+use serde_json::Value;
 
 use super::transport::Wire;
 use crate::config::{Auth, AzureSettings};
@@ -29,22 +33,62 @@ pub fn credential(settings: &AzureSettings, wire: &Wire) -> azure_core::Result<A
         }
         Auth::WorkloadIdentity => {
             let mut workload = WorkloadIdentityCredentialOptions::default();
-            workload.credential_options.client_options = options;
+            workload.credential_options.client_options = entra(settings, wire);
             WorkloadIdentityCredential::new(Some(workload))?
         }
         Auth::ServicePrincipal { tenant, client, secret } => ClientSecretCredential::new(
             tenant,
             client.clone(),
             Secret::new(secret.expose_secret().to_owned()),
-            Some(ClientSecretCredentialOptions {
-                client_options: azure_core::http::ClientOptions {
-                    cloud: Some(Arc::new(cloud(&Wire::secure(&settings.authority)))),
-                    ..options
-                },
-            }),
+            Some(ClientSecretCredentialOptions { client_options: entra(settings, wire) }),
         )?,
-        Auth::Cli => AzureCliCredential::new(None)?,
+        Auth::Cli => AzureCliCredential::new(Some(AzureCliCredentialOptions {
+            tenant_id: settings.tenant.clone(),
+            ..AzureCliCredentialOptions::default()
+        }))?,
     })
+}
+
+/// Options for those who ask Entra ID themselves.
+fn entra(settings: &AzureSettings, wire: &Wire) -> ClientOptions {
+    ClientOptions {
+        cloud: Some(Arc::new(cloud(&Wire::secure(&settings.authority)))),
+        per_try_policies: vec![Arc::new(PlainErrors)],
+        ..wire.options()
+    }
+}
+
+/// Takes the escapes out of what Entra ID says when it refuses. The SDK (`azure_identity` 1.0) cannot read a text with
+/// escapes, and Entra's texts end in lines of ids; without this the reason would be lost.
+#[derive(Debug)]
+struct PlainErrors;
+
+#[async_trait]
+impl Policy for PlainErrors {
+    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
+        let [first, rest @ ..] = next else {
+            return Err(azure_core::Error::with_message(ErrorKind::Other, "nothing sends the request"));
+        };
+        let answer = first.send(ctx, request, rest).await?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let (status, headers, body) = answer.deconstruct();
+        let body = body.collect().await?;
+        let body = plain(&body).map_or(body, Into::into);
+        Ok(AsyncRawResponse::from_bytes(status, headers, body))
+    }
+}
+
+fn plain(body: &[u8]) -> Option<Vec<u8>> {
+    let mut body: Value = serde_json::from_slice(body).ok()?;
+    for value in body.as_object_mut()?.values_mut() {
+        if let Value::String(text) = value {
+            let same = |c: char| if c.is_control() || c == '"' || c == '\\' { ' ' } else { c };
+            *text = text.chars().map(same).collect();
+        }
+    }
+    serde_json::to_vec(&body).ok()
 }
 
 /// A cloud of which only the sign-in address is known, which is all that a credential asks of it.
@@ -52,4 +96,17 @@ fn cloud(authority: &Url) -> azure_core::cloud::CloudConfiguration {
     let mut custom = azure_core::cloud::CustomConfiguration::default();
     custom.authority_host = authority.to_string();
     custom.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_no_escapes_left() {
+        let refusal = br#"{"error":"invalid_client","error_description":"AADSTS7000222: \"x\" expired.\r\nTrace ID: 1","error_codes":[7000222]}"#;
+        let text = String::from_utf8(plain(refusal).unwrap()).unwrap();
+        assert!(text.contains("AADSTS7000222:  x  expired.  Trace ID: 1") && !text.contains('\\'), "{text}");
+        assert_eq!(plain(b"<html>"), None);
+    }
 }

@@ -82,7 +82,19 @@ impl Services {
     /// # Errors
     /// [`ServiceError`] when the settings make no client.
     pub fn new(settings: &AzureSettings) -> Result<Self, ServiceError> {
-        let wire = Wire::new(settings)?;
+        Self::over(settings, Wire::new(settings)?)
+    }
+
+    /// Clients that ask once only, and so say at once what is wrong.
+    ///
+    /// # Errors
+    /// [`ServiceError`] when the settings make no client.
+    pub fn hasty(settings: &AzureSettings) -> Result<Self, ServiceError> {
+        Self::over(settings, Wire::new(settings)?.hasty())
+    }
+
+    fn over(settings: &AzureSettings, wire: Wire) -> Result<Self, ServiceError> {
+        tracing::debug!(?settings, "the services of Azure");
         let credential = credential(settings, &wire).map_err(failed("the sign-in"))?;
         Ok(Self { settings: settings.clone(), wire, credential })
     }
@@ -190,6 +202,12 @@ impl Services {
     pub fn post(&self, clock: Arc<dyn Clock>) -> Result<AzurePost, ServiceError> {
         let bus = ServiceBus::new(&self.settings.service_bus, &self.credential, &self.wire);
         Ok(AzurePost::new(bus, self.alarms()?, clock))
+    }
+
+    /// Who we are.
+    #[must_use]
+    pub fn credential(&self) -> Arc<dyn TokenCredential> {
+        Arc::clone(&self.credential)
     }
 
     /// The HTTP client.

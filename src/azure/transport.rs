@@ -59,6 +59,8 @@ pub fn patient() -> RetryOptions {
 #[derive(Clone)]
 pub struct Wire {
     transport: Transport,
+    /// Whether everything is asked once only.
+    hasty: bool,
 }
 
 #[derive(Debug)]
@@ -115,13 +117,20 @@ impl Wire {
             None => inside,
         };
         let client = Client { outside: builder().build()?, inside: inside.build()?, plain };
-        Ok(Self { transport: Transport::new(Arc::new(client)) })
+        Ok(Self { transport: Transport::new(Arc::new(client)), hasty: false })
+    }
+
+    /// The same client for somebody who would rather hear of trouble than wait until it has passed.
+    #[must_use]
+    pub fn hasty(self) -> Self {
+        Self { hasty: true, ..self }
     }
 
     /// Options for a client of the SDK.
     #[must_use]
     pub fn options(&self) -> ClientOptions {
-        ClientOptions { transport: Some(self.transport.clone()), ..ClientOptions::default() }
+        let retry = if self.hasty { RetryOptions::none() } else { RetryOptions::default() };
+        ClientOptions { transport: Some(self.transport.clone()), retry, ..ClientOptions::default() }
     }
 
     /// A pipeline of our own; with a token of this audience when somebody and an audience are given.
@@ -131,7 +140,7 @@ impl Wire {
         retry: RetryOptions,
         token: Option<(&Arc<dyn TokenCredential>, &str)>,
     ) -> Pipeline {
-        let options = ClientOptions { retry, ..self.options() };
+        let options = if self.hasty { self.options() } else { ClientOptions { retry, ..self.options() } };
         let bearer = token.map(|(credential, scope)| {
             Arc::new(BearerTokenAuthorizationPolicy::new(Arc::clone(credential), [scope])) as Arc<dyn Policy>
         });

@@ -240,9 +240,12 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         verify: Option<PathBuf>,
     },
-    /// Checks this machine.
-    #[command(after_help = "Example:\n  windlass doctor")]
+    /// Checks this machine, or an installation on Azure.
+    #[command(after_help = "Examples:\n  windlass doctor\n  WINDLASS_AZURE_AUTH=cli windlass doctor --azure")]
     Doctor {
+        /// Checks the installation on Azure that the settings name; nothing is changed.
+        #[arg(long)]
+        azure: bool,
         /// The service.
         #[command(flatten)]
         service: ServiceFlags,
@@ -280,11 +283,14 @@ impl Command {
     /// The flags of a command that starts a service, as variables.
     #[must_use]
     pub fn service_variables(&self) -> BTreeMap<String, String> {
-        if let Self::Up { service, .. } | Self::Serve { service } | Self::Doctor { service } = self {
-            service.as_variables()
-        } else {
-            BTreeMap::new()
+        let (Self::Up { service, .. } | Self::Serve { service } | Self::Doctor { service, .. }) = self else {
+            return BTreeMap::new();
+        };
+        let mut variables = service.as_variables();
+        if matches!(self, Self::Doctor { azure: true, .. }) {
+            variables.insert("WINDLASS_BACKEND".to_owned(), "azure".to_owned());
         }
+        variables
     }
 }
 

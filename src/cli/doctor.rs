@@ -2,21 +2,22 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use super::{Output, exit};
+use crate::api::finding::{Finding, State};
 
-/// One finding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What was looked at.
-    pub name: String,
-    /// `ok`, `warn` or `fail`.
-    pub state: &'static str,
-    /// What was found, and what to do.
-    pub text: String,
-}
-
-fn finding(name: &str, state: &'static str, text: impl Into<String>) -> Finding {
-    Finding { name: name.to_owned(), state, text: text.into() }
+/// Prints findings; the exit code says whether something does not work.
+///
+/// # Errors
+/// When the output is closed.
+pub fn tell(findings: &[Finding], out: &mut Output<'_>) -> anyhow::Result<u8> {
+    for finding in findings {
+        out.put(finding, |to| {
+            writeln!(to, "{:6} {:18} {}", finding.state, finding.name, finding.seen)?;
+            finding.next.iter().try_for_each(|next| writeln!(to, "{:25} → {next}", ""))
+        })?;
+    }
+    let failed = findings.iter().any(|finding| finding.state == State::Failed);
+    Ok(if failed { exit::FAILED } else { exit::OK })
 }
 
 /// Looks at everything that needs no server.
@@ -35,8 +36,8 @@ pub fn look(data_dir: &Path, path: &str) -> Vec<Finding> {
     }
     let engine = ["podman", "docker"].iter().find(|engine| find(engine, path).is_some());
     findings.push(match engine {
-        Some(engine) => finding("container engine", "ok", *engine),
-        None => finding("container engine", "ok", "none; it is optional"),
+        Some(engine) => Finding::ok("container-engine", *engine),
+        None => Finding::absent("container-engine", "neither podman nor docker; they are optional"),
     });
     findings.extend(open_socket());
     findings
@@ -47,10 +48,8 @@ fn open_socket() -> Option<Finding> {
     let found = ["/var/run/docker.sock", "/run/podman/podman.sock"]
         .into_iter()
         .find(|path| std::os::unix::net::UnixStream::connect(path).is_ok())?;
-    let text = format!(
-        "builds can use {found} as this user can, and so become root; run the service as another user"
-    );
-    Some(finding("engine socket", "warn", text))
+    let seen = format!("builds can use {found} as this user can, and so become root");
+    Some(Finding::warn("engine-socket", seen, "run the service as another user"))
 }
 
 fn writable(data_dir: &Path) -> Finding {
@@ -59,12 +58,11 @@ fn writable(data_dir: &Path) -> Finding {
         .and_then(|()| std::fs::write(&probe, "x"))
         .and_then(|()| std::fs::remove_file(&probe))
     {
-        Ok(()) => finding("data folder", "ok", data_dir.display().to_string()),
-        Err(error) => finding(
-            "data folder",
-            "fail",
-            format!("{} cannot be written ({error}); choose another with --data-dir", data_dir.display()),
-        ),
+        Ok(()) => Finding::ok("data-folder", data_dir.display().to_string()),
+        Err(error) => {
+            let seen = format!("{} cannot be written ({error})", data_dir.display());
+            Finding::failed("data-folder", seen, "choose another with --data-dir")
+        }
     }
 }
 
@@ -75,19 +73,22 @@ fn landlock() -> Finding {
         .handle_access(AccessFs::from_all(ABI::V1))
         .and_then(Ruleset::create);
     match hard {
-        Ok(_) => finding("build sandbox", "ok", "Landlock"),
-        Err(error) => finding(
-            "build sandbox",
-            "fail",
-            format!("Landlock is not available ({error}); Linux 5.13 or newer is needed to build"),
-        ),
+        Ok(_) => Finding::ok("build-sandbox", "Landlock"),
+        Err(error) => {
+            let seen = format!("Landlock is not available ({error})");
+            Finding::failed(
+                "build-sandbox",
+                seen,
+                "use Linux 5.13 or newer: without Landlock nothing is built",
+            )
+        }
     }
 }
 
-fn program(name: &str, use_: &str, path: &str) -> Finding {
+fn program(name: &'static str, use_: &str, path: &str) -> Finding {
     match find(name, path) {
-        Some(found) => finding(name, "ok", found),
-        None => finding(name, "warn", format!("not on the PATH; needed for {use_}")),
+        Some(found) => Finding::ok(name, found),
+        None => Finding::warn(name, "not on the PATH", format!("install it for {use_}")),
     }
 }
 
@@ -96,4 +97,57 @@ fn find(name: &str, path: &str) -> Option<String> {
         .map(|folder| Path::new(folder).join(name))
         .find(|program| program.is_file())
         .map(|program| program.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(json: bool) -> (u8, String) {
+        let findings = [
+            Finding::ok("container-engine", "podman"),
+            Finding::absent("identity", "not used"),
+            Finding::warn("clock", "90 s behind", "set it"),
+            Finding::failed("cosmos", "it is not there", "make it"),
+        ];
+        let mut text = Vec::new();
+        let code = tell(&findings, &mut Output { to: &mut text, json }).unwrap();
+        (code, String::from_utf8(text).unwrap())
+    }
+
+    #[test]
+    fn findings_are_told_to_people() {
+        let (code, text) = told(false);
+        assert_eq!(code, exit::FAILED);
+        insta::assert_snapshot!(text, @r"
+        ok     container-engine   podman
+        absent identity           not used
+        warn   clock              90 s behind
+                                  → set it
+        failed cosmos             it is not there
+                                  → make it
+        ");
+    }
+
+    #[test]
+    fn findings_are_told_to_programs() {
+        let (_, text) = told(true);
+        insta::assert_snapshot!(text, @r#"
+        {"v":1,"name":"container-engine","state":"ok","seen":"podman"}
+        {"v":1,"name":"identity","state":"absent","seen":"not used"}
+        {"v":1,"name":"clock","state":"warn","seen":"90 s behind","next":"set it"}
+        {"v":1,"name":"cosmos","state":"failed","seen":"it is not there","next":"make it"}
+        "#);
+    }
+
+    #[test]
+    fn containers_are_optional() {
+        let folder = tempfile::tempdir().unwrap();
+        let findings = look(folder.path(), "/nowhere");
+        let engine = findings.iter().find(|finding| finding.name == "container-engine").unwrap();
+        assert_eq!((engine.state, engine.seen.contains("optional")), (State::Absent, true));
+        std::fs::write(folder.path().join("docker"), "").unwrap();
+        let findings = look(folder.path(), folder.path().to_str().unwrap());
+        assert!(findings.contains(&Finding::ok("container-engine", "docker")));
+    }
 }

@@ -7,6 +7,7 @@ use azure_core::http::Url;
 use secrecy::SecretString;
 
 use super::builder::BuilderSettings;
+use super::connection::REDACTED;
 use super::{Reader, Variable, variable};
 
 /// Names of services in one of Microsoft's clouds.
@@ -75,7 +76,7 @@ const LOCATION: &str = "eastus";
 const REGISTRY_CHARS: std::ops::RangeInclusive<usize> = 5..=50;
 
 /// How tokens are obtained.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Auth {
     /// The identity of the Functions app; user-assigned when a client id is given.
     ManagedIdentity {
@@ -97,11 +98,44 @@ pub enum Auth {
     Cli,
 }
 
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ManagedIdentity { client } => {
+                f.debug_struct("ManagedIdentity").field("client", client).finish()
+            }
+            Self::WorkloadIdentity => f.write_str("WorkloadIdentity"),
+            Self::ServicePrincipal { tenant, client, secret: _ } => f
+                .debug_struct("ServicePrincipal")
+                .field("tenant", tenant)
+                .field("client", client)
+                .field("secret", &format_args!("{REDACTED}"))
+                .finish(),
+            Self::Cli => f.write_str("Cli"),
+        }
+    }
+}
+
+/// Where the platform gives tokens to what runs on it: App Service, Functions, Container Apps.
+#[derive(Debug, Clone)]
+pub struct PlatformIdentity {
+    /// The endpoint.
+    pub endpoint: Url,
+    /// Shows that it is us who ask.
+    pub header: SecretString,
+}
+
 /// Where Azure's services are, and who we are to them.
 #[derive(Debug, Clone)]
 pub struct AzureSettings {
     /// How tokens are obtained.
     pub auth: Auth,
+    /// The directory of everything, where it is set.
+    pub tenant: Option<String>,
+    /// The platform's identity endpoint; without it a machine of Azure has its metadata service.
+    pub platform: Option<PlatformIdentity>,
+    /// Connection strings with a key, which is not used.
+    pub unused_keys: Vec<&'static str>,
     /// Signs people and services in.
     pub authority: Url,
     /// Azure Resource Manager.
@@ -143,14 +177,14 @@ pub struct AzureSettings {
 }
 
 /// Every variable of this page.
-pub(super) const AZURE_VARIABLES: [Variable; 25] = [
+pub(super) const AZURE_VARIABLES: [Variable; 28] = [
     variable("WINDLASS_AZURE_CLOUD", "public", "Microsoft's cloud: public, usgovernment or china"),
     variable(
         "WINDLASS_AZURE_AUTH",
         "managed-identity",
         "managed-identity, workload-identity, service-principal or cli",
     ),
-    variable("AZURE_TENANT_ID", "", "directory of the service principal"),
+    variable("AZURE_TENANT_ID", "", "directory of the service principal, and of the Azure CLI's tokens"),
     variable("AZURE_CLIENT_ID", "", "id of the service principal, or of a user-assigned identity"),
     variable("AZURE_CLIENT_SECRET", "", "secret of the service principal"),
     variable("AZURE_SUBSCRIPTION_ID", "", "subscription that apps are deployed to"),
@@ -160,6 +194,13 @@ pub(super) const AZURE_VARIABLES: [Variable; 25] = [
     variable("COSMOS_ENDPOINT", "", "Cosmos DB account, https://<account>.documents.azure.com/"),
     variable("COSMOS_DATABASE", "windlass", "database with the containers `runs` and `records`"),
     variable("SERVICEBUS_NAMESPACE", "", "Service Bus namespace: its name, host or address"),
+    variable(
+        "AZURE_SERVICE_BUS_CONNECTION_STRING",
+        "",
+        "instead of SERVICEBUS_NAMESPACE; its key is not used",
+    ),
+    variable("AZURE_STORAGE_CONNECTION_STRING", "", "instead of STORAGE_ACCOUNT; its key is not used"),
+    variable("AZURE_COSMOS_CONNECTION_STRING", "", "instead of COSMOS_ENDPOINT; its key is not used"),
     variable("STORAGE_ACCOUNT", "", "storage account of content, logs and alarms"),
     variable("WINDLASS_BLOB_ENDPOINT", "", "blob service, when it is not the account's own address"),
     variable("WINDLASS_QUEUE_ENDPOINT", "", "queue service, when it is not the account's own address"),
@@ -225,8 +266,11 @@ impl Reader<'_> {
     }
 
     /// A setting that may be a name, a host or an address, as an address.
-    fn service(&mut self, names: &[&str], suffix: &str) -> Option<Url> {
-        let text = self.needed(names);
+    fn service(&mut self, names: &[&str], suffix: &str, otherwise: Option<String>) -> Option<Url> {
+        let text = match otherwise.filter(|_| names.iter().all(|name| self.text(name).is_none())) {
+            Some(text) => text,
+            None => self.needed(names),
+        };
         let whole = match text.as_str() {
             "" => return None,
             address if address.contains("://") => address.to_owned(),
@@ -265,6 +309,12 @@ impl Reader<'_> {
         }
     }
 
+    /// As the platform says it; whatever is not an address is left to the SDK to complain about.
+    fn platform(&self) -> Option<PlatformIdentity> {
+        let endpoint = self.text("IDENTITY_ENDPOINT")?.parse().ok()?;
+        Some(PlatformIdentity { endpoint, header: SecretString::from(self.text("IDENTITY_HEADER")?) })
+    }
+
     /// The settings of the Azure backend; `None` when something is among the problems.
     pub(super) fn azure(&mut self) -> Option<AzureSettings> {
         let wanted = "use public, usgovernment or china";
@@ -278,12 +328,15 @@ impl Reader<'_> {
         let auth = self.auth();
         let authority = self.address(&["WINDLASS_AUTHORITY"], Some(cloud.authority.to_owned()));
         let arm = self.address(&["WINDLASS_ARM_ENDPOINT"], Some(cloud.arm.to_owned()));
-        let cosmos = self.address(&["COSMOS_ENDPOINT"], None);
+        let strings = self.connection_strings();
+        let cosmos = self.address(&["COSMOS_ENDPOINT"], strings.cosmos);
         let bus = ["SERVICEBUS_NAMESPACE", "ServiceBusConnection__fullyQualifiedNamespace"];
-        let service_bus = self.service(&bus, cloud.service_bus);
-        let blobs = self.address(&["STORAGE_ACCOUNT", "WINDLASS_BLOB_ENDPOINT"], storage("blob"));
-        let queues = self.address(&["STORAGE_ACCOUNT", "WINDLASS_QUEUE_ENDPOINT"], storage("queue"));
-        let vault = self.service(&["KEYVAULT_URL", "AZURE_KEY_VAULT_URI"], cloud.vault);
+        let service_bus = self.service(&bus, cloud.service_bus, strings.service_bus);
+        let blobs =
+            self.address(&["STORAGE_ACCOUNT", "WINDLASS_BLOB_ENDPOINT"], storage("blob").or(strings.blobs));
+        let queues = self
+            .address(&["STORAGE_ACCOUNT", "WINDLASS_QUEUE_ENDPOINT"], storage("queue").or(strings.queues));
+        let vault = self.service(&["KEYVAULT_URL", "AZURE_KEY_VAULT_URI"], cloud.vault, None);
         let logs = self.address(&["WINDLASS_LOG_ANALYTICS_ENDPOINT"], Some(cloud.logs.to_owned()));
         let [subscription, group, registry, environment, apps_identity] =
             TARGET.map(|name| self.needed(&[name]));
@@ -296,6 +349,9 @@ impl Reader<'_> {
         let builder = self.builder();
         Some(AzureSettings {
             auth,
+            tenant: self.text("AZURE_TENANT_ID").map(str::to_owned),
+            platform: self.platform(),
+            unused_keys: strings.unused_keys,
             authority: authority?,
             arm: arm?,
             cosmos: cosmos?,
@@ -370,6 +426,41 @@ mod tests {
         let china = check(&[("WINDLASS_AZURE_CLOUD", "china")]).unwrap();
         assert_eq!(china.queues.as_str(), "https://wlstore.queue.core.chinacloudapi.cn/");
         assert_eq!(china.arm.as_str(), "https://management.chinacloudapi.cn/");
+    }
+
+    #[test]
+    fn a_client_id_names_an_identity_or_a_service_principal() {
+        let identity = check(&[("AZURE_CLIENT_ID", "c")]).unwrap();
+        assert!(matches!(&identity.auth, Auth::ManagedIdentity { client: Some(client) } if client == "c"));
+        let principal = [
+            ("WINDLASS_AZURE_AUTH", "service-principal"),
+            ("AZURE_CLIENT_ID", "c"),
+            ("AZURE_TENANT_ID", "t"),
+            ("AZURE_CLIENT_SECRET", "canary"),
+        ];
+        let principal = check(&principal).unwrap();
+        assert!(matches!(&principal.auth, Auth::ServicePrincipal { client, .. } if client == "c"));
+        let shown = format!("{principal:?}");
+        assert!(shown.contains("[redacted]") && !shown.contains("canary"), "{shown}");
+    }
+
+    #[test]
+    fn a_connection_string_stands_in_for_a_setting_and_does_not_win_over_it() {
+        let string = ("AZURE_COSMOS_CONNECTION_STRING", "AccountEndpoint=https://other.documents.azure.com/");
+        assert_eq!(check(&[string]).unwrap().cosmos.as_str(), "https://wl.documents.azure.com/");
+        let alone = check(&[
+            string,
+            ("COSMOS_ENDPOINT", ""),
+            ("SERVICEBUS_NAMESPACE", ""),
+            ("AZURE_SERVICE_BUS_CONNECTION_STRING", "wl.servicebus.windows.net"),
+            ("STORAGE_ACCOUNT", ""),
+            ("AZURE_STORAGE_CONNECTION_STRING", "AccountName=other;AccountKey=Y2FuYXJ5"),
+        ])
+        .unwrap();
+        assert_eq!(alone.cosmos.as_str(), "https://other.documents.azure.com/");
+        assert_eq!(alone.service_bus.as_str(), "https://wl.servicebus.windows.net/");
+        assert_eq!(alone.queues.as_str(), "https://other.queue.core.windows.net/");
+        assert_eq!(alone.unused_keys, ["AZURE_STORAGE_CONNECTION_STRING"]);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 mod azure;
 mod builder;
+mod connection;
+pub mod env_file;
 mod telemetry;
+mod vaulted;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,9 +31,10 @@ pub enum Backend {
 /// Least important lines that are logged.
 pub use tracing::Level;
 
-pub use azure::{Auth, AzureSettings, is_loopback, registry_address};
+pub use azure::{Auth, AzureSettings, PlatformIdentity, is_loopback, registry_address};
 pub use builder::{BuilderSettings, RegistryLogin, Strategy};
 pub use telemetry::{AppInsights, TelemetrySettings};
+pub use vaulted::{Vaulted, vaulted};
 
 /// All settings.
 #[derive(Debug, Clone)]
@@ -245,19 +249,6 @@ impl Reader<'_> {
 }
 
 impl Settings {
-    /// The settings of this process; `flags` (same names) win over the environment.
-    ///
-    /// # Errors
-    /// [`BadSettings`] with every problem.
-    pub fn load(flags: &BTreeMap<String, String>) -> Result<Self, BadSettings> {
-        // A value that is not UTF-8 is treated as if it were not there.
-        let mut values: BTreeMap<String, String> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        values.extend(flags.clone());
-        Self::from_values(&values)
-    }
-
     /// The settings of these variables.
     ///
     /// # Errors
@@ -317,21 +308,30 @@ impl Settings {
     }
 }
 
-/// Which of the variables the environment or a flag sets, with their values; a secret is only said to be set.
+/// The variables of this process: flags win over the environment, which wins over a file.
 #[must_use]
-pub fn explain(flags: &BTreeMap<String, String>) -> Vec<(Variable, Option<String>)> {
-    let value = |name: &str| {
-        #[expect(clippy::disallowed_methods, reason = "config is the one reader of the environment")]
-        let from_environment = std::env::var(name).ok();
-        flags.get(name).cloned().or(from_environment)
+pub fn gather(file: &env_file::EnvFile, flags: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    // A value that is not UTF-8, or empty, is treated as if it were not there.
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let mut values = file.values.clone();
+    values.extend(environment.filter(|(_, value)| !value.is_empty()));
+    values.retain(|_, value| !value.is_empty());
+    values.extend(flags.clone());
+    values
+}
+
+/// Which of the variables are set, with their values but for secrets.
+#[must_use]
+pub fn explain(values: &BTreeMap<String, String>) -> Vec<(Variable, Option<String>)> {
+    let shown = |name: &str, value: &String| match name {
+        secret if secret.ends_with("_SECRET") => connection::REDACTED.to_owned(),
+        string if string.ends_with("_CONNECTION_STRING") => connection::redacted(value),
+        _ => value.clone(),
     };
-    let shown = |variable: &Variable| {
-        let value = value(variable.name);
-        // Secrets are named so.
-        let secret = variable.name.ends_with("_SECRET") || variable.name == telemetry::CONNECTION_STRING;
-        if secret { value.map(|_| "(set)".to_owned()) } else { value }
-    };
-    variables().map(|variable| (*variable, shown(variable))).collect()
+    variables()
+        .map(|variable| (*variable, values.get(variable.name).map(|value| shown(variable.name, value))))
+        .collect()
 }
 
 #[cfg(test)]
@@ -383,6 +383,19 @@ mod tests {
         .0;
         assert_eq!(problems.len(), 8, "{problems:?}");
         assert!(problems.iter().any(|problem| problem.contains("need API tokens")));
+    }
+
+    #[test]
+    fn secrets_are_not_explained() {
+        let values = [
+            ("AZURE_CLIENT_SECRET", "canary"),
+            ("AZURE_COSMOS_CONNECTION_STRING", "AccountEndpoint=https://a/;AccountKey=canary"),
+            ("LOG_LEVEL", "debug"),
+        ];
+        let values: BTreeMap<String, String> =
+            values.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let set: Vec<String> = explain(&values).into_iter().filter_map(|(_, value)| value).collect();
+        assert_eq!(set, ["debug", "[redacted]", "AccountEndpoint=https://a/;AccountKey=[redacted]"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod cloud;
 mod context;
 pub(crate) mod cosmos;
 mod desk;
+mod doctor;
 mod domains;
 pub(crate) mod doubles;
 mod envelope;
@@ -29,6 +30,7 @@ mod round_trips;
 mod storage;
 mod telemetry;
 mod vault;
+mod vaulted;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -42,8 +44,8 @@ pub(crate) fn http() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
-/// Settings of the Azure backend whose services are nowhere but for `more`.
-pub(crate) fn settings(more: &[(&str, &str)]) -> AzureSettings {
+/// Variables of the Azure backend whose services are nowhere but for `more`.
+pub(crate) fn variables(more: &[(&str, &str)]) -> BTreeMap<String, String> {
     let mut values: BTreeMap<String, String> = [
         ("WINDLASS_BACKEND", "azure"),
         ("COSMOS_ENDPOINT", "http://127.0.0.1:1/"),
@@ -64,5 +66,10 @@ pub(crate) fn settings(more: &[(&str, &str)]) -> AzureSettings {
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
     values.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    *Settings::from_values(&values).unwrap().azure.unwrap()
+    values
+}
+
+/// The settings of these variables.
+pub(crate) fn settings(more: &[(&str, &str)]) -> AzureSettings {
+    *Settings::from_values(&variables(more)).unwrap().azure.unwrap()
 }

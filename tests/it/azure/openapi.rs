@@ -149,6 +149,8 @@ fn operation(file: &Path, version: &str, (template, method): (&str, &str), opera
 }
 
 fn fits(template: &str, path: &str) -> bool {
+    // Of what lies in a group, this part is empty.
+    let template = template.replace("/{parentResourcePath}", "");
     let (template, path): (Vec<&str>, Vec<&str>) =
         (template.trim_matches('/').split('/').collect(), path.trim_matches('/').split('/').collect());
     template.len() == path.len()

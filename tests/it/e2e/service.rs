@@ -1,5 +1,7 @@
 //! Starting, refusing to start, and the command line besides deploying.
 
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 
 use super::{Server, windlass};
@@ -33,6 +35,66 @@ async fn wrong_settings_are_all_listed_at_once() {
         said.contains("3 problem(s)") && said.contains("LOG_LEVEL") && said.contains("need API tokens"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn a_copy_of_the_example_starts_and_names_that_are_none_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join(".env.example");
+    let text = std::fs::read_to_string(example).unwrap();
+    std::fs::write(folder.path().join(".env"), format!("{text}\nWINDLASS_PROT=1\nLOG_LEVEL=warn\n")).unwrap();
+    let mut child = windlass(folder.path())
+        .args(["serve", "--port", "0", "--apps-port", "0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(line.contains(" serves on "), "{line}{said}");
+    assert!(said.contains("warning: WINDLASS_PROT in .env is no setting"), "{said}");
+    assert_eq!(said.matches("warning: ").count(), 1, "the example has known names only: {said}");
+    // The environment wins, and somebody else's folder is left alone.
+    let explained = |level: Option<&str>| {
+        let mut command = windlass(folder.path());
+        command.args(["config", "explain"]).envs(level.map(|level| ("LOG_LEVEL", level)));
+        let out = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        let line = out.lines().find(|line| line.starts_with("LOG_LEVEL ")).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!((explained(None).as_str(), explained(Some("error")).as_str()), ("warn", "error"));
+    std::fs::write(folder.path().join(".env"), "canary\n").unwrap();
+    let status = windlass(folder.path()).arg("version").status().unwrap();
+    assert!(status.success(), "the file of a project is not read");
+    let refused = windlass(folder.path()).args(["config", "explain"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(78));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("line 1 of .env is not NAME=VALUE") && !said.contains("canary"), "{said}");
+}
+
+#[tokio::test]
+async fn a_bad_connection_string_is_told_by_its_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = windlass(folder.path())
+        .args(["doctor", "--azure"])
+        .env("AZURE_COSMOS_CONNECTION_STRING", "AccountEndpoint=https://a/;AccountKey=canary!")
+        .env("AZURE_CLIENT_SECRET", "canary")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("AZURE_COSMOS_CONNECTION_STRING: field `AccountKey` is not base64"), "{said}");
+    let explained = windlass(folder.path())
+        .args(["config", "explain"])
+        .env("AZURE_COSMOS_CONNECTION_STRING", "AccountEndpoint=https://a/;AccountKey=canary!")
+        .env("AZURE_CLIENT_SECRET", "canary")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(explained.stdout).unwrap();
+    assert!(shown.contains("AccountEndpoint=https://a/;AccountKey=[redacted]"), "{shown}");
+    assert!(!said.contains("canary") && !shown.contains("canary"));
 }
 
 #[tokio::test]
