@@ -1,6 +1,7 @@
 //! Wire types of the JSON API, shared by server, command line and tests.
 
 pub mod batch;
+pub mod catalogue;
 pub mod codes;
 pub mod finding;
 

@@ -35,8 +35,9 @@ pub struct Vaulted {
     pub secret: String,
 }
 
-/// What the environment lacks and the vault may have, with settings that are good for asking the vault, and for nothing
-/// else. `None` when nothing is missing, when nothing says which vault, or when other settings are wrong.
+/// What the environment lacks and the vault may have, with settings that are good for asking the vault only.
+///
+/// `None` when nothing is missing, when nothing says which vault, or when other settings are wrong.
 #[must_use]
 pub fn vaulted(values: &BTreeMap<String, String>) -> Option<(Vec<Vaulted>, AzureSettings)> {
     let has = |name: &&str| values.get(*name).is_some_and(|value| !value.trim().is_empty());

@@ -226,11 +226,11 @@ fn report(deployment: &Deployment, status: Status, ending: &Ending, duration: u6
     // The same for those who receive telemetry: a metric, and an event with all of it.
     tracing::debug!(
         target: TARGET,
-        histogram.windlass_deploy_duration_seconds = Duration::from_millis(duration).as_secs_f64(),
         status = status.as_str(),
         environment = %wish.environment,
         containerSize = size,
         hasCustomDomain = wish.domain.is_some(),
+        histogram.windlass_deploy_duration_seconds = Duration::from_millis(duration).as_secs_f64(),
     );
     tracing::debug!(
         target: TARGET,

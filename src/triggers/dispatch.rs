@@ -56,6 +56,7 @@ impl DispatchError {
     fn code(&self) -> &'static str {
         match self {
             Self::Malformed(_) => "malformed",
+            Self::Full => "full",
             Self::Action(_) => "action",
             Self::Backlog(_) => "backlog",
             Self::Queue(_) => "queue",

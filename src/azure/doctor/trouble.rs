@@ -84,14 +84,17 @@ fn answered(error: &(dyn Error + 'static)) -> Option<Answered> {
     };
     if let Some(error) = error.downcast_ref::<ArmError>() {
         return match error {
-            ArmError::Missing(cause) => of(404, cause),
+            ArmError::Missing(cause) | ArmError::Elsewhere(cause) => of(404, cause),
             ArmError::Forbidden(cause) => of(403, cause),
             ArmError::Throttled { cause, .. } => of(429, cause),
             ArmError::Quota(cause)
+            | ArmError::Capacity(cause)
+            | ArmError::NameTaken(cause)
+            | ArmError::Deleted(cause)
             | ArmError::Rejected(cause)
             | ArmError::Failed(cause)
             | ArmError::Busy(cause) => of(400, cause),
-            ArmError::SignIn(_) | ArmError::Unreachable(_) => None,
+            ArmError::SignIn(_) | ArmError::SignInRefused { .. } | ArmError::Unreachable(_) => None,
         };
     }
     if let Some(error) = error.downcast_ref::<CosmosError>() {

@@ -41,6 +41,7 @@ fn wanted(number: u128, project: &str) -> NewDeployment {
         at: Timestamp::UNIX_EPOCH,
         correlation: "c".to_owned(),
         key: None,
+        trace: None,
     }
 }
 

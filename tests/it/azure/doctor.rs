@@ -164,7 +164,7 @@ struct Installation {
     vault: Double,
     storage: Double,
     logs: Double,
-    cosmos: String,
+    cosmos: cosmos::Served,
     violations: Arc<Mutex<Vec<String>>>,
     folder: tempfile::TempDir,
 }
@@ -228,7 +228,7 @@ impl Installation {
             ("WINDLASS_QUEUE_ENDPOINT", &self.storage.address),
             ("WINDLASS_LOG_ANALYTICS_ENDPOINT", &self.logs.address),
             ("LOG_ANALYTICS_WORKSPACE", "workspace"),
-            ("COSMOS_ENDPOINT", &self.cosmos),
+            ("COSMOS_ENDPOINT", &self.cosmos.address),
             ("COSMOS_DISABLE_IMDS", "1"),
             ("WINDLASS_AZURE_AUTH", "service-principal"),
             ("AZURE_TENANT_ID", TENANT),
@@ -257,7 +257,7 @@ impl Installation {
             (&self.arm.address, "arm"),
             (&self.vault.address, "vault"),
             (&self.storage.address, "storage"),
-            (&self.cosmos, "cosmos"),
+            (&self.cosmos.address, "cosmos"),
         ];
         services.iter().fold(text.to_owned(), |text, (address, name)| {
             let host = address.trim_start_matches("http://").trim_end_matches('/');

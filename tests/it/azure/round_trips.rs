@@ -91,7 +91,7 @@ async fn a_move_costs_two_round_trips_to_the_store() {
     let begun = Instant::now();
     let run = RunId::new(SystemClock.now(), SystemIds.random());
     let empty = engine.chains.newest("empty").unwrap();
-    engine.begin(run, empty, "nothing", Timestamp::MAX).await.unwrap();
+    engine.begin(run, empty, ("nothing", None), Timestamp::MAX).await.unwrap();
     assert_eq!(served.calls().len(), 1, "a run begins with one record");
     let mut moves = 0;
     while let Ok(letter) = letters.try_recv() {

@@ -197,7 +197,8 @@ fn an_undo_that_waits_is_looked_at_when_it_is_due_even_past_the_deadline() {
     let chain = chain();
     let now = Timestamp::UNIX_EPOCH;
     let deadline = after(now, Duration::from_secs(10));
-    let first = Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline };
+    let first =
+        Event::Started { chain: "c".into(), chain_version: 1, subject: "s".into(), deadline, trace: None };
     let mut state = RunState::begin(&first, now).unwrap();
     let failed = StepError::permanent("X", "x");
     let step = StepName::new("1");

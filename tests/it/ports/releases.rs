@@ -59,6 +59,7 @@ fn wanted(store: &Ports, number: u128, variables: &Value) -> NewDeployment {
         at: store.clock.now(),
         correlation: "c".to_owned(),
         key: None,
+        trace: None,
     }
 }
 
