@@ -39,9 +39,7 @@ use windlass::config::{AzureSettings, Settings};
 
 /// A client for doubles and for what runs here.
 pub(crate) fn http() -> reqwest::Client {
-    // Some test was first.
-    rustls::crypto::ring::default_provider().install_default().ok();
-    reqwest::Client::builder().no_proxy().build().unwrap()
+    windlass::tls::client().no_proxy().build().unwrap()
 }
 
 /// Variables of the Azure backend whose services are nowhere but for `more`.
