@@ -88,11 +88,16 @@ struct Item<'a, T> {
     body: &'a T,
 }
 
+/// The record as the SDK is given it: always one type, because the SDK's calls are compiled anew for each.
+fn item(pk: &str, id: &str, body: &impl Serialize) -> Result<Value, serde_json::Error> {
+    serde_json::to_value(Item { id, pk, body })
+}
+
 /// Several changes of one partition: all or none.
 pub struct Batch {
     pk: String,
     inner: TransactionalBatch,
-    failed: Option<CosmosError>,
+    failed: Option<Fault>,
 }
 
 impl Batch {
@@ -106,15 +111,12 @@ impl Batch {
         }
     }
 
-    fn then(
-        mut self,
-        next: impl FnOnce(TransactionalBatch) -> azure_data_cosmos::Result<TransactionalBatch>,
-    ) -> Self {
+    fn then(mut self, next: impl FnOnce(TransactionalBatch) -> Result<TransactionalBatch, Fault>) -> Self {
         let inner =
             std::mem::replace(&mut self.inner, TransactionalBatch::new(PartitionKey::from(self.pk.clone())));
         match next(inner) {
             Ok(inner) => self.inner = inner,
-            Err(error) => self.failed = Some(error),
+            Err(fault) => self.failed = Some(fault),
         }
         self
     }
@@ -122,24 +124,24 @@ impl Batch {
     /// Writes a record that is not there yet.
     #[must_use]
     pub fn create(self, id: &str, body: &impl Serialize) -> Self {
-        let pk = self.pk.clone();
-        self.then(|inner| inner.create_item(Item { id, pk: &pk, body }))
+        let item = item(&self.pk, id, body);
+        self.then(|inner| Ok(inner.create_item(item?)?))
     }
 
     /// Writes a record, whatever is there.
     #[must_use]
     pub fn put(self, id: &str, body: &impl Serialize) -> Self {
-        let pk = self.pk.clone();
-        self.then(|inner| inner.upsert_item(Item { id, pk: &pk, body }, None))
+        let item = item(&self.pk, id, body);
+        self.then(|inner| Ok(inner.upsert_item(item?, None)?))
     }
 
     /// Writes a record over the one with this tag.
     #[must_use]
     pub fn replace(self, id: &str, body: &impl Serialize, etag: &str) -> Self {
-        let pk = self.pk.clone();
+        let item = item(&self.pk, id, body);
         let guard = azure_data_cosmos::options::BatchReplaceOptions::default()
             .with_precondition(Precondition::if_match(etag.to_owned()));
-        self.then(|inner| inner.replace_item(id.to_owned(), Item { id, pk: &pk, body }, Some(guard)))
+        self.then(|inner| Ok(inner.replace_item(id.to_owned(), item?, Some(guard))?))
     }
 
     /// Writes a record over the one with this tag, or as a new one where there was none.
@@ -197,6 +199,10 @@ impl Container {
     /// # Errors
     /// [`Fault`].
     pub async fn read<T: DeserializeOwned>(&self, pk: &str, id: &str) -> Result<Option<Stored<T>>, Fault> {
+        Ok(self.read_value(pk, id).await?.map(serde_json::from_value).transpose()?)
+    }
+
+    async fn read_value(&self, pk: &str, id: &str) -> Result<Option<Value>, Fault> {
         match cosmos("read", self.0.read_item(pk.to_owned(), id, None)).await {
             Ok(response) => Ok(Some(response.into_model()?)),
             Err(error) if error.status().is_not_found() => Ok(None),
@@ -228,7 +234,10 @@ impl Container {
     /// # Errors
     /// [`Fault`].
     pub async fn put(&self, pk: &str, id: &str, body: &impl Serialize) -> Result<(), Fault> {
-        let item = Item { id, pk, body };
+        self.put_value(pk, id, item(pk, id, body)?).await
+    }
+
+    async fn put_value(&self, pk: &str, id: &str, item: Value) -> Result<(), Fault> {
         cosmos("upsert", self.0.upsert_item(pk.to_owned(), id, item, None)).await.map_err(too_large)?;
         Ok(())
     }
@@ -238,7 +247,10 @@ impl Container {
     /// # Errors
     /// [`Fault`].
     pub async fn create(&self, pk: &str, id: &str, body: &impl Serialize) -> Result<bool, Fault> {
-        let item = Item { id, pk, body };
+        self.create_value(pk, id, item(pk, id, body)?).await
+    }
+
+    async fn create_value(&self, pk: &str, id: &str, item: Value) -> Result<bool, Fault> {
         match cosmos("create", self.0.create_item(pk.to_owned(), id, item, None)).await {
             Ok(_) => Ok(true),
             Err(error) if error.status().is_conflict() => Ok(false),
@@ -256,7 +268,15 @@ impl Container {
         body: &impl Serialize,
         etag: &str,
     ) -> Result<Option<String>, Fault> {
-        let item = Item { id, pk, body };
+        self.replace_value((pk, id), item(pk, id, body)?, etag).await
+    }
+
+    async fn replace_value(
+        &self,
+        (pk, id): (&str, &str),
+        item: Value,
+        etag: &str,
+    ) -> Result<Option<String>, Fault> {
         let guard = ItemWriteOptions::default().with_precondition(Precondition::if_match(etag.to_owned()));
         match cosmos("replace", self.0.replace_item(pk.to_owned(), id, item, Some(guard))).await {
             Ok(response) => Ok(response.headers().etag().map(ToString::to_string)),
@@ -289,8 +309,8 @@ impl Container {
     /// # Errors
     /// [`Fault::Refused`] names the operation at fault.
     pub async fn commit(&self, batch: Batch) -> Result<Vec<Left>, Fault> {
-        if let Some(error) = batch.failed {
-            return Err(error.into());
+        if let Some(fault) = batch.failed {
+            return Err(fault);
         }
         let contents = OperationOptionsBuilder::new()
             .with_content_response_on_write(ContentResponseOnWrite::Enabled)
@@ -323,7 +343,7 @@ impl Container {
     ///
     /// # Errors
     /// [`Fault`].
-    pub async fn find<T: DeserializeOwned + Send + 'static>(
+    pub async fn find<T: DeserializeOwned>(
         &self,
         pk: &str,
         text: &str,
@@ -336,7 +356,7 @@ impl Container {
     ///
     /// # Errors
     /// [`Fault`].
-    pub async fn find_everywhere<T: DeserializeOwned + Send + 'static>(
+    pub async fn find_everywhere<T: DeserializeOwned>(
         &self,
         text: &str,
         parameters: &[(&str, Value)],
@@ -344,17 +364,27 @@ impl Container {
         self.search(FeedScope::full_container(), text, parameters).await
     }
 
-    async fn search<T: DeserializeOwned + Send + 'static>(
+    async fn search<T: DeserializeOwned>(
         &self,
         scope: FeedScope,
         text: &str,
         parameters: &[(&str, Value)],
     ) -> Result<Vec<T>, Fault> {
+        let found = self.search_values(scope, text, parameters).await?;
+        Ok(found.into_iter().map(serde_json::from_value).collect::<Result<_, _>>()?)
+    }
+
+    async fn search_values(
+        &self,
+        scope: FeedScope,
+        text: &str,
+        parameters: &[(&str, Value)],
+    ) -> Result<Vec<Value>, Fault> {
         let mut query = Query::from(text);
         for (name, value) in parameters {
             query = query.with_parameter(*name, value)?;
         }
-        let call = async { self.0.query_items::<T>(query, scope, None).await?.try_collect::<Vec<T>>().await };
+        let call = async { self.0.query_items::<Value>(query, scope, None).await?.try_collect().await };
         Ok(cosmos("query", call).await?)
     }
 }
