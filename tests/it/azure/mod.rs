@@ -26,6 +26,7 @@ mod layers;
 mod messages;
 mod openapi;
 mod registry_login;
+mod remains;
 mod round_trips;
 mod storage;
 mod telemetry;

@@ -14,6 +14,9 @@ use super::cosmos::Account;
 use super::doubles::{Answer, Asked, Double};
 use super::settings;
 
+/// When every secret was made, in seconds since 1970.
+const MADE: i64 = 1_700_000_000;
+
 fn refusal(status: u16, code: &str) -> Answer {
     (status, Vec::new(), json!({ "error": { "code": code, "message": "no" } }).to_string())
 }
@@ -22,6 +25,7 @@ fn refusal(status: u16, code: &str) -> Answer {
 pub(crate) fn vault() -> Double {
     let versions: Mutex<BTreeMap<(String, String), String>> = Mutex::default();
     let deleted: Mutex<BTreeSet<String>> = Mutex::default();
+    let tags: Mutex<BTreeMap<String, Value>> = Mutex::default();
     Double::start(move |asked: &Asked| -> Answer {
         if asked.header("authorization").is_none() {
             let challenge = "Bearer authorization=\"https://login.microsoftonline.com/t\", resource=\"https://vault.azure.net\"";
@@ -32,13 +36,36 @@ pub(crate) fn vault() -> Double {
         let mut versions = versions.lock().unwrap();
         let segments: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
         let mut deleted = deleted.lock().unwrap();
+        let mut tags = tags.lock().unwrap();
+        let is_known = |name: &str| versions.keys().any(|(known, _)| known == name);
         let version = match (asked.method.as_str(), segments.as_slice()) {
+            ("GET", ["secrets"]) => {
+                let names: BTreeSet<&String> = versions.keys().map(|(name, _)| name).collect();
+                let there = names.into_iter().filter(|name| !deleted.contains(*name));
+                let listed = there.map(|name| {
+                    json!({
+                        "id": format!("https://{host}/secrets/{name}"), "tags": tags.get(name),
+                        "attributes": { "enabled": true, "created": MADE, "updated": MADE },
+                    })
+                });
+                let listed = json!({ "value": listed.collect::<Vec<Value>>(), "nextLink": null });
+                return (200, Vec::new(), listed.to_string());
+            }
             ("DELETE", ["secrets", name]) => {
-                deleted.insert((*name).to_owned());
+                if !is_known(name) || !deleted.insert((*name).to_owned()) {
+                    return refusal(404, "SecretNotFound");
+                }
                 return (200, Vec::new(), "{}".to_owned());
             }
-            ("POST", ["deletedsecrets", name, "recover"]) => {
+            ("DELETE", ["deletedsecrets", name]) => {
                 deleted.remove(*name);
+                versions.retain(|(known, _), _| known != name);
+                return (204, Vec::new(), String::new());
+            }
+            ("POST", ["deletedsecrets", name, "recover"]) => {
+                if !deleted.remove(*name) {
+                    return refusal(404, "SecretNotFound");
+                }
                 return (200, Vec::new(), "{}".to_owned());
             }
             ("PUT", ["secrets", name]) if deleted.contains(*name) => return refusal(409, "Conflict"),
@@ -50,6 +77,7 @@ pub(crate) fn vault() -> Double {
                 let version = format!("v{}", versions.len() + 1);
                 let value = body["value"].as_str().unwrap().to_owned();
                 versions.insert((segments[1].to_owned(), version.clone()), value);
+                tags.insert(segments[1].to_owned(), body["tags"].clone());
                 version
             }
             ("GET", ["secrets", _, version]) => (*version).to_owned(),
