@@ -24,6 +24,7 @@ use crate::deploy::detect::Kind;
 use crate::deploy::release::Release;
 use crate::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
 use crate::deploy::secrets::Secrets;
+use crate::deploy::target::Target;
 use crate::deploy::wish::Environment;
 use crate::workflow::journal::RunId;
 use crate::workflow::queue::{Hint, Queue};
@@ -79,7 +80,7 @@ impl LocalAddresses {
 }
 
 impl Addresses for LocalAddresses {
-    fn host(&self, label: &str, environment: &Environment) -> String {
+    fn host(&self, label: &str, environment: &Environment, _target: Target) -> String {
         match environment {
             Environment::Development => format!("{label}.localhost"),
             Environment::Staging | Environment::Production | Environment::Preview(_) => {
@@ -88,7 +89,7 @@ impl Addresses for LocalAddresses {
         }
     }
 
-    fn url(&self, host: &str) -> String {
+    fn url(&self, _release: &Release, host: &str) -> String {
         format!("http://{host}:{}", self.0.load(Ordering::Relaxed))
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::arm_domains::{Domains, domains_of, not_found, refused};
 use super::doubles::{Answer, Asked, Double};
+use super::groups_double::Instances;
 use super::jobs_double::Jobs;
 use super::openapi::Contract;
 
@@ -29,6 +30,7 @@ pub(crate) enum Fate {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) jobs: Jobs,
+    pub(super) instances: Instances,
     apps: BTreeMap<String, App>,
     /// Looks until each operation is over.
     operations: BTreeMap<String, u32>,
@@ -150,7 +152,7 @@ impl State {
         (201, vec![("azure-asyncoperation", self.operation(address, 2))], view)
     }
 
-    fn operation(&mut self, address: &str, looks: u32) -> String {
+    pub(super) fn operation(&mut self, address: &str, looks: u32) -> String {
         let id = format!("op{}", self.operations.len());
         self.operations.insert(id.clone(), looks);
         format!(
@@ -265,6 +267,9 @@ impl State {
             }
             (method, [_, _, _, "Microsoft.ContainerRegistry", _, _, rest @ ..]) => {
                 self.registry(method, rest, address)
+            }
+            (_, [_, _, _, _, "containerGroups", name, rest @ ..]) if self.is_app(name, asked) => {
+                self.app_group((name, rest), asked, address)
             }
             (_, [_, _, _, _, kind @ ("jobs" | "containerGroups"), rest @ ..]) => {
                 self.jobs.answer((kind, rest), asked, address)

@@ -16,6 +16,7 @@ use windlass::ambient::{Clock, Ids, ManualClock, SeededIds, between};
 use windlass::deploy::artifacts::Bundles;
 use windlass::deploy::deployment::{Caps, Deployment, Status};
 use windlass::deploy::ids::{DeploymentId, Digest, Name};
+use windlass::deploy::runtime::Runtime;
 use windlass::deploy::source::{FileEntry, SourceLimits};
 use windlass::embedded::backlog::SqliteBacklog;
 use windlass::embedded::db::Db;
@@ -77,6 +78,8 @@ pub(crate) struct Setup {
     pub(crate) deadline: Duration,
     pub(crate) looks: Looks,
     pub(crate) more: Vec<Chain>,
+    /// Runs the apps instead of the fake one.
+    pub(crate) runtime: Option<Arc<dyn Runtime>>,
 }
 
 impl Default for Setup {
@@ -88,6 +91,7 @@ impl Default for Setup {
             deadline: Duration::from_secs(600),
             looks: Looks::WOKEN,
             more: Vec::new(),
+            runtime: None,
         }
     }
 }
@@ -120,7 +124,7 @@ impl World {
             blobs: Arc::new(blobs),
             logs: Arc::new(FileLogs::open(&root.join("logs")).unwrap()),
             builder: Arc::clone(&builder) as Arc<_>,
-            runtime: Arc::clone(&runtime) as Arc<_>,
+            runtime: setup.runtime.unwrap_or_else(|| Arc::clone(&runtime) as Arc<_>),
             secrets: Arc::new(key_file(&root.join("key")).unwrap()),
             backlog: Arc::new(backlog),
             checks: Vec::new(),
@@ -160,13 +164,26 @@ impl World {
 
     /// Uploads a one-page site and gives its source.
     pub(crate) async fn source(&self, org: &str, text: &str) -> Digest {
+        self.upload(org, &[("index.html", text)]).await
+    }
+
+    /// Uploads files, sorted by their paths, and gives their source.
+    pub(crate) async fn upload(&self, org: &str, files: &[(&str, &str)]) -> Digest {
         let org: Name = org.parse().unwrap();
-        let sha256 = Digest::of(text.as_bytes());
-        let mut writer = self.windlass.tools.blobs.writer(&org, sha256, 1 << 20).await.unwrap();
-        writer.write(text.to_owned().into()).await.unwrap();
-        writer.finish().await.unwrap();
-        let entry = FileEntry { path: "index.html".to_owned(), size: text.len() as u64, mode: 0o644, sha256 };
-        let accepted = self.windlass.accept_source(&org, vec![entry]).await.unwrap();
+        let mut entries = Vec::new();
+        for (path, text) in files {
+            let sha256 = Digest::of(text.as_bytes());
+            let mut writer = self.windlass.tools.blobs.writer(&org, sha256, 1 << 20).await.unwrap();
+            writer.write((*text).to_owned().into()).await.unwrap();
+            writer.finish().await.unwrap();
+            entries.push(FileEntry {
+                path: (*path).to_owned(),
+                size: text.len() as u64,
+                mode: 0o644,
+                sha256,
+            });
+        }
+        let accepted = self.windlass.accept_source(&org, entries).await.unwrap();
         assert!(accepted.missing.is_empty());
         accepted.digest
     }
