@@ -124,7 +124,7 @@ impl World {
             blobs: Arc::new(blobs),
             logs: Arc::new(FileLogs::open(&root.join("logs")).unwrap()),
             builder: Arc::clone(&builder) as Arc<_>,
-            runtime: setup.runtime.unwrap_or_else(|| Arc::clone(&runtime) as Arc<_>),
+            runtime: setup.runtime.unwrap_or_else(|| Arc::clone(&runtime) as Arc<dyn Runtime>),
             secrets: Arc::new(key_file(&root.join("key")).unwrap()),
             backlog: Arc::new(backlog),
             checks: Vec::new(),
