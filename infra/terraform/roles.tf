@@ -35,7 +35,7 @@ locals {
     contains(var.build_strategies, "acr") ? {
       tasks = { role = "Container Registry Tasks Contributor", scope = azurerm_container_registry.this.id }
     } : {},
-    contains(var.build_strategies, "aci") ? {
+    contains(var.build_strategies, "aci") || var.container_instances ? {
       instances = { role = "Azure Container Instances Contributor Role", scope = local.group_scope }
     } : {},
   )

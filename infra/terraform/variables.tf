@@ -156,6 +156,18 @@ variable "build_strategies" {
   }
 }
 
+variable "container_instances" {
+  type        = bool
+  description = "Whether apps may run on Container Instances."
+  default     = false
+  nullable    = false
+
+  validation {
+    condition     = !(var.container_instances && var.network_mode == "private_endpoints" && var.registry_sku == "Premium")
+    error_message = "Container Instances cannot pull from a private registry."
+  }
+}
+
 # Service Bus
 
 variable "service_bus_sku" {

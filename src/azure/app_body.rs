@@ -17,12 +17,12 @@ const MOST_LABEL: usize = 26;
 /// Characters of the hash that tells names apart.
 const HASH: usize = 6;
 /// Says on a container app which app of ours it runs.
-const TAG: &str = "windlass-app";
+pub(super) const TAG: &str = "windlass-app";
 /// Bounds of a probe that may be set.
 const MOST_FAILURES: u64 = 10;
 const MOST_PERIOD: u64 = 240;
 /// Restarts after which a revision is given up.
-const MOST_RESTARTS: u32 = 3;
+pub(super) const MOST_RESTARTS: u32 = 3;
 
 /// The name of the container app of a project, by its label, in an environment.
 ///
@@ -118,7 +118,7 @@ fn rules(replicas: Replicas) -> Vec<Value> {
 
 /// The variables of a container. A name twice lets the activation fail without a reason; what was set for the deployment
 /// wins.
-fn variables(release: &Release, secrets: &[SecretVariable]) -> Vec<Value> {
+pub(super) fn variables(release: &Release, secrets: &[SecretVariable]) -> Vec<Value> {
     let own = [("PORT", port(release).to_string()), ("HOST", "0.0.0.0".to_owned())];
     let own = own.map(|(name, value)| json!({ "name": name, "value": value }));
     let plain = release.plan.variables.iter().map(|(name, value)| json!({ "name": name, "value": value }));
@@ -166,11 +166,15 @@ fn over(known: Option<&Value>, mut ours: Value) -> Value {
     ours
 }
 
+/// The image of the release, by digest.
+pub(super) fn image(release: &Release, place: &Place) -> String {
+    format!("{}/{}@sha256:{}", place.registry, repository_of(&release.app), release.artifact)
+}
+
 fn container(release: &Release, place: &Place, secrets: &[SecretVariable]) -> Value {
-    let image = format!("{}/{}@sha256:{}", place.registry, repository_of(&release.app), release.artifact);
     let mut container = json!({
         "name": "app",
-        "image": image,
+        "image": image(release, place),
         "resources": { "cpu": f64::from(release.size.cpu_millis) / 1_000.0, "memory": release.size.memory() },
         "env": variables(release, secrets),
         "probes": probes(&release.plan.probe, port(release)),

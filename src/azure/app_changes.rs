@@ -39,7 +39,7 @@ impl Changes {
                 Progress::Running(wait) => wait,
             };
             if between(begun_at, self.clock.now()) + wait > PATIENCE {
-                return Err(RuntimeError::Unavailable("Container Apps is still at it".to_owned()));
+                return Err(RuntimeError::Unavailable("Azure is still at it".to_owned()));
             }
             self.clock.sleep(wait).await;
         }

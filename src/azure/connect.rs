@@ -16,6 +16,7 @@ use super::backlog::AzureBacklog;
 use super::blobs::AzureBlobs;
 use super::builders::{AutoBuilder, ServiceBuilder};
 use super::container_apps::{AppsParts, ContainerApps};
+use super::container_instances::{ContainerInstances, GroupsParts};
 use super::cosmos::{Container, Fault, Stored};
 use super::deployments::CosmosDeployments;
 use super::journal::CosmosJournal;
@@ -30,6 +31,7 @@ use super::releases::CosmosReleases;
 use super::retention::CosmosRetention;
 use super::secret_remains::SecretRemains;
 use super::services::{ServiceError, Services};
+use super::targets::Targets;
 use super::vault::{VaultError, sealing_key};
 use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
 use crate::config::{AzureSettings, Settings, Strategy};
@@ -211,9 +213,17 @@ impl Parts<'_> {
         })
     }
 
-    async fn runtime(&self, secrets: &Arc<dyn Secrets>) -> Result<ContainerApps, ConnectError> {
+    async fn runtime(&self, secrets: &Arc<dyn Secrets>) -> Result<Targets, ConnectError> {
         let (place, domain) = place(self.azure, self.arm).await?;
-        Ok(ContainerApps::new(AppsParts {
+        let groups = ContainerInstances::new(GroupsParts {
+            arm: Arc::clone(self.arm),
+            records: self.records.clone(),
+            place: place.clone(),
+            secrets: Arc::clone(secrets),
+            wire: self.services.wire(),
+            clock: Arc::clone(self.clock),
+        });
+        let apps = ContainerApps::new(AppsParts {
             arm: Arc::clone(self.arm),
             records: self.records.clone(),
             place,
@@ -225,7 +235,8 @@ impl Parts<'_> {
             ),
             logs: self.services.app_logs(),
             clock: Arc::clone(self.clock),
-        }))
+        });
+        Ok(Targets { apps, groups })
     }
 
     fn remains(&self, deployments: &Arc<CosmosDeployments>) -> Result<Vec<Arc<dyn Remains>>, ConnectError> {

@@ -24,6 +24,7 @@ use crate::ambient::Clock;
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::release::Release;
 use crate::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
+use crate::deploy::target::Target;
 use crate::deploy::wish::Environment;
 use crate::workflow::journal::RunId;
 use crate::workflow::queue::Hint;
@@ -78,11 +79,11 @@ struct AppAddresses {
 }
 
 impl Addresses for AppAddresses {
-    fn host(&self, label: &str, environment: &Environment) -> String {
+    fn host(&self, label: &str, environment: &Environment, _target: Target) -> String {
         format!("{}.{}", app_name(label, &environment.to_string()), self.domain)
     }
 
-    fn url(&self, host: &str) -> String {
+    fn url(&self, _release: &Release, host: &str) -> String {
         format!("https://{host}")
     }
 }
@@ -268,10 +269,11 @@ impl Runtime for ContainerApps {
     }
 
     async fn withdraw(&self, app_id: &str) -> Result<(), RuntimeError> {
-        let known = self.of_app("c.app = @value", json!(app_id)).await?;
         // Without a release before it, there is nothing to keep of the app.
-        if let Some(known) = known.first() {
-            self.parts.arm.delete(APPS, &app(&known.name)).await?;
+        for known in self.of_app("c.app = @value", json!(app_id)).await? {
+            let begun = self.parts.arm.delete(APPS, &app(&known.name)).await?;
+            self.changes.finish(begun).await?;
+            self.parts.records.delete(PARTITION, &known.run.to_string(), None).await?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dockerfile::exposed;
 use super::project_file::ProjectFile;
+use super::target::{Strategy, Target};
 
 /// Build commands of Node projects that install what `package.json` asks for and do nothing else: with and without a lock file.
 pub const NODE_INSTALLS: [&str; 2] = ["npm ci --no-audit --no-fund", "npm install --no-audit --no-fund"];
@@ -84,6 +85,12 @@ pub struct Plan {
     /// Variables of the build.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub build_variables: BTreeMap<String, String>,
+    /// Where it runs on Azure.
+    #[serde(default, skip_serializing_if = "Target::is_usual")]
+    pub target: Target,
+    /// In which order releases change places.
+    #[serde(default, skip_serializing_if = "Strategy::is_usual")]
+    pub strategy: Strategy,
 }
 
 impl Plan {
@@ -102,6 +109,8 @@ impl Plan {
             port: None,
             variables: BTreeMap::new(),
             build_variables: BTreeMap::new(),
+            target: Target::default(),
+            strategy: Strategy::default(),
         }
     }
 }
@@ -282,6 +291,7 @@ fn amend(plan: &mut Plan, file: ProjectFile) -> Result<(), DetectError> {
     let bad = |message: String| DetectError::ProjectFile(message);
     plan.build = file.build.or(plan.build.take());
     plan.start = file.start.or(plan.start.take());
+    (plan.target, plan.strategy) = (file.target, file.strategy);
     if let Some(output) = file.output {
         let inside =
             output == "." || output.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
@@ -411,6 +421,10 @@ mod tests {
             (Some("sh build.sh"), "public", Some(2))
         );
         assert_eq!(plan.probe.path.as_deref(), Some("/up"));
+        assert_eq!((plan.target, plan.strategy), (Target::ContainerApps, Strategy::Replace));
+        let aimed = "target = \"container-instances\"\nstrategy = \"recreate\"";
+        let plan = check(&[("index.html", ""), ("windlass.toml", aimed)]).unwrap();
+        assert_eq!((plan.target, plan.strategy), (Target::ContainerInstances, Strategy::Recreate));
     }
 
     #[test]
@@ -443,6 +457,7 @@ mod tests {
             (&[("windlass.toml", "colour = 1")], "unknown field"),
             (&[("index.html", ""), ("windlass.toml", "output = \"../x\"")], "not a folder inside"),
             (&[("index.html", ""), ("windlass.toml", "replicas = 0")], "between 1 and 20"),
+            (&[("index.html", ""), ("windlass.toml", "target = \"vm\"")], "container-instances"),
             (&[("index.html", ""), ("windlass.toml", "[health]\npath = \"up\"")], "begin with /"),
             (&[("Procfile", "worker: x")], "web: <command>"),
             (&[("app.py", ""), ("windlass.toml", "port = 80")], "gets a free one in PORT"),

@@ -20,4 +20,5 @@ pub mod sealing;
 pub mod secrets;
 pub mod size;
 pub mod source;
+pub mod target;
 pub mod wish;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::detect::Kind;
+use super::target::{Strategy, Target};
 
 /// The file's name at the root of a source.
 pub const NAME: &str = "windlass.toml";
@@ -33,6 +34,10 @@ pub struct ProjectFile {
     pub build_variables: BTreeMap<String, String>,
     /// Replicas that run here.
     pub replicas: Option<u32>,
+    /// Where it runs on Azure.
+    pub target: Target,
+    /// In which order releases change places.
+    pub strategy: Strategy,
     /// Extra host names.
     pub domains: Vec<String>,
     /// More patterns to leave out, as in `.gitignore`.

@@ -4,6 +4,8 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use super::release::Release;
+use super::target::Target;
+use super::wish::Environment;
 use crate::workflow::journal::RunId;
 use crate::workflow::queue::Hint;
 
@@ -133,10 +135,10 @@ pub enum RuntimeError {
 
 /// Where apps answer.
 pub trait Addresses: Send + Sync {
-    /// The built-in host name of a project in an environment.
-    fn host(&self, label: &str, environment: &super::wish::Environment) -> String;
-    /// A host name as people open it.
-    fn url(&self, host: &str) -> String;
+    /// The built-in host name of a project in an environment, on this target.
+    fn host(&self, label: &str, environment: &Environment, target: Target) -> String;
+    /// A host name of the release as people open it.
+    fn url(&self, release: &Release, host: &str) -> String;
 }
 
 /// Runs releases. A revision is named by the run that started it; every call may be repeated.

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::routes::{Backend, Busy, Routes, Target};
+use super::routes::{Backend, Busy, Routes, Upstream};
 use super::static_site;
 use super::upstream::{Body, Kept, Pool, SendError, empty};
 use crate::ambient::Clock;
@@ -170,7 +170,7 @@ fn wants_web_socket(request: &HttpRequest) -> bool {
         && upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-fn broken(target: &Target, error: &SendError) -> HttpResponse {
+fn broken(target: &Upstream, error: &SendError) -> HttpResponse {
     tracing::warn!(app = target.app, error = %error, "a request to {} got no answer", target.app);
     page(
         StatusCode::BAD_GATEWAY,

@@ -15,7 +15,7 @@ use super::containers::Container;
 use super::folders::removed;
 use super::program::{Process, Program};
 use super::replica::{Spec, State, supervise};
-use super::routes::{Backend, Target};
+use super::routes::{Backend, Upstream};
 use super::runtime::{RuntimeParts, materialise};
 use super::sandbox::kill_all_of;
 use crate::deploy::detect::Kind;
@@ -44,7 +44,7 @@ struct Replica {
 
 /// A revision under way.
 pub(super) struct Revision {
-    pub(super) target: Arc<Target>,
+    pub(super) target: Arc<Upstream>,
     parts: Parts,
     log: Arc<AppLog>,
     health: watch::Sender<Health>,
@@ -59,7 +59,7 @@ pub(super) struct Revision {
 
 impl Revision {
     /// Begins to start it; `wake` is sent once its health is known.
-    pub(super) fn start(parts: Parts, target: Arc<Target>, wake: Option<Hint>) -> Arc<Self> {
+    pub(super) fn start(parts: Parts, target: Arc<Upstream>, wake: Option<Hint>) -> Arc<Self> {
         let log = Arc::new(AppLog::new(parts.folder.join("app.log")));
         let background = parts.runtime.background.clone();
         let revision = Arc::new(Self {

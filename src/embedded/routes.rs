@@ -21,7 +21,7 @@ pub enum Backend {
 
 /// A revision as the proxy sees it.
 #[derive(Debug)]
-pub struct Target {
+pub struct Upstream {
     /// The revision.
     pub revision: RunId,
     /// The app, for messages.
@@ -34,7 +34,7 @@ pub struct Target {
 
 /// Counts one request as long as it lives.
 #[derive(Debug)]
-pub struct Busy(Arc<Target>);
+pub struct Busy(Arc<Upstream>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -42,7 +42,7 @@ impl Drop for Busy {
     }
 }
 
-impl Target {
+impl Upstream {
     /// A target without traffic.
     #[must_use]
     pub fn new(revision: RunId, app: String, backend: Backend) -> Arc<Self> {
@@ -75,14 +75,14 @@ impl Target {
 /// The table.
 #[derive(Debug, Default)]
 pub struct Routes {
-    hosts: ArcSwap<HashMap<String, Arc<Target>>>,
+    hosts: ArcSwap<HashMap<String, Arc<Upstream>>>,
     changing: Mutex<()>,
 }
 
 impl Routes {
     /// Where `host` (without a port, lower case) leads.
     #[must_use]
-    pub fn get(&self, host: &str) -> Option<Arc<Target>> {
+    pub fn get(&self, host: &str) -> Option<Arc<Upstream>> {
         self.hosts.load().get(host).cloned()
     }
 
@@ -95,22 +95,22 @@ impl Routes {
     }
 
     /// Leads `hosts`, and no other hosts, to `target`'s app. Gives the targets that lost their last host.
-    pub fn switch(&self, hosts: &[String], target: &Arc<Target>) -> Vec<Arc<Target>> {
+    pub fn switch(&self, hosts: &[String], target: &Arc<Upstream>) -> Vec<Arc<Upstream>> {
         self.replace(&target.app, hosts.iter().map(|host| (host.clone(), Arc::clone(target))))
     }
 
     /// Takes the app's hosts away. Gives the targets that answered there.
-    pub fn withdraw(&self, app: &str) -> Vec<Arc<Target>> {
+    pub fn withdraw(&self, app: &str) -> Vec<Arc<Upstream>> {
         self.replace(app, std::iter::empty())
     }
 
-    fn replace(&self, app: &str, added: impl Iterator<Item = (String, Arc<Target>)>) -> Vec<Arc<Target>> {
+    fn replace(&self, app: &str, added: impl Iterator<Item = (String, Arc<Upstream>)>) -> Vec<Arc<Upstream>> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.hosts.load_full();
         let mut hosts = (*before).clone();
         hosts.retain(|_, target| target.app != app);
         hosts.extend(added);
-        let mut lost: Vec<Arc<Target>> =
+        let mut lost: Vec<Arc<Upstream>> =
             before.values().filter(|old| !hosts.values().any(|new| Arc::ptr_eq(old, new))).cloned().collect();
         lost.sort_by_key(|target| target.revision);
         lost.dedup_by_key(|target| target.revision);
@@ -123,9 +123,9 @@ impl Routes {
 mod tests {
     use super::*;
 
-    fn target(random: u128, app: &str) -> Arc<Target> {
+    fn target(random: u128, app: &str) -> Arc<Upstream> {
         let run = RunId::new(jiff::Timestamp::UNIX_EPOCH, random);
-        Target::new(run, app.to_owned(), Backend::Replicas(ArcSwap::from_pointee(Vec::new())))
+        Upstream::new(run, app.to_owned(), Backend::Replicas(ArcSwap::from_pointee(Vec::new())))
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::files::FileBlobs;
 use super::folders::removed;
 use super::pack::unpack;
 use super::revision::{Parts, Revision};
-use super::routes::{Backend, Routes, Target};
+use super::routes::{Backend, Routes, Upstream};
 use super::sandbox::Machine;
 use super::upstream::Pool;
 use crate::ambient::{Clock, after, between};
@@ -24,6 +24,7 @@ use crate::deploy::detect::Kind;
 use crate::deploy::release::Release;
 use crate::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
 use crate::deploy::secrets::Secrets;
+use crate::deploy::target::Target;
 use crate::deploy::wish::Environment;
 use crate::workflow::journal::RunId;
 use crate::workflow::queue::{Hint, Queue};
@@ -79,7 +80,7 @@ impl LocalAddresses {
 }
 
 impl Addresses for LocalAddresses {
-    fn host(&self, label: &str, environment: &Environment) -> String {
+    fn host(&self, label: &str, environment: &Environment, _target: Target) -> String {
         match environment {
             Environment::Development => format!("{label}.localhost"),
             Environment::Staging | Environment::Production | Environment::Preview(_) => {
@@ -88,7 +89,7 @@ impl Addresses for LocalAddresses {
         }
     }
 
-    fn url(&self, host: &str) -> String {
+    fn url(&self, _release: &Release, host: &str) -> String {
         format!("http://{host}:{}", self.0.load(Ordering::Relaxed))
     }
 }
@@ -154,7 +155,7 @@ impl LocalRuntime {
         self.revisions().get(&run).cloned()
     }
 
-    fn route(&self, release: &Release) -> Vec<Arc<Target>> {
+    fn route(&self, release: &Release) -> Vec<Arc<Upstream>> {
         self.revision(release.run)
             .map_or_else(Vec::new, |revision| self.routes.switch(&release.hosts, &revision.target))
     }
@@ -174,7 +175,7 @@ impl LocalRuntime {
     }
 
     /// Stops what lost its traffic, once its requests are over or the time is up.
-    fn drain(&self, lost: Vec<Arc<Target>>) {
+    fn drain(&self, lost: Vec<Arc<Upstream>>) {
         for target in lost {
             let Some(revision) = self.revision(target.revision) else { continue };
             revision.draining();
@@ -212,7 +213,7 @@ impl Runtime for LocalRuntime {
                 Backend::Replicas(ArcSwap::from_pointee(Vec::new()))
             }
         };
-        let target = Target::new(release.run, release.app.clone(), backend);
+        let target = Upstream::new(release.run, release.app.clone(), backend);
         let parts = Parts {
             runtime: Arc::clone(&self.parts),
             release: release.clone(),
@@ -301,7 +302,7 @@ impl Runtime for LocalRuntime {
 }
 
 /// Waits until the target's requests are over, or the time for it is up.
-async fn drained(clock: &dyn Clock, target: &Target) {
+async fn drained(clock: &dyn Clock, target: &Upstream) {
     let until = after(clock.now(), DRAIN);
     clock.sleep(IN_BETWEEN).await;
     while target.busy() > 0 && !between(clock.now(), until).is_zero() {

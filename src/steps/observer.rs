@@ -104,7 +104,8 @@ impl DeploymentObserver {
         if state.outcome == Some(Outcome::Succeeded) && state.failure.is_none() {
             let live = self.0.releases.live_of(&deployment.wish.app()).await?;
             if let Some(release) = live.filter(|release| release.run == run) {
-                let urls = release.hosts.iter().map(|host| self.0.runtime.addresses().url(host)).collect();
+                let urls =
+                    release.hosts.iter().map(|host| self.0.runtime.addresses().url(&release, host)).collect();
                 let released = Released { release: release.number, previous: None, urls };
                 ending = Ending { urls: released.urls, release: Some(released.release), fault: None };
             }

@@ -108,7 +108,7 @@ impl GoLive {
         let live = tools.releases.live_of(&release.app).await?;
         let previous = live.map(|live| live.number).filter(|number| *number != release.number);
         tools.runtime.start(&release, Some(Hint::wake(cx.run, "step-release"))).await?;
-        let urls = release.hosts.iter().map(|host| tools.runtime.addresses().url(host)).collect();
+        let urls = release.hosts.iter().map(|host| tools.runtime.addresses().url(&release, host)).collect();
         let released = Released { release: release.number, previous, urls };
         // Looked at again at once, now that it is in the journal what has to be brought back.
         Next::wait(cx.now, &released)

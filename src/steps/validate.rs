@@ -14,6 +14,7 @@ use crate::deploy::detect::{DetectError, Facts, Kind, Plan, detect};
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::release::Artifact;
 use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
+use crate::deploy::target::unfit;
 use crate::windlass::Tools;
 use crate::workflow::chain::{Context, Next, Step, StepError};
 
@@ -61,9 +62,13 @@ impl Step for Validate {
         if wish.source.is_some() {
             tools.releases.set_source(&project, source).await?;
         }
-        let mut hosts = vec![tools.runtime.addresses().host(&project.label, &wish.environment)];
+        let own = tools.runtime.addresses().host(&project.label, &wish.environment, plan.target);
+        let mut hosts = vec![own];
         hosts.extend(wish.domain.iter().chain(&plan.domains).cloned());
         hosts.dedup();
+        if let Some(why) = unfit(&plan, hosts.get(1..).unwrap_or_default()) {
+            return Err(StepError::permanent("VALIDATION_PROJECT", why));
+        }
         refuse_taken(tools, &wish.app(), &hosts).await?;
         let mut inputs = inputs(source, &plan);
         inputs.extend(tools.artifacts.inputs(&wish.app(), &plan));

@@ -17,6 +17,7 @@ use windlass::deploy::runtime::{Health, Runtime as _, RuntimeError};
 use windlass::deploy::sealing::KeySecrets;
 use windlass::deploy::secrets::Secrets as _;
 use windlass::deploy::size::{Replicas, Size};
+use windlass::deploy::target::Target;
 use windlass::deploy::wish::Environment;
 use windlass::workflow::journal::RunId;
 
@@ -99,7 +100,11 @@ impl Story {
             env: BTreeMap::from([("KEY".to_owned(), sealed)]),
             size: Size::HALF,
             replicas: Replicas { min: 1, max: 3 },
-            hosts: vec![self.runtime.addresses().host("shop", &Environment::Production)],
+            hosts: vec![self.runtime.addresses().host(
+                "shop",
+                &Environment::Production,
+                Target::ContainerApps,
+            )],
         }
     }
 

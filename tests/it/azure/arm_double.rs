@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::arm_domains::{Domains, domains_of, not_found, refused};
 use super::doubles::{Answer, Asked, Double};
+use super::groups_double::Instances;
 use super::jobs_double::Jobs;
 use super::openapi::Contract;
 
@@ -29,6 +30,7 @@ pub(crate) enum Fate {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) jobs: Jobs,
+    pub(super) instances: Instances,
     apps: BTreeMap<String, App>,
     /// Looks until each operation is over.
     operations: BTreeMap<String, u32>,
@@ -150,7 +152,7 @@ impl State {
         (201, vec![("azure-asyncoperation", self.operation(address, 2))], view)
     }
 
-    fn operation(&mut self, address: &str, looks: u32) -> String {
+    pub(super) fn operation(&mut self, address: &str, looks: u32) -> String {
         let id = format!("op{}", self.operations.len());
         self.operations.insert(id.clone(), looks);
         format!(
@@ -233,20 +235,21 @@ impl State {
         }
     }
 
+    /// Where an operation stands.
+    fn look(&mut self, id: &str) -> Answer {
+        let left = self.operations.get_mut(id).unwrap();
+        *left = left.saturating_sub(1);
+        let (status, state) = if *left == 0 { (200, "Succeeded") } else { (202, "InProgress") };
+        self.apps.values_mut().filter(|_| status == 200).for_each(|app| app.busy = 0);
+        (status, vec![("retry-after", "1".to_owned())], json!({ "id": id, "status": state }).to_string())
+    }
+
     fn answer(&mut self, asked: &Asked, address: &str) -> Answer {
         let path = asked.path.trim_start_matches(ROOT).trim_start_matches('/');
         let segments: Vec<&str> = path.split('/').collect();
         let body = || serde_json::from_str(&asked.body).unwrap();
         match (asked.method.as_str(), segments.as_slice()) {
-            ("GET", [.., "containerappOperationStatuses", id]) => {
-                let left = self.operations.get_mut(*id).unwrap();
-                *left = left.saturating_sub(1);
-                let state = if *left == 0 { "Succeeded" } else { "InProgress" };
-                let status = if *left == 0 { 200 } else { 202 };
-                self.apps.values_mut().filter(|_| status == 200).for_each(|app| app.busy = 0);
-                let body = json!({ "id": id, "status": state }).to_string();
-                (status, vec![("retry-after", "1".to_owned())], body)
-            }
+            ("GET", [.., "containerappOperationStatuses", id]) => self.look(id),
             ("GET", [.., "queues", queue]) => {
                 let counts = json!({ "activeMessageCount": 2, "scheduledMessageCount": 3, "deadLetterMessageCount": 1 });
                 let counts =
@@ -265,6 +268,9 @@ impl State {
             }
             (method, [_, _, _, "Microsoft.ContainerRegistry", _, _, rest @ ..]) => {
                 self.registry(method, rest, address)
+            }
+            (_, [_, _, _, _, "containerGroups", name, rest @ ..]) if self.is_app(name, asked) => {
+                self.app_group((name, rest), asked, address)
             }
             (_, [_, _, _, _, kind @ ("jobs" | "containerGroups"), rest @ ..]) => {
                 self.jobs.answer((kind, rest), asked, address)

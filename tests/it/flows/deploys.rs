@@ -369,3 +369,25 @@ async fn a_worker_that_loses_its_lease_in_the_middle_of_a_step_drops_the_result(
     assert!(matches!(refused, Err(windlass::workflow::journal::JournalError::Fenced(_))), "{refused:?}");
     world.refold(run).await;
 }
+
+#[tokio::test]
+async fn what_does_not_fit_its_target_is_refused_before_it_is_built() {
+    let mut world = World::new();
+    for (more, domain, says) in [
+        ("", Some("shop.example"), "certificates"),
+        ("replicas = 2\n", None, "one replica"),
+        ("domains = [\"shop.example\"]\n", None, "certificates"),
+    ] {
+        let project = format!("target = \"container-instances\"\n{more}");
+        let files = [("index.html", "one"), ("windlass.toml", project.as_str())];
+        let mut body = World::request("shop");
+        body["source"] = json!(world.upload("o", &files).await.to_string());
+        body["customDomain"] = json!(domain);
+        let id = world.submit(&body).await;
+        world.run_until_idle().await;
+        let fault = world.get(id).await.result.fault.unwrap();
+        assert_eq!(fault.code, "VALIDATION_PROJECT");
+        assert!(fault.message.contains(says), "{}", fault.message);
+    }
+    assert_eq!(world.builder.built(), 0);
+}

@@ -15,6 +15,7 @@ use windlass::deploy::ids::{Digest, Name};
 use windlass::deploy::release::Release;
 use windlass::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
 use windlass::deploy::source::Manifest;
+use windlass::deploy::target::Target;
 use windlass::deploy::wish::Environment;
 use windlass::embedded::files::FileBlobs;
 use windlass::workflow::journal::RunId;
@@ -28,6 +29,7 @@ struct Builds {
     built: usize,
     fail: Option<&'static str>,
     hang: bool,
+    images: bool,
 }
 
 pub(crate) struct FakeBuilder {
@@ -50,6 +52,11 @@ impl FakeBuilder {
         self.builds.lock().unwrap().hang = true;
     }
 
+    /// Takes projects with a Dockerfile too.
+    pub(crate) fn take_dockerfiles(&self) {
+        self.builds.lock().unwrap().images = true;
+    }
+
     pub(crate) fn built(&self) -> usize {
         self.builds.lock().unwrap().built
     }
@@ -62,7 +69,7 @@ impl FakeBuilder {
 #[async_trait]
 impl Builder for FakeBuilder {
     async fn builds_images(&self) -> Result<(), String> {
-        Err("no engine".to_owned())
+        if self.builds.lock().unwrap().images { Ok(()) } else { Err("no engine".to_owned()) }
     }
 
     async fn prepare(&self, run: RunId) -> Result<(), BuilderError> {
@@ -313,11 +320,11 @@ impl Runtime for FakeRuntime {
 }
 
 impl Addresses for FakeRuntime {
-    fn host(&self, label: &str, environment: &Environment) -> String {
+    fn host(&self, label: &str, environment: &Environment, _target: Target) -> String {
         format!("{label}.{environment}.localhost")
     }
 
-    fn url(&self, host: &str) -> String {
+    fn url(&self, _release: &Release, host: &str) -> String {
         format!("http://{host}")
     }
 }

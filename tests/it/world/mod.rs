@@ -17,6 +17,7 @@ use windlass::deploy::artifacts::Bundles;
 use windlass::deploy::deployment::{Caps, Deployment, Status};
 use windlass::deploy::ids::{DeploymentId, Digest, Name};
 use windlass::deploy::retention::Remains;
+use windlass::deploy::runtime::Runtime;
 use windlass::deploy::source::{FileEntry, SourceLimits};
 use windlass::embedded::backlog::SqliteBacklog;
 use windlass::embedded::db::Db;
@@ -80,6 +81,8 @@ pub(crate) struct Setup {
     pub(crate) more: Vec<Chain>,
     /// What deployments leave elsewhere.
     pub(crate) remains: Vec<Arc<dyn Remains>>,
+    /// Runs the apps instead of the fake one.
+    pub(crate) runtime: Option<Arc<dyn Runtime>>,
 }
 
 impl Default for Setup {
@@ -92,6 +95,7 @@ impl Default for Setup {
             looks: Looks::WOKEN,
             more: Vec::new(),
             remains: Vec::new(),
+            runtime: None,
         }
     }
 }
@@ -125,7 +129,7 @@ impl World {
             blobs: Arc::new(blobs),
             logs: Arc::new(FileLogs::open(&root.join("logs")).unwrap()),
             builder: Arc::clone(&builder) as Arc<_>,
-            runtime: Arc::clone(&runtime) as Arc<_>,
+            runtime: setup.runtime.unwrap_or_else(|| Arc::clone(&runtime) as Arc<dyn Runtime>),
             secrets: Arc::new(key_file(&root.join("key")).unwrap()),
             backlog: Arc::new(backlog),
             checks: Vec::new(),
@@ -165,13 +169,26 @@ impl World {
 
     /// Uploads a one-page site and gives its source.
     pub(crate) async fn source(&self, org: &str, text: &str) -> Digest {
+        self.upload(org, &[("index.html", text)]).await
+    }
+
+    /// Uploads files, sorted by their paths, and gives their source.
+    pub(crate) async fn upload(&self, org: &str, files: &[(&str, &str)]) -> Digest {
         let org: Name = org.parse().unwrap();
-        let sha256 = Digest::of(text.as_bytes());
-        let mut writer = self.windlass.tools.blobs.writer(&org, sha256, 1 << 20).await.unwrap();
-        writer.write(text.to_owned().into()).await.unwrap();
-        writer.finish().await.unwrap();
-        let entry = FileEntry { path: "index.html".to_owned(), size: text.len() as u64, mode: 0o644, sha256 };
-        let accepted = self.windlass.accept_source(&org, vec![entry]).await.unwrap();
+        let mut entries = Vec::new();
+        for (path, text) in files {
+            let sha256 = Digest::of(text.as_bytes());
+            let mut writer = self.windlass.tools.blobs.writer(&org, sha256, 1 << 20).await.unwrap();
+            writer.write((*text).to_owned().into()).await.unwrap();
+            writer.finish().await.unwrap();
+            entries.push(FileEntry {
+                path: (*path).to_owned(),
+                size: text.len() as u64,
+                mode: 0o644,
+                sha256,
+            });
+        }
+        let accepted = self.windlass.accept_source(&org, entries).await.unwrap();
         assert!(accepted.missing.is_empty());
         accepted.digest
     }

@@ -1,0 +1,95 @@
+//! How an app in a container group is reached: its name, and whether it answers there.
+
+use std::time::Duration;
+
+use azure_core::http::{Context, Method, Pipeline, PipelineStreamOptions, Request, RetryOptions, Url};
+
+use super::app_body::{app_name, port};
+use super::transport::Wire;
+use crate::deploy::detect::Probe;
+use crate::deploy::release::Release;
+use crate::deploy::runtime::Addresses;
+use crate::deploy::target::Target;
+use crate::deploy::wish::Environment;
+
+/// Longest look at an app; an invocation has 60 s for several.
+const LONGEST_LOOK: Duration = Duration::from_secs(10);
+
+/// Names of apps in container groups.
+pub(super) struct GroupAddresses {
+    region: String,
+}
+
+impl GroupAddresses {
+    /// Names in this region, which Azure writes with and without spaces.
+    pub(super) fn new(location: &str) -> Self {
+        Self { region: location.to_ascii_lowercase().replace(' ', "") }
+    }
+}
+
+impl Addresses for GroupAddresses {
+    fn host(&self, label: &str, environment: &Environment, _target: Target) -> String {
+        format!("{}.{}.azurecontainer.io", app_name(label, &environment.to_string()), self.region)
+    }
+
+    fn url(&self, release: &Release, host: &str) -> String {
+        match port(release) {
+            80 => format!("http://{host}"),
+            port => format!("http://{host}:{port}"),
+        }
+    }
+}
+
+/// Asks apps.
+pub(super) struct Door(Pipeline);
+
+impl Door {
+    pub(super) fn new(wire: &Wire) -> Self {
+        Self(wire.pipeline(RetryOptions::none(), None))
+    }
+
+    /// Whether the app answers here, asked once and within bounds: that its container runs says nothing of what is in it.
+    pub(super) async fn is_open(&self, probe: &Probe, host: &str, port: u16) -> bool {
+        let path = probe.path.as_deref().unwrap_or("/");
+        let Ok(url) = format!("http://{host}:{port}{path}").parse::<Url>() else { return false };
+        let mut request = Request::new(url, Method::Get);
+        let context = Context::new();
+        let options = PipelineStreamOptions { skip_checks: true, ..PipelineStreamOptions::default() };
+        let asked = self.0.stream(&context, &mut request, Some(options));
+        let most = Duration::from_millis(probe.timeout_ms).min(LONGEST_LOOK);
+        match tokio::time::timeout(most, asked).await {
+            Ok(Ok(answer)) => is_fine(probe, answer.status().into()),
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+}
+
+/// Whether the app is fine when it answers with this status.
+fn is_fine(probe: &Probe, status: u16) -> bool {
+    if probe.path.is_some() { (200..400).contains(&status) } else { status < 500 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_path_has_to_be_there_and_any_page_may_be_missing() {
+        let named = Probe { path: Some("/health".to_owned()), ..Probe::default() };
+        for (status, by_name, by_any) in
+            [(200, true, true), (302, true, true), (404, false, true), (500, false, false)]
+        {
+            assert_eq!((is_fine(&named, status), is_fine(&Probe::default(), status)), (by_name, by_any));
+        }
+    }
+
+    #[test]
+    fn a_name_is_the_apps_and_the_regions() {
+        let host = GroupAddresses::new("West Europe").host(
+            "shop",
+            &Environment::Production,
+            Target::ContainerInstances,
+        );
+        assert_eq!(host, "shop-production-903fef.westeurope.azurecontainer.io");
+    }
+}
