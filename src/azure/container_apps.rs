@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::app_body::{
-    Place, app_name, app_of, body, failed, figures, health, is_of, live, never_ready, state, suffix,
+    Place, app_name, app_of, body, failed, figures, health, is_of, live, moved, never_ready, state, suffix,
 };
 use super::app_changes::{APPS, Changes, app};
 use super::app_domains::{Domains, serves};
@@ -209,12 +209,11 @@ impl Runtime for ContainerApps {
         let Some(before) = self.changes.settled(&name).await? else {
             return Err(RuntimeError::Unavailable(format!("the app {name} is not there yet")));
         };
-        let traffic = json!([{ "revisionName": wanted, "weight": 100 }]);
-        if before.pointer("/properties/configuration/ingress/traffic") != Some(&traffic) {
+        if let Some(ingress) = moved(&before, release, &wanted) {
             let change = json!({
                 // The contract asks for it in every envelope.
                 "location": self.parts.place.location,
-                "properties": { "configuration": { "ingress": { "traffic": traffic } } },
+                "properties": { "configuration": { "ingress": ingress } },
             });
             let begun = self.parts.arm.patch(APPS, &app(&name), &change).await?;
             self.changes.finish(begun).await?;
