@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use super::app_traffic::{kept, target_port};
 use crate::deploy::detect::Probe;
 use crate::deploy::dockerfile::PORT;
 use crate::deploy::ids::{Digest, dns_label};
@@ -192,12 +193,10 @@ pub fn body(
     known: &[Value],
     before: Option<&Value>,
 ) -> Value {
-    let traffic = match before.and_then(live) {
-        Some(revision) => json!([{ "revisionName": revision, "weight": 100 }]),
-        None => json!([{ "latestRevision": true, "weight": 100 }]),
-    };
+    let kept = before.and_then(kept);
     // The port is the app's, not the revision's: it moves with the traffic, and the probes name their own.
-    let live_port = before.filter(|app| live(app).is_some()).and_then(target_port);
+    let live_port = before.filter(|_| kept.is_some()).and_then(target_port);
+    let traffic = kept.unwrap_or_else(|| vec![json!({ "latestRevision": true, "weight": 100 })]);
     let ingress = over(
         before.and_then(|app| app.pointer("/properties/configuration/ingress")),
         json!({
@@ -276,21 +275,6 @@ pub fn live(app: &Value) -> Option<String> {
         all.get("revisionName")?
     };
     name.as_str().filter(|name| !name.is_empty()).map(str::to_owned)
-}
-
-/// Where the app's traffic goes to in its revision.
-fn target_port(app: &Value) -> Option<u64> {
-    let port = app.pointer("/properties/configuration/ingress/targetPort").and_then(Value::as_u64);
-    port.filter(|port| *port > 0)
-}
-
-/// The ingress that gives the release all the traffic, at its own port; none when it has that already.
-#[must_use]
-pub fn moved(app: &Value, release: &Release, revision: &str) -> Option<Value> {
-    let traffic = json!([{ "revisionName": revision, "weight": 100 }]);
-    let has_all = app.pointer("/properties/configuration/ingress/traffic") == Some(&traffic);
-    let is_there = has_all && target_port(app) == Some(u64::from(port(release)));
-    (!is_there).then(|| json!({ "targetPort": port(release), "traffic": traffic }))
 }
 
 /// Whether no revision of the app was ever ready, so that nothing is lost with it.

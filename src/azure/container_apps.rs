@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::app_body::{
-    Place, app_name, app_of, body, failed, figures, health, is_of, live, moved, never_ready, state, suffix,
+    Place, app_name, app_of, body, failed, figures, health, is_of, live, never_ready, state, suffix,
 };
 use super::app_changes::{APPS, Changes, app};
 use super::app_domains::{Domains, serves};
 use super::app_logs::AppLogs;
 use super::app_secrets::{AppSecrets, references};
+use super::app_traffic::moved;
 use super::arm::Arm;
 use super::arm_error::ArmError;
 use super::cosmos::{Container, Fault, Stored};

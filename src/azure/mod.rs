@@ -7,6 +7,7 @@ mod app_changes;
 mod app_domains;
 pub mod app_logs;
 pub mod app_secrets;
+mod app_traffic;
 pub mod arm;
 pub mod arm_error;
 pub mod backlog;
