@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -30,8 +31,10 @@ use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
 use crate::workflow::journal::RunId;
 
 const PARTITION: &str = "layers";
-/// How long one look works: an invocation has 60 s, and the part that is under way is finished.
+/// How long one look works on the base, and after it has packed the project on that: an invocation has 60 s, and the part
+/// that is under way is finished.
 const SLICE: Duration = Duration::from_secs(25);
+const LAST_SLICE: Duration = Duration::from_secs(15);
 /// Largest `package.json` that is read.
 const MOST_PACKAGE: u64 = 1 << 20;
 
@@ -175,12 +178,7 @@ impl LayersBuilder {
         let until = after(self.parts.clock.now(), SLICE);
         let work = self.sessions(job, source).await?;
         let base = self.base(&work, record).await?;
-        let push = Push {
-            session: &work.target,
-            repository: &work.repository,
-            clock: self.parts.clock.as_ref(),
-            until,
-        };
+        let push = self.push(&work, until);
         let there = Content::There {
             session: work.origin(),
             repository: &work.name.repository,
@@ -191,12 +189,21 @@ impl LayersBuilder {
                 return Ok(None);
             }
         }
+        if record.progress.sent && self.parts.clock.now() >= until {
+            // Packing would take the time that sending needs; the next look has all of it.
+            return Ok(None);
+        }
         let files = self.source(&job.org, source).await?;
         let Some(app) = pack(self.parts.blobs.as_ref(), &job.org, &files, &job.plan).await? else {
             let message = format!("the source has no files in `{}`", job.plan.output);
             return Err(BuilderError::Rejected { code: "BUILD_OUTPUT_MISSING", message });
         };
-        self.finish(&work, &base, (&push, &app), &mut record.progress).await
+        self.finish(&work, &base, &app, &mut record.progress).await
+    }
+
+    fn push<'a>(&'a self, work: &'a Work<'_>, until: Timestamp) -> Push<'a> {
+        let clock = self.parts.clock.as_ref();
+        Push { session: &work.target, repository: &work.repository, clock, until }
     }
 
     /// Signs in where the image goes, with rights on its repository only, and where the base is.
@@ -260,9 +267,10 @@ impl LayersBuilder {
         &self,
         work: &Work<'_>,
         base: &Base,
-        (push, app): (&Push<'_>, &layer::Packed),
+        app: &layer::Packed,
         progress: &mut Progress,
     ) -> Result<Option<Packed>, BuilderError> {
+        let push = self.push(work, after(self.parts.clock.now(), LAST_SLICE));
         let config = Bytes::from(configuration(base, &work.job.plan, &app.layer));
         let about = config_descriptor(&config);
         for (blob, bytes) in [(&app.layer.descriptor(), &app.bytes), (&about, &config)] {

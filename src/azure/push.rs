@@ -20,6 +20,9 @@ const MOST_LOST: u32 = 5;
 pub(super) struct Progress {
     upload: Option<Upload>,
     lost: u32,
+    /// Whether this look has sent something.
+    #[serde(skip)]
+    pub(super) sent: bool,
 }
 
 /// A blob that is partly there.
@@ -60,7 +63,8 @@ pub(super) struct Push<'a> {
 }
 
 impl Push<'_> {
-    /// Brings the blob into the repository; false when there is no time left, or the upload was lost.
+    /// Brings the blob into the repository; false when there is no time left, or the upload was lost. However late it is,
+    /// one part is sent.
     pub(super) async fn blob(
         &self,
         blob: &Descriptor,
@@ -72,15 +76,17 @@ impl Push<'_> {
         }
         let Some(mut upload) = self.upload(blob, content, progress).await? else { return Ok(true) };
         while upload.sent < blob.size {
-            if self.clock.now() >= self.until {
-                progress.upload = Some(upload);
-                return Ok(false);
-            }
             let end = blob.size.min(upload.sent + PART);
             let part = content.part(blob.digest, (upload.sent, end)).await?;
             match self.session.append(&upload.at, upload.sent, part).await? {
                 Some(at) => upload = Upload { at, sent: end, ..upload },
                 None => return self.lost(progress),
+            }
+            progress.sent = true;
+            // Not before: what came ahead of this may take all the time there is, each time again.
+            if upload.sent < blob.size && self.clock.now() >= self.until {
+                progress.upload = Some(upload);
+                return Ok(false);
             }
         }
         if self.session.finish(&upload.at, blob.digest).await? { Ok(true) } else { self.lost(progress) }

@@ -37,13 +37,13 @@ use crate::world::FakeBuilder;
 /// The repository of the app that everything here builds.
 const REPOSITORY: &str = "windlass/o/site";
 
-/// A clock on which every look at it takes ten seconds.
-struct Hasty(AtomicI64);
+/// A clock on which every look at it takes so many seconds.
+struct Hasty(AtomicI64, i64);
 
 #[async_trait]
 impl Clock for Hasty {
     fn now(&self) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + self.0.fetch_add(10, Ordering::Relaxed)).unwrap()
+        Timestamp::from_second(1_800_000_000 + self.0.fetch_add(self.1, Ordering::Relaxed)).unwrap()
     }
 
     async fn sleep(&self, _: Duration) {}
@@ -249,7 +249,7 @@ async fn a_push_that_is_cut_short_goes_on_and_mends_what_was_lost() {
     elsewhere.push_base("base").await;
     let bases = format!("procfile={}/base:1", elsewhere.host);
     let values = [("ACR_LOGIN_SERVER", registry.host.as_str()), ("WINDLASS_BASE_IMAGES", bases.as_str())];
-    let bench = Bench::new(&values, Arc::new(Hasty(AtomicI64::new(0)))).await;
+    let bench = Bench::new(&values, Arc::new(Hasty(AtomicI64::new(0), 10))).await;
     let source = bench.source(&[("a.txt", b"a")]).await;
     let job = job(1, started("cat a.txt"));
     bench.begin(&source, &job).await;
@@ -276,6 +276,23 @@ async fn a_push_that_is_cut_short_goes_on_and_mends_what_was_lost() {
     bench.builder.discard(job.run).await.unwrap();
     assert!(bench.builder.leftovers().await.unwrap().is_empty());
     assert_eq!(bench.builder.status(job.run).await, BuildStatus::Unknown);
+}
+
+#[tokio::test]
+async fn every_look_sends_something_however_late_it_is() {
+    let Some(registry) = ImageRegistry::start().await else { return };
+    registry.push_base("base").await;
+    let bases = format!("procfile={}/base:1", registry.host);
+    let values = [("ACR_LOGIN_SERVER", registry.host.as_str()), ("WINDLASS_BASE_IMAGES", bases.as_str())];
+    let bench = Bench::new(&values, Arc::new(Hasty(AtomicI64::new(0), 60))).await;
+    // Three parts that cannot be made smaller.
+    let noise: Vec<u8> = (0..300_000_u32).flat_map(|number| Digest::of(&number.to_be_bytes()).0).collect();
+    let source = bench.source(&[("noise", noise.as_slice())]).await;
+    let job = job(1, started("cat noise"));
+    bench.begin(&source, &job).await;
+    let (status, looks) = bench.finish(job.run, async |_| ()).await;
+    assert!(matches!(status, BuildStatus::Done(_)), "{status:?}");
+    assert!(looks >= 3, "a part in each");
 }
 
 #[tokio::test]
