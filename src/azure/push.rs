@@ -76,6 +76,8 @@ impl Push<'_> {
         }
         let Some(mut upload) = self.upload(blob, content, progress).await? else { return Ok(true) };
         while upload.sent < blob.size {
+            // An outage ends the look, and costs no more than this part.
+            progress.upload = Some(upload.clone());
             let end = blob.size.min(upload.sent + PART);
             let part = content.part(blob.digest, (upload.sent, end)).await?;
             match self.session.append(&upload.at, upload.sent, part).await? {
@@ -89,7 +91,12 @@ impl Push<'_> {
                 return Ok(false);
             }
         }
-        if self.session.finish(&upload.at, blob.digest).await? { Ok(true) } else { self.lost(progress) }
+        progress.upload = Some(upload.clone());
+        if !self.session.finish(&upload.at, blob.digest).await? {
+            return self.lost(progress);
+        }
+        *progress = Progress { sent: progress.sent, ..Progress::default() };
+        Ok(true)
     }
 
     /// The upload that goes on, or a new one; none when the registry had the blob elsewhere.
@@ -99,7 +106,7 @@ impl Push<'_> {
         content: &Content<'_>,
         progress: &mut Progress,
     ) -> Result<Option<Upload>, RegistryError> {
-        if let Some(upload) = progress.upload.take().filter(|upload| upload.digest == blob.digest) {
+        if let Some(upload) = progress.upload.clone().filter(|upload| upload.digest == blob.digest) {
             return Ok(Some(upload));
         }
         let from = match content {
@@ -114,6 +121,7 @@ impl Push<'_> {
 
     /// Begins anew with the next look.
     fn lost(&self, progress: &mut Progress) -> Result<bool, RegistryError> {
+        progress.upload = None;
         progress.lost += 1;
         if progress.lost < MOST_LOST { Ok(false) } else { Err(self.session.refuses("it loses every upload")) }
     }

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,7 +28,9 @@ use windlass::workflow::queue::Hint;
 
 use super::azurite::Unsigned;
 use super::cosmos::Account;
+use super::doubles::{Answer, Asked, Double};
 use super::image_registry::ImageRegistry;
+use super::registry_login::{base_config, base_manifest};
 use super::settings;
 use crate::e2e::containers::engine;
 use crate::ports::Store;
@@ -278,6 +280,53 @@ async fn a_push_that_is_cut_short_goes_on_and_mends_what_was_lost() {
     assert_eq!(bench.builder.status(job.run).await, BuildStatus::Unknown);
 }
 
+/// Three parts that cannot be made smaller.
+fn noise() -> Vec<u8> {
+    (0..300_000_u32).flat_map(|number| Digest::of(&number.to_be_bytes()).0).collect()
+}
+
+/// A registry without any blob that takes uploads, but for so many tries of the second part.
+fn forgetful(refusals: usize) -> Double {
+    let left = AtomicUsize::new(refusals);
+    Double::start(move |asked: &Asked| -> Answer {
+        let to = |status: u16, at: &str| (status, vec![("location", at.to_owned())], String::new());
+        let text = |status: u16, body: String| (status, Vec::new(), body);
+        let second = asked.header("content-range").is_some_and(|range| range.starts_with("4194304-"));
+        let refuses =
+            || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        match (asked.method.as_str(), asked.path.as_str()) {
+            ("GET", "/v2/") => text(200, String::new()),
+            ("GET", "/v2/base/manifests/1") => text(200, base_manifest()),
+            ("GET", path) if path.starts_with("/v2/base/blobs/") => text(200, base_config()),
+            ("HEAD", _) => text(404, String::new()),
+            ("POST", _) => to(202, "/upload/0"),
+            ("PATCH", _) if second && refuses() => {
+                (503, vec![("retry-after-ms", "1".to_owned())], String::new())
+            }
+            ("PATCH", _) => to(202, "/upload/1"),
+            ("PUT", _) => text(201, String::new()),
+            other => panic!("{other:?} is not played"),
+        }
+    })
+}
+
+#[tokio::test]
+async fn an_outage_costs_the_part_that_was_under_way_and_no_more() {
+    let double = forgetful(4);
+    let host = double.address.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let bases = format!("procfile={host}/base:1");
+    let values = [("ACR_LOGIN_SERVER", host.as_str()), ("WINDLASS_BASE_IMAGES", bases.as_str())];
+    let bench = Bench::new(&values, Arc::new(SystemClock)).await;
+    let source = bench.source(&[("noise", noise().as_slice())]).await;
+    let job = job(1, started("cat noise"));
+    bench.begin(&source, &job).await;
+    let (status, looks) = bench.finish(job.run, async |_| ()).await;
+    assert!(matches!(status, BuildStatus::Done(_)), "{status:?}");
+    assert!(looks > 1, "the outage was longer than one look");
+    let begun = double.asked().iter().filter(|asked| asked.method == "POST").count();
+    assert_eq!(begun, 2, "the layer and the configuration, each once");
+}
+
 #[tokio::test]
 async fn every_look_sends_something_however_late_it_is() {
     let Some(registry) = ImageRegistry::start().await else { return };
@@ -285,9 +334,7 @@ async fn every_look_sends_something_however_late_it_is() {
     let bases = format!("procfile={}/base:1", registry.host);
     let values = [("ACR_LOGIN_SERVER", registry.host.as_str()), ("WINDLASS_BASE_IMAGES", bases.as_str())];
     let bench = Bench::new(&values, Arc::new(Hasty(AtomicI64::new(0), 60))).await;
-    // Three parts that cannot be made smaller.
-    let noise: Vec<u8> = (0..300_000_u32).flat_map(|number| Digest::of(&number.to_be_bytes()).0).collect();
-    let source = bench.source(&[("noise", noise.as_slice())]).await;
+    let source = bench.source(&[("noise", noise().as_slice())]).await;
     let job = job(1, started("cat noise"));
     bench.begin(&source, &job).await;
     let (status, looks) = bench.finish(job.run, async |_| ()).await;
