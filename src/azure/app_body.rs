@@ -239,12 +239,22 @@ pub fn body(
     })
 }
 
-/// The repository of the images of `organization/project/environment`.
+/// The repository of the images of `organization/project/environment`: another one for each organization and project.
 #[must_use]
 pub fn repository_of(app: &str) -> String {
-    let mut parts = app.split('/').map(dns_label);
+    let mut parts = app.split('/').map(path_part);
     let (org, project) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     format!("windlass/{org}/{project}")
+}
+
+/// A name as registries take it. A name that had to be changed gets a hash, because others may have changed to the same.
+fn path_part(name: &str) -> String {
+    let label = dns_label(name);
+    if label == name {
+        return label;
+    }
+    let digest = Digest::of(name.as_bytes()).to_string();
+    format!("{label}-{}", digest.get(..HASH).unwrap_or_default())
 }
 
 /// The text at a place in an answer; empty when there is none.
@@ -383,6 +393,19 @@ mod tests {
         assert_ne!(app_name("shop", "preview-production"), app_name("shop-preview", "production"));
         let long = "a-label-that-is-far-too-long-for-an-app";
         assert_ne!(app_name(long, "preview-1"), app_name(long, "preview-2"));
+    }
+
+    #[test]
+    fn organizations_never_share_a_repository() {
+        assert_eq!(repository_of("o/shop/production"), "windlass/o/shop");
+        assert_eq!(repository_of("o/shop/production"), repository_of("o/shop/staging"));
+        let long = "an-organization-with-a-name-of-more-than-forty-characters";
+        let names = ["acme", "Acme", "ac.me", "ac-me", "ac_me", long, &format!("{long}-2")];
+        let repositories: std::collections::BTreeSet<String> =
+            names.iter().map(|name| repository_of(&format!("{name}/shop/production"))).collect();
+        assert_eq!(repositories.len(), names.len(), "{repositories:?}");
+        let fits = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || "-/".contains(char);
+        assert!(repositories.iter().all(|repository| repository.chars().all(fits)), "{repositories:?}");
     }
 
     #[test]
