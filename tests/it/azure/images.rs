@@ -86,6 +86,12 @@ fn an_image_is_decided_by_what_is_written_into_it() {
     assert_eq!(images.inputs(app, &plan("a")), images.inputs("o/shop/staging", &plan("a")));
     assert_ne!(images.inputs(app, &plan("a")), images.inputs(app, &plan("b")));
     assert_ne!(images.inputs(app, &plan("a")), images.inputs("o/other/production", &plan("a")));
+    for other in
+        [("WINDLASS_BASE_IMAGES", "node=images.example/node:24"), ("WINDLASS_PLATFORM", "linux/arm64")]
+    {
+        let others = Services::with(&settings(&[other]), Arc::new(Unsigned)).unwrap().images();
+        assert_ne!(images.inputs(app, &plan("a")), others.inputs(app, &plan("a")), "{other:?}");
+    }
     let own = Plan::new(Kind::Docker, Some("a".to_owned()));
     assert_eq!(images.inputs(app, &own).into_keys().collect::<Vec<_>>(), ["repository"]);
 }
