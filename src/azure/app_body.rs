@@ -400,7 +400,8 @@ mod tests {
         assert_eq!(repository_of("o/shop/production"), "windlass/o/shop");
         assert_eq!(repository_of("o/shop/production"), repository_of("o/shop/staging"));
         let long = "an-organization-with-a-name-of-more-than-forty-characters";
-        let names = ["acme", "Acme", "ac.me", "ac-me", "ac_me", long, &format!("{long}-2")];
+        let longer = format!("{long}-2");
+        let names = ["acme", "Acme", "ac.me", "ac-me", "ac_me", long, longer.as_str()];
         let repositories: std::collections::BTreeSet<String> =
             names.iter().map(|name| repository_of(&format!("{name}/shop/production"))).collect();
         assert_eq!(repositories.len(), names.len(), "{repositories:?}");

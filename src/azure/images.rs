@@ -59,7 +59,8 @@ impl Artifacts for Images {
         let repository = repository_of(app);
         match self.find(&repository, artifact).await {
             Ok(found) => Ok(found),
-            Err(error @ RegistryError::Forbidden { .. }) => {
+            // Not to be reused is no reason to fail: the builder says what is wrong when it sends the image.
+            Err(error @ (RegistryError::Forbidden { .. } | RegistryError::Refused { .. })) => {
                 tracing::warn!(repository, error = %error, "the images of {repository} are not reused");
                 Ok(false)
             }
