@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::app_body::repository_of;
 use super::arm::{Arm, Begun, Contract};
 use super::arm_error::{ArmError, TASKS_REFUSED};
-use super::builds::{Builds, PARTITION, Record};
+use super::builds::{Builds, PARTITION, Record, settled};
 use super::context::BuildContext;
 use super::cosmos::{Container, Stored};
 use super::transport::Wire;
@@ -266,16 +266,8 @@ impl Builder for AcrBuilder {
     }
 
     async fn status(&self, run: RunId) -> BuildStatus {
-        match self.look(run).await {
-            Ok(status) => status,
-            Err(BuilderError::Rejected { code, message }) => {
-                BuildStatus::Failed(BuildFailure { code, message, detail: Value::Null })
-            }
-            Err(BuilderError::Unavailable(why)) => {
-                tracing::warn!(run.id = %run, why, "the build of {run} cannot be looked at now");
-                BuildStatus::Running
-            }
-        }
+        let looked = self.look(run).await;
+        settled(run, looked, self.builds.whose(run), (self.builds.logs.as_ref(), self.clock.now())).await
     }
 
     async fn discard(&self, run: RunId) -> Result<(), BuilderError> {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::app_body::repository_of;
 use super::arm::Begun;
 use super::arm_error::ArmError;
-use super::builds::{Builds, Contained, Record};
+use super::builds::{Builds, Contained, Record, settled};
 use super::cosmos::{Container, Stored};
 use super::kaniko_cell::{Cell, LAST_WORDS, Order, Seen, Verdict};
 use super::loans::Loans;
@@ -327,14 +327,8 @@ impl Builder for KanikoBuilder {
     }
 
     async fn status(&self, run: RunId) -> BuildStatus {
-        match self.look(run).await {
-            Ok(status) => status,
-            Err(BuilderError::Rejected { code, message }) => failed(code, message, Value::Null),
-            Err(BuilderError::Unavailable(why)) => {
-                tracing::warn!(run.id = %run, why, "the build of {run} cannot be looked at now");
-                BuildStatus::Running
-            }
-        }
+        let looked = self.look(run).await;
+        settled(run, looked, self.builds.whose(run), (self.builds.logs.as_ref(), self.clock.now())).await
     }
 
     async fn discard(&self, run: RunId) -> Result<(), BuilderError> {

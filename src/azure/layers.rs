@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::app_body::repository_of;
+use super::builds::settled;
 use super::cosmos::{Container, Fault, Stored};
 use super::layer::{self, pack};
 use super::push::{Content, Progress, Push};
@@ -20,7 +21,7 @@ use super::registry::{Registries, Session};
 use crate::ambient::{Clock, after};
 use crate::config::BuilderSettings;
 use crate::deploy::blobs::Blobs;
-use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, Builder, BuilderError, Packed, Started};
+use crate::deploy::builder::{BuildJob, BuildStatus, Builder, BuilderError, Packed, Started};
 use crate::deploy::detect::Plan;
 use crate::deploy::eligible::obstacle;
 use crate::deploy::ids::{DeploymentId, Digest, Name};
@@ -116,6 +117,10 @@ impl LayersBuilder {
         let stored: Option<Stored<Record>> =
             self.parts.records.read_fresh(PARTITION, &run.to_string()).await?;
         Ok(stored.map(|stored| stored.body))
+    }
+
+    async fn whose(&self, run: RunId) -> Option<DeploymentId> {
+        Some(self.record(run).await.ok().flatten()?.job?.deployment)
     }
 
     async fn keep(&self, run: RunId, record: &Record) -> Result<(), Fault> {
@@ -332,16 +337,8 @@ impl Builder for LayersBuilder {
     }
 
     async fn status(&self, run: RunId) -> BuildStatus {
-        match self.look(run).await {
-            Ok(status) => status,
-            Err(BuilderError::Rejected { code, message }) => {
-                BuildStatus::Failed(BuildFailure { code, message, detail: Value::Null })
-            }
-            Err(BuilderError::Unavailable(why)) => {
-                tracing::warn!(run.id = %run, why, "the build of {run} cannot go on now");
-                BuildStatus::Running
-            }
-        }
+        let looked = self.look(run).await;
+        settled(run, looked, self.whose(run), (self.parts.logs.as_ref(), self.parts.clock.now())).await
     }
 
     async fn discard(&self, run: RunId) -> Result<(), BuilderError> {

@@ -28,7 +28,7 @@ use windlass::workflow::queue::Hint;
 
 use super::azurite::Unsigned;
 use super::cosmos::Account;
-use super::doubles::{Answer, Asked, Double};
+use super::doubles::{Answer, Asked, Double, down, up};
 use super::image_registry::ImageRegistry;
 use super::registry_login::{base_config, base_manifest};
 use super::settings;
@@ -325,6 +325,34 @@ async fn an_outage_costs_the_part_that_was_under_way_and_no_more() {
     assert!(looks > 1, "the outage was longer than one look");
     let begun = double.asked().iter().filter(|asked| asked.method == "POST").count();
     assert_eq!(begun, 2, "the layer and the configuration, each once");
+}
+
+#[tokio::test]
+async fn a_build_that_waits_says_why_once() {
+    let double = forgetful(0);
+    let host = double.address.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let bases = format!("procfile={host}/base:1");
+    let values = [("ACR_LOGIN_SERVER", host.as_str()), ("WINDLASS_BASE_IMAGES", bases.as_str())];
+    let bench = Bench::new(&values, Arc::new(SystemClock)).await;
+    let source = bench.source(&[("a.txt", b"a")]).await;
+    let job = job(1, started("cat a.txt"));
+    bench.begin(&source, &job).await;
+    let told = async || {
+        let lines = bench.logs.read(job.deployment, From::Tail(50), 50).await.unwrap();
+        let told = lines.into_iter().filter(|line| line.text.starts_with("the build waits: "));
+        told.map(|line| line.text).collect::<Vec<_>>()
+    };
+    for status in [503, 429] {
+        down(&double.mood, status);
+        for _ in 0..2 {
+            assert_eq!(bench.builder.status(job.run).await, BuildStatus::Running);
+        }
+        let told = told().await;
+        assert!(told.last().unwrap().contains(&status.to_string()), "{told:?}");
+    }
+    assert_eq!(told().await.len(), 2, "each reason once");
+    up(&double.mood);
+    assert!(matches!(bench.builder.status(job.run).await, BuildStatus::Done(_)));
 }
 
 #[tokio::test]
