@@ -84,6 +84,7 @@ pub struct LayersBuilder {
 
 /// The sessions of one look, and what it works on.
 struct Work<'a> {
+    run: RunId,
     job: &'a Job,
     source: Digest,
     name: Reference,
@@ -164,7 +165,7 @@ impl LayersBuilder {
         if let Some(image) = record.image {
             return Ok(BuildStatus::Done(image));
         }
-        let image = self.work(&job, source, &mut record).await;
+        let image = self.work((run, &job), source, &mut record).await;
         if let Ok(image) = &image {
             record.image.clone_from(image);
         }
@@ -176,12 +177,12 @@ impl LayersBuilder {
     /// A part of the work; gives the image when that was the last one.
     async fn work(
         &self,
-        job: &Job,
+        (run, job): (RunId, &Job),
         source: Digest,
         record: &mut Record,
     ) -> Result<Option<Packed>, BuilderError> {
         let until = after(self.parts.clock.now(), SLICE);
-        let work = self.sessions(job, source).await?;
+        let work = self.sessions((run, job), source).await?;
         let base = self.base(&work, record).await?;
         let push = self.push(&work, until);
         let there = Content::There {
@@ -212,7 +213,11 @@ impl LayersBuilder {
     }
 
     /// Signs in where the image goes, with rights on its repository only, and where the base is.
-    async fn sessions<'a>(&self, job: &'a Job, source: Digest) -> Result<Work<'a>, BuilderError> {
+    async fn sessions<'a>(
+        &self,
+        (run, job): (RunId, &'a Job),
+        source: Digest,
+    ) -> Result<Work<'a>, BuilderError> {
         let registries = &self.parts.registries;
         let Some(name) = self.parts.settings.base(job.plan.kind) else {
             return Err(unfit("there is no base for it"));
@@ -226,7 +231,7 @@ impl LayersBuilder {
         }
         let target = registries.session(registries.own(), &scopes).await?;
         let other = if same { None } else { Some(registries.session(name.host(), &[pull]).await?) };
-        Ok(Work { job, source, name, repository, target, other })
+        Ok(Work { run, job, source, name, repository, target, other })
     }
 
     /// The base for our platform. The first look says which one it is; later ones use the same.
@@ -285,8 +290,9 @@ impl LayersBuilder {
         }
         let manifest = manifest(base, &app.layer, &about);
         let digest = Digest::of(&manifest);
-        let source = work.source.to_string();
-        let mut tags = vec![source.as_str()];
+        // As other builders do, so that every image is found by its run.
+        let (source, run) = (work.source.to_string(), work.run.to_string());
+        let mut tags = vec![source.as_str(), run.as_str()];
         tags.extend(self.parts.settings.latest.then_some("latest"));
         for tag in &tags {
             work.target.tag(&work.repository, tag, &manifest).await?;

@@ -159,7 +159,7 @@ fn entries(layer: &[u8]) -> Vec<(String, u64, u32)> {
 }
 
 #[tokio::test]
-async fn the_same_source_gives_the_same_image_with_both_tags() {
+async fn the_same_source_gives_the_same_image_with_all_tags() {
     let Some(registry) = ImageRegistry::start().await else { return };
     registry.push_base("base").await;
     let bases = format!("procfile={0}/base:1,static={0}/base:1", registry.host);
@@ -181,7 +181,8 @@ async fn the_same_source_gives_the_same_image_with_both_tags() {
     assert_eq!(built[0], built[1]);
     let (packed, source) = &built[0];
     let digest = format!("sha256:{}", packed.digest);
-    for tag in [source.to_string().as_str(), "latest", &digest] {
+    let runs = [1, 2].map(|number| job(number, started("cat a.txt")).run.to_string());
+    for tag in [source.to_string().as_str(), "latest", &digest, &runs[0], &runs[1]] {
         assert_eq!(registry.manifest(REPOSITORY, tag).await.unwrap().0, digest, "{tag}");
     }
     let (_, manifest) = registry.manifest(REPOSITORY, &digest).await.unwrap();
