@@ -11,6 +11,7 @@ mod app_traffic;
 pub mod arm;
 pub mod arm_error;
 pub mod backlog;
+mod base;
 pub mod blobs;
 pub mod builders;
 mod builds;

@@ -63,17 +63,25 @@ pub(super) struct Push<'a> {
 }
 
 impl Push<'_> {
-    /// Brings the blob into the repository; false when there is no time left, or the upload was lost. However late it is,
-    /// one part is sent.
+    /// Brings the blob into the repository, unless it is there.
     pub(super) async fn blob(
         &self,
         blob: &Descriptor,
         content: &Content<'_>,
         progress: &mut Progress,
     ) -> Result<bool, RegistryError> {
-        if self.session.has(self.repository, blob.digest).await? {
-            return Ok(true);
-        }
+        let is_there = self.session.has(self.repository, blob.digest).await?;
+        Ok(is_there || self.missing(blob, content, progress).await?)
+    }
+
+    /// Brings a blob that is not there; false when there is no time left, or the upload was lost. However late it is, one
+    /// part is sent.
+    pub(super) async fn missing(
+        &self,
+        blob: &Descriptor,
+        content: &Content<'_>,
+        progress: &mut Progress,
+    ) -> Result<bool, RegistryError> {
         let Some(mut upload) = self.upload(blob, content, progress).await? else { return Ok(true) };
         while upload.sent < blob.size {
             // An outage ends the look, and costs no more than this part.

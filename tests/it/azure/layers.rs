@@ -326,6 +326,8 @@ async fn an_outage_costs_the_part_that_was_under_way_and_no_more() {
     assert!(looks > 1, "the outage was longer than one look");
     let begun = double.asked().iter().filter(|asked| asked.method == "POST").count();
     assert_eq!(begun, 2, "the layer and the configuration, each once");
+    let read = double.asked().iter().filter(|asked| asked.path.starts_with("/v2/base/")).count();
+    assert_eq!(read, 2, "the base's manifest and configuration, once for all looks");
 }
 
 #[tokio::test]
