@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::app_body::repository_of;
 use super::arm::{Arm, Begun, Contract};
 use super::arm_error::{ArmError, TASKS_REFUSED};
-use super::builds::{Builds, PARTITION, Record, settled};
+use super::builds::{Builds, PARTITION, Record, foreign, settled};
 use super::context::BuildContext;
 use super::cosmos::{Container, Stored};
 use super::transport::Wire;
@@ -230,6 +230,9 @@ impl Builder for AcrBuilder {
         };
         if record.of(BUILDER).is_some() {
             return Ok(Started::Running);
+        }
+        if record.is_foreign_to(BUILDER) {
+            return Err(foreign(job.run));
         }
         let Some(source) = record.source else { return Ok(Started::NotFresh) };
         let context = self.builds.context(&job, source).await?;

@@ -120,6 +120,11 @@ impl From<UploadError> for BuilderError {
     }
 }
 
+/// Two builders of one run would write to the same record, and only one of them would be stopped.
+pub(super) fn foreign(run: RunId) -> BuilderError {
+    BuilderError::Unavailable(format!("another builder has the build of {run}"))
+}
+
 /// How a build stands after a look. What may pass by itself ends no build, but `whose` build it is hears why it waits.
 pub(super) async fn settled(
     run: RunId,
