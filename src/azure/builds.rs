@@ -18,7 +18,7 @@ use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, BuilderError};
 use crate::deploy::deployment::StoreError;
 use crate::deploy::ids::{DeploymentId, Digest};
 use crate::deploy::log::{self, Line, Logs};
-use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
+use crate::deploy::source::{Manifest, SourceError};
 use crate::workflow::journal::RunId;
 
 /// The partition of the builds' records.
@@ -108,6 +108,12 @@ impl From<ContextError> for BuilderError {
             ContextError::TooLarge => Self::Rejected { code: "SOURCE_TOO_LARGE", message: error.to_string() },
             ContextError::Blob(_) | ContextError::Pack(_) => Self::Unavailable(error.to_string()),
         }
+    }
+}
+
+impl From<SourceError> for BuilderError {
+    fn from(error: SourceError) -> Self {
+        Self::Unavailable(error.to_string())
     }
 }
 
@@ -205,10 +211,7 @@ impl Builds {
 
     /// The source with its Dockerfile, packed.
     pub(super) async fn context(&self, job: &BuildJob, source: Digest) -> Result<BuildContext, BuilderError> {
-        let unreadable = || BuilderError::Unavailable(format!("source {source} cannot be read"));
-        let text = self.blobs.read(&job.org, source, MOST_MANIFEST_BYTES).await.map_err(|_| unreadable())?;
-        let manifest =
-            std::str::from_utf8(&text).ok().and_then(Manifest::from_text).ok_or_else(unreadable)?;
+        let manifest = Manifest::read(self.blobs.as_ref(), &job.org, source).await?;
         Ok(context(&self.blobs, &job.org, &manifest, &job.plan))
     }
 

@@ -29,7 +29,7 @@ use crate::deploy::ids::{DeploymentId, Digest, Name};
 use crate::deploy::image::{Base, config_descriptor, configuration, manifest};
 use crate::deploy::log::{Line, Logs};
 use crate::deploy::reference::Reference;
-use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
+use crate::deploy::source::{Manifest, SourceError};
 use crate::workflow::journal::RunId;
 
 const PARTITION: &str = "layers";
@@ -129,10 +129,8 @@ impl LayersBuilder {
         kept.map_err(|error| BuilderError::Unavailable(error.to_string()))
     }
 
-    async fn source(&self, org: &Name, source: Digest) -> Result<Manifest, BuilderError> {
-        let unreadable = || BuilderError::Unavailable(format!("source {source} cannot be read"));
-        let text = self.parts.blobs.read(org, source, MOST_MANIFEST_BYTES).await.map_err(|_| unreadable())?;
-        std::str::from_utf8(&text).ok().and_then(Manifest::from_text).ok_or_else(unreadable)
+    async fn source(&self, org: &Name, source: Digest) -> Result<Manifest, SourceError> {
+        Manifest::read(self.parts.blobs.as_ref(), org, source).await
     }
 
     /// Why this project needs more than its files on a base.
