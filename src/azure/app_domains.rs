@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::app_body::{Place, said_again, state, text};
-use super::app_changes::{APPS, Changes, app, is_changing};
+use super::app_changes::{APPS, Changes, app, environment, is_changing};
 use super::arm::{Arm, Begun};
 use super::arm_error::ArmError;
 use crate::ambient::Clock;
@@ -80,12 +80,12 @@ pub(super) fn serves(app: &Value, domain: &str) -> bool {
 
 impl Domains {
     pub(super) fn new(arm: &Arc<Arm>, clock: &Arc<dyn Clock>, place: &Place) -> Self {
-        let environment = place.environment.rsplit('/').next().unwrap_or_default();
+        let name = place.environment.rsplit('/').next().unwrap_or_default();
         Self {
             arm: Arc::clone(arm),
             changes: Changes { arm: Arc::clone(arm), clock: Arc::clone(clock) },
             location: place.location.clone(),
-            environment: format!("Microsoft.App/managedEnvironments/{environment}"),
+            environment: environment(name),
         }
     }
 
