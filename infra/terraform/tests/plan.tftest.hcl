@@ -70,7 +70,7 @@ run "the_smallest_installation" {
   }
 
   assert {
-    condition     = length(azurerm_role_assignment.service) == 15 && length(azurerm_role_assignment.apps) == 2 && azurerm_role_assignment.builds.role_definition_name == "AcrPush"
+    condition     = length(azurerm_role_assignment.service) == 16 && length(azurerm_role_assignment.apps) == 2 && azurerm_role_assignment.builds.role_definition_name == "AcrPush"
     error_message = "A role too many, or one too few."
   }
 
