@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::app_body::repository_of;
 use super::arm::{Arm, Begun, Contract};
 use super::arm_error::{ArmError, TASKS_REFUSED};
-use super::builds::{Builds, PARTITION, Record};
+use super::builds::{Builds, PARTITION, Record, foreign, settled};
 use super::context::BuildContext;
 use super::cosmos::{Container, Stored};
 use super::transport::Wire;
@@ -39,6 +39,10 @@ const BUILDER: &str = "acr";
 /// Bounds of a build's own time limit, in seconds.
 const SHORTEST: u64 = 300;
 const LONGEST: u64 = 28_800;
+/// Bytes of a build's log that are read at once, and pages of it that are read when it is over: what a stranger's build says
+/// has no end.
+const PAGE: usize = 4 << 20;
+const MOST_PAGES: usize = 4;
 /// How long a registry counts as one that refuses tasks; then it is asked again.
 const REMEMBERED: Duration = Duration::from_secs(86_400);
 
@@ -136,15 +140,37 @@ impl AcrBuilder {
         Ok(path)
     }
 
-    /// Takes over what the build has said since.
-    async fn follow(&self, run: RunId, record: &mut Record, build: &str) -> Result<(), BuilderError> {
+    /// Takes over what the build has said since: a page with each look, and the rest when it is `over`.
+    async fn follow(
+        &self,
+        run: RunId,
+        record: &mut Record,
+        (build, over): (&str, bool),
+    ) -> Result<(), BuilderError> {
         let link = self.ask(&format!("runs/{build}/listLogSasUrl"), None).await?;
         let Some(url) = link.get("logLink").and_then(Value::as_str).and_then(|url| url.parse::<Url>().ok())
         else {
             return Ok(());
         };
-        let mut request = Request::new(Wire::secure(&url), Method::Get);
-        request.insert_header("x-ms-range".to_owned(), format!("bytes={}-", record.logged));
+        let pages = if over { MOST_PAGES } else { 1 };
+        for _ in 0..pages {
+            if !self.page(run, record, (&url, over)).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over the next page of a log; whether there may be another one.
+    async fn page(
+        &self,
+        run: RunId,
+        record: &mut Record,
+        (url, over): (&Url, bool),
+    ) -> Result<bool, BuilderError> {
+        let mut request = Request::new(Wire::secure(url), Method::Get);
+        let last = record.logged + PAGE as u64 - 1;
+        request.insert_header("x-ms-range".to_owned(), format!("bytes={}-{last}", record.logged));
         let options = azure_core::http::PipelineSendOptions { skip_checks: true, ..Default::default() };
         let answer = self.plain.send(&Context::new(), &mut request, Some(options)).await;
         let (status, _, body) = answer.map_err(|error| unavailable(&error))?.deconstruct();
@@ -154,17 +180,24 @@ impl AcrBuilder {
                 body.as_ref().get(usize::try_from(record.logged).unwrap_or(usize::MAX)..).unwrap_or_default()
             }
             // Not there until the agent has started, or nothing new.
-            _ => return Ok(()),
+            _ => return Ok(false),
         };
-        // What has no end yet comes with the next look.
-        let end = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let new = new.get(..PAGE).unwrap_or(new);
+        let is_full = new.len() == PAGE;
+        let end = match new.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) if is_full || !over => end + 1,
+            // What has no end yet comes with the next look, unless it never gets one.
+            None if !is_full && !over => 0,
+            Some(_) | None => new.len(),
+        };
         let whole = String::from_utf8_lossy(new.get(..end).unwrap_or_default()).into_owned();
         let now = self.clock.now();
-        if self.builds.say(record, whole.lines().map(|line| (now, line.to_owned())).collect()).await? {
-            record.logged += end as u64;
-            self.builds.keep(run, record).await?;
+        if !self.builds.say(record, whole.lines().map(|line| (now, line.to_owned())).collect()).await? {
+            return Ok(false);
         }
-        Ok(())
+        record.logged += end as u64;
+        self.builds.keep(run, record).await?;
+        Ok(is_full)
     }
 
     async fn look(&self, run: RunId) -> Result<BuildStatus, BuilderError> {
@@ -175,10 +208,11 @@ impl AcrBuilder {
         let Some(found) = self.arm.get(TASKS, &self.resource(&format!("runs/{build}"))).await? else {
             return Ok(BuildStatus::Unknown);
         };
-        if let Err(error) = self.follow(run, &mut record, &build).await {
+        let status = found.pointer("/properties/status").and_then(Value::as_str).unwrap_or_default();
+        let over = !matches!(status, "" | "Queued" | "Started" | "Running");
+        if let Err(error) = self.follow(run, &mut record, (build.as_str(), over)).await {
             tracing::warn!(run.id = %run, error = %error, "the log of the build of {run} cannot be read now");
         }
-        let status = found.pointer("/properties/status").and_then(Value::as_str).unwrap_or_default();
         let said = found.pointer("/properties/runErrorMessage").and_then(Value::as_str).unwrap_or_default();
         let tail = if matches!(status, "Failed" | "Timeout" | "Error") {
             self.builds.tail(&record).await
@@ -233,6 +267,9 @@ impl Builder for AcrBuilder {
         if record.of(BUILDER).is_some() {
             return Ok(Started::Running);
         }
+        if record.is_foreign_to(BUILDER) {
+            return Err(foreign(job.run));
+        }
         let Some(source) = record.source else { return Ok(Started::NotFresh) };
         let context = self.builds.context(&job, source).await?;
         let dockerfile = context.dockerfile;
@@ -268,16 +305,8 @@ impl Builder for AcrBuilder {
     }
 
     async fn status(&self, run: RunId) -> BuildStatus {
-        match self.look(run).await {
-            Ok(status) => status,
-            Err(BuilderError::Rejected { code, message }) => {
-                BuildStatus::Failed(BuildFailure { code, message, detail: Value::Null })
-            }
-            Err(BuilderError::Unavailable(why)) => {
-                tracing::warn!(run.id = %run, why, "the build of {run} cannot be looked at now");
-                BuildStatus::Running
-            }
-        }
+        let looked = self.look(run).await;
+        settled(run, looked, self.builds.whose(run), (self.builds.logs.as_ref(), self.clock.now())).await
     }
 
     async fn discard(&self, run: RunId) -> Result<(), BuilderError> {

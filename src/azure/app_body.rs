@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use super::app_traffic::{kept, target_port};
 use crate::deploy::detect::Probe;
 use crate::deploy::dockerfile::PORT;
 use crate::deploy::ids::{Digest, dns_label};
@@ -196,15 +197,15 @@ pub fn body(
     known: &[Value],
     before: Option<&Value>,
 ) -> Value {
-    let traffic = match before.and_then(live) {
-        Some(revision) => json!([{ "revisionName": revision, "weight": 100 }]),
-        None => json!([{ "latestRevision": true, "weight": 100 }]),
-    };
+    let kept = before.and_then(kept);
+    // The port is the app's, not the revision's: it moves with the traffic, and the probes name their own.
+    let live_port = before.filter(|_| kept.is_some()).and_then(target_port);
+    let traffic = kept.unwrap_or_else(|| vec![json!({ "latestRevision": true, "weight": 100 })]);
     let ingress = over(
         before.and_then(|app| app.pointer("/properties/configuration/ingress")),
         json!({
             "external": true,
-            "targetPort": port(release),
+            "targetPort": live_port.unwrap_or_else(|| u64::from(port(release))),
             "transport": "auto",
             "allowInsecure": false,
             "traffic": traffic,
@@ -242,12 +243,22 @@ pub fn body(
     })
 }
 
-/// The repository of the images of `organization/project/environment`.
+/// The repository of the images of `organization/project/environment`: another one for each organization and project.
 #[must_use]
 pub fn repository_of(app: &str) -> String {
-    let mut parts = app.split('/').map(dns_label);
+    let mut parts = app.split('/').map(path_part);
     let (org, project) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     format!("windlass/{org}/{project}")
+}
+
+/// A name as registries take it. A name that had to be changed gets a hash, because others may have changed to the same.
+fn path_part(name: &str) -> String {
+    let label = dns_label(name);
+    if label == name {
+        return label;
+    }
+    let digest = Digest::of(name.as_bytes()).to_string();
+    format!("{label}-{}", digest.get(..HASH).unwrap_or_default())
 }
 
 /// The text at a place in an answer; empty when there is none.
@@ -386,6 +397,20 @@ mod tests {
         assert_ne!(app_name("shop", "preview-production"), app_name("shop-preview", "production"));
         let long = "a-label-that-is-far-too-long-for-an-app";
         assert_ne!(app_name(long, "preview-1"), app_name(long, "preview-2"));
+    }
+
+    #[test]
+    fn organizations_never_share_a_repository() {
+        assert_eq!(repository_of("o/shop/production"), "windlass/o/shop");
+        assert_eq!(repository_of("o/shop/production"), repository_of("o/shop/staging"));
+        let long = "an-organization-with-a-name-of-more-than-forty-characters";
+        let longer = format!("{long}-2");
+        let names = ["acme", "Acme", "ac.me", "ac-me", "ac_me", long, longer.as_str()];
+        let repositories: std::collections::BTreeSet<String> =
+            names.iter().map(|name| repository_of(&format!("{name}/shop/production"))).collect();
+        assert_eq!(repositories.len(), names.len(), "{repositories:?}");
+        let fits = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || "-/".contains(char);
+        assert!(repositories.iter().all(|repository| repository.chars().all(fits)), "{repositories:?}");
     }
 
     #[test]

@@ -21,6 +21,11 @@ pub(super) fn app(name: &str) -> String {
     format!("Microsoft.App/containerApps/{name}")
 }
 
+/// The resource of the environment that apps, jobs and certificates are in.
+pub(super) fn environment(name: &str) -> String {
+    format!("Microsoft.App/managedEnvironments/{name}")
+}
+
 /// Watches changes.
 #[derive(Clone)]
 pub(super) struct Changes {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::app_body::{Place, said_again, state, text};
-use super::app_changes::{APPS, Changes, app, is_changing};
+use super::app_changes::{APPS, Changes, app, environment, is_changing};
 use super::arm::{Arm, Begun};
 use super::arm_error::ArmError;
 use crate::ambient::Clock;
@@ -80,12 +80,12 @@ pub(super) fn serves(app: &Value, domain: &str) -> bool {
 
 impl Domains {
     pub(super) fn new(arm: &Arc<Arm>, clock: &Arc<dyn Clock>, place: &Place) -> Self {
-        let environment = place.environment.rsplit('/').next().unwrap_or_default();
+        let name = place.environment.rsplit('/').next().unwrap_or_default();
         Self {
             arm: Arc::clone(arm),
             changes: Changes { arm: Arc::clone(arm), clock: Arc::clone(clock) },
             location: place.location.clone(),
-            environment: format!("Microsoft.App/managedEnvironments/{environment}"),
+            environment: environment(name),
         }
     }
 
@@ -127,17 +127,18 @@ impl Domains {
     }
 
     /// Takes `domains` off the app `name`, then removes their certificates, which cannot be removed while they are bound.
+    /// What is not on this app may be another one's, which waits for its certificate.
     pub(super) async fn unbind(&self, name: &str, domains: &[String]) -> Result<(), RuntimeError> {
-        if let Some(found) = self.changes.settled(name).await? {
-            let known = entries(&found);
-            let is_asked = |entry: &Value| domains.iter().any(|domain| entry["name"] == *domain);
-            let kept: Vec<Value> = known.iter().filter(|entry| !is_asked(entry)).cloned().collect();
-            if kept.len() < known.len() {
-                let begun = self.change(name, &kept).await?;
-                self.changes.finish(begun).await?;
-            }
+        let Some(found) = self.changes.settled(name).await? else { return Ok(()) };
+        let (gone, kept): (Vec<Value>, Vec<Value>) =
+            entries(&found).into_iter().partition(|entry| domains.iter().any(|name| entry["name"] == *name));
+        if gone.is_empty() {
+            return Ok(());
         }
-        for domain in domains {
+        let begun = self.change(name, &kept).await?;
+        self.changes.finish(begun).await?;
+        for entry in &gone {
+            let domain = text(entry, "/name");
             match self.arm.delete(APPS, &self.certificate(domain)).await {
                 Ok(_) => {}
                 // Without its domain it does nothing, and whoever binds the domain again finds it.

@@ -7,16 +7,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::arm_error::ArmError;
 use super::context::{BuildContext, ContextError, context};
 use super::cosmos::{Container, Fault, Stored};
 use super::upload::UploadError;
 use crate::deploy::blobs::Blobs;
-use crate::deploy::builder::{BuildJob, BuilderError};
+use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, BuilderError};
+use crate::deploy::deployment::StoreError;
 use crate::deploy::ids::{DeploymentId, Digest};
 use crate::deploy::log::{self, Line, Logs};
-use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
+use crate::deploy::source::{Manifest, SourceError};
 use crate::workflow::journal::RunId;
 
 /// The partition of the builds' records.
@@ -24,6 +26,8 @@ pub(super) const PARTITION: &str = "builds";
 const KIND: &str = "build";
 /// Lines of the log that a failure carries.
 const TAIL: usize = 50;
+/// What a line of the log carries that says why a build does not go on.
+const WAITS: &str = "BUILDER_UNAVAILABLE";
 
 /// A build of ours.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -107,6 +111,12 @@ impl From<ContextError> for BuilderError {
     }
 }
 
+impl From<SourceError> for BuilderError {
+    fn from(error: SourceError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
 impl From<UploadError> for BuilderError {
     fn from(error: UploadError) -> Self {
         match error {
@@ -114,6 +124,45 @@ impl From<UploadError> for BuilderError {
             UploadError::Place(error) => Self::Unavailable(format!("the registry's storage: {error}")),
         }
     }
+}
+
+/// Two builders of one run would write to the same record, and only one of them would be stopped.
+pub(super) fn foreign(run: RunId) -> BuilderError {
+    BuilderError::Unavailable(format!("another builder has the build of {run}"))
+}
+
+/// How a build stands after a look. What may pass by itself ends no build, but `whose` build it is hears why it waits.
+pub(super) async fn settled(
+    run: RunId,
+    looked: Result<BuildStatus, BuilderError>,
+    whose: impl Future<Output = Option<DeploymentId>> + Send,
+    (logs, now): (&dyn Logs, Timestamp),
+) -> BuildStatus {
+    let why = match looked {
+        Ok(status) => return status,
+        Err(BuilderError::Rejected { code, message }) => {
+            return BuildStatus::Failed(BuildFailure { code, message, detail: Value::Null });
+        }
+        Err(BuilderError::Unavailable(why)) => why,
+    };
+    tracing::warn!(run.id = %run, why, "the build of {run} cannot go on now");
+    if let Some(deployment) = whose.await {
+        let line = Line::new(now, "log", Some("build"), format!("the build waits: {why}"));
+        if let Err(error) = say_once(logs, deployment, line.with("code", WAITS)).await {
+            tracing::warn!(run.id = %run, error = %error, "nobody is told why the build of {run} waits");
+        }
+    }
+    BuildStatus::Running
+}
+
+/// Adds a reason to the log, unless it is the last one there: the same is found with every look.
+async fn say_once(logs: &dyn Logs, deployment: DeploymentId, line: Line) -> Result<(), StoreError> {
+    let lines = logs.read(deployment, log::From::Tail(TAIL), TAIL).await?;
+    let last = lines.iter().rev().find(|line| line.data.get("code") == Some(&json!(WAITS)));
+    if last.is_some_and(|last| last.text == line.text) {
+        return Ok(());
+    }
+    logs.append(deployment, vec![line]).await
 }
 
 /// The builds of this installation.
@@ -127,6 +176,11 @@ impl Builds {
     /// The record of a run's build, with the tag that guards its next change.
     pub(super) async fn find(&self, run: RunId) -> Result<Option<Stored<Record>>, Fault> {
         self.records.read_fresh(PARTITION, &run.to_string()).await
+    }
+
+    /// The deployment of a run's build, as far as it is known.
+    pub(super) async fn whose(&self, run: RunId) -> Option<DeploymentId> {
+        self.find(run).await.ok().flatten()?.body.deployment
     }
 
     pub(super) async fn keep(&self, run: RunId, record: &Record) -> Result<(), Fault> {
@@ -157,10 +211,7 @@ impl Builds {
 
     /// The source with its Dockerfile, packed.
     pub(super) async fn context(&self, job: &BuildJob, source: Digest) -> Result<BuildContext, BuilderError> {
-        let unreadable = || BuilderError::Unavailable(format!("source {source} cannot be read"));
-        let text = self.blobs.read(&job.org, source, MOST_MANIFEST_BYTES).await.map_err(|_| unreadable())?;
-        let manifest =
-            std::str::from_utf8(&text).ok().and_then(Manifest::from_text).ok_or_else(unreadable)?;
+        let manifest = Manifest::read(self.blobs.as_ref(), &job.org, source).await?;
         Ok(context(&self.blobs, &job.org, &manifest, &job.plan))
     }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::acr::{AcrBuilder, AcrParts};
 use super::app_body::Place;
+use super::app_changes::environment;
 use super::app_secrets::AppSecrets;
 use super::arm::{Arm, Contract};
 use super::arm_error::ArmError;
@@ -172,7 +173,7 @@ impl Parts<'_> {
         let site = Site { location: self.azure.location.clone(), image, identity, size: self.build };
         let cell: Box<dyn Cell> = match place {
             Where::Job => Box::new(JobCell {
-                environment: arm.id(&format!("Microsoft.App/managedEnvironments/{}", self.azure.environment)),
+                environment: arm.id(&environment(&self.azure.environment)),
                 arm,
                 site,
                 logs: self.services.app_logs(),
@@ -263,7 +264,7 @@ impl Parts<'_> {
 }
 
 async fn place(azure: &AzureSettings, arm: &Arm) -> Result<(Place, String), ConnectError> {
-    let resource = format!("Microsoft.App/managedEnvironments/{}", azure.environment);
+    let resource = environment(&azure.environment);
     let found = arm.get(Contract::ContainerApps, &resource).await?;
     let domain = found.as_ref().and_then(|found| found.pointer("/properties/defaultDomain")?.as_str());
     let Some(domain) = domain else { return Err(ConnectError::Environment(azure.environment.clone())) };

@@ -17,6 +17,7 @@ use super::app_changes::{APPS, Changes, app};
 use super::app_domains::{Domains, serves};
 use super::app_logs::AppLogs;
 use super::app_secrets::{AppSecrets, references};
+use super::app_traffic::moved;
 use super::arm::Arm;
 use super::arm_error::ArmError;
 use super::cosmos::{Container, Fault, Stored};
@@ -224,12 +225,11 @@ impl Runtime for ContainerApps {
         let Some(before) = self.changes.settled(&name).await? else {
             return Err(RuntimeError::Unavailable(format!("the app {name} is not there yet")));
         };
-        let traffic = json!([{ "revisionName": wanted, "weight": 100 }]);
-        if before.pointer("/properties/configuration/ingress/traffic") != Some(&traffic) {
+        if let Some(ingress) = moved(&before, release, &wanted) {
             let change = json!({
                 // The contract asks for it in every envelope.
                 "location": self.parts.place.location,
-                "properties": { "configuration": { "ingress": { "traffic": traffic } } },
+                "properties": { "configuration": { "ingress": ingress } },
             });
             let begun = self.parts.arm.patch(APPS, &app(&name), &change).await?;
             self.changes.finish(begun).await?;

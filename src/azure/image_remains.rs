@@ -96,7 +96,8 @@ impl Images {
         dry: bool,
     ) -> Result<u64, RegistryError> {
         let rights = if dry { "metadata_read,pull" } else { "metadata_read,pull,delete" };
-        let session = self.0.session(self.0.own(), &[format!("repository:{repository}:{rights}")]).await?;
+        let scopes = [format!("repository:{repository}:{rights}")];
+        let session = self.registries.session(self.registries.own(), &scopes).await?;
         Looked::new(session, repository, kept, before).await?.remove(dry).await
     }
 }
@@ -108,7 +109,6 @@ impl Remains for Images {
     }
 
     async fn retain(&self, reached: &Reached, before: Timestamp, dry: bool) -> Result<u64, RemainsError> {
-        // Projects whose names differ in what a repository cannot say share one, whoever owns them.
         let repositories: BTreeSet<String> =
             reached.projects.iter().map(|project| repository_of(project)).collect();
         let mut removed = 0;

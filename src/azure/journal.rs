@@ -121,6 +121,13 @@ impl CosmosJournal {
         Ok(self.runs.read_fresh(&run.to_string(), RUN).await?)
     }
 
+    /// A page of older events that the run's record names: it was written with it, so that it is there.
+    async fn page(&self, run: RunId, number: u32) -> Result<Page, JournalError> {
+        let page: Option<Stored<Page>> = self.runs.read_fresh(&run.to_string(), &page_id(number)).await?;
+        let missing = || JournalError::Unavailable(format!("page {number} of {run} is not seen yet").into());
+        page.map(|page| page.body).ok_or_else(missing)
+    }
+
     /// Whether what is stored is what this append wanted to write: its answer may have been lost.
     async fn was_written(&self, append: &Append<'_>) -> Result<bool, JournalError> {
         let stored = self.fetch(append.run).await?;
@@ -245,8 +252,7 @@ impl Journal for CosmosJournal {
         let Some(Stored { body, .. }) = self.fetch(run).await? else { return Ok(None) };
         let mut entries = Vec::new();
         for number in 0..body.pages {
-            let page: Option<Stored<Page>> = self.runs.read(&run.to_string(), &page_id(number)).await?;
-            entries.extend(page.map(|page| unfolded(page.body.events)).unwrap_or_default());
+            entries.extend(unfolded(self.page(run, number).await?.events));
         }
         entries.extend(unfolded(body.events));
         Ok(Some((body.state, entries)))
@@ -271,8 +277,7 @@ impl Journal for CosmosJournal {
             return Ok(found);
         }
         for number in (0..pages).rev() {
-            let page: Option<Stored<Page>> = self.runs.read(&run.to_string(), &page_id(number)).await?;
-            if let Some(found) = page.and_then(|page| output_of(&page.body.events, step)) {
+            if let Some(found) = output_of(&self.page(run, number).await?.events, step) {
                 return Ok(Some(found));
             }
         }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::app_body::repository_of;
 use super::arm::Begun;
 use super::arm_error::ArmError;
-use super::builds::{Builds, Contained, Record};
+use super::builds::{Builds, Contained, Record, foreign, settled};
 use super::cosmos::{Container, Stored};
 use super::kaniko_cell::{Cell, LAST_WORDS, Order, Seen, Verdict};
 use super::loans::Loans;
@@ -36,6 +36,8 @@ const UNSEEN: Duration = Duration::from_secs(60);
 const RUN_DIGITS: usize = 8;
 /// What a container that took too much memory is killed with.
 const KILLED: i64 = 137;
+/// What a build ends with that was stopped because its time was over.
+const STOPPED: [i64; 2] = [124, 143];
 
 /// What the builder works with.
 pub struct KanikoParts {
@@ -263,7 +265,7 @@ impl KanikoBuilder {
             self.builds.keep(run, &record).await?;
             return Ok(BuildStatus::Running);
         }
-        if exit.is_none() && now >= deadline {
+        if exit.map_or(now >= deadline, |code| STOPPED.contains(&code)) {
             return Ok(self.too_long(name, &record).await);
         }
         let message = match exit {
@@ -301,8 +303,7 @@ impl Builder for KanikoBuilder {
             return Ok(Started::NotFresh);
         }
         if record.is_foreign_to(word) {
-            let message = format!("another builder has the build of {}", job.run);
-            return Err(BuilderError::Unavailable(message));
+            return Err(foreign(job.run));
         }
         if let Some(name) = record.of(word)
             && self.cell.look(name).await? != Seen::Missing
@@ -327,14 +328,8 @@ impl Builder for KanikoBuilder {
     }
 
     async fn status(&self, run: RunId) -> BuildStatus {
-        match self.look(run).await {
-            Ok(status) => status,
-            Err(BuilderError::Rejected { code, message }) => failed(code, message, Value::Null),
-            Err(BuilderError::Unavailable(why)) => {
-                tracing::warn!(run.id = %run, why, "the build of {run} cannot be looked at now");
-                BuildStatus::Running
-            }
-        }
+        let looked = self.look(run).await;
+        settled(run, looked, self.builds.whose(run), (self.builds.logs.as_ref(), self.clock.now())).await
     }
 
     async fn discard(&self, run: RunId) -> Result<(), BuilderError> {

@@ -27,13 +27,17 @@ pub(super) const LAST_WORDS: &str = "windlass: kaniko ended with exit code ";
 
 /// What the container runs.
 ///
-/// What it was given leaves the environment before a stranger's command begins, though not the memory of the machine. The
-/// last line tells how kaniko ended, because neither service does.
+/// What it was given leaves the environment before a stranger's command begins, though not the memory of the machine. It
+/// ends in time by itself where the image's busybox can see to that, because a group has no limit of its own and whoever
+/// made it may be gone. The last line tells how kaniko ended, because neither service does.
 const SCRIPT: &str = r#"/busybox/mkdir -p /kaniko/.docker
 printf '%s' "$WINDLASS_REGISTRY" > /kaniko/.docker/config.json
 from=$WINDLASS_CONTEXT
 unset WINDLASS_REGISTRY WINDLASS_CONTEXT
-/kaniko/executor "--context=$from" "$@"
+limit=
+[ -x /busybox/timeout ] && limit="/busybox/timeout $1"
+shift
+$limit /kaniko/executor "--context=$from" "$@"
 code=$?
 echo
 echo "windlass: kaniko ended with exit code $code"
@@ -94,7 +98,8 @@ impl Order {
     pub fn command(&self, end: &str) -> Vec<String> {
         let head = ["/busybox/sh", "-c"].map(str::to_owned);
         // The shell counts its arguments from what stands for its own name.
-        let rest = [format!("{SCRIPT}{end}\n"), "windlass".to_owned()];
+        let most = self.most.as_secs().max(1).to_string();
+        let rest = [format!("{SCRIPT}{end}\n"), "windlass".to_owned(), most];
         head.into_iter().chain(rest).chain(self.arguments.iter().cloned()).collect()
     }
 

@@ -6,7 +6,7 @@ use std::io::Write;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 
 use super::context::{ContextError, header};
@@ -18,7 +18,7 @@ use crate::deploy::image::AppLayer;
 use crate::deploy::source::{FileEntry, Manifest};
 
 /// Files that are read at the same time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
 /// A file of this name hides what the layers below have in its folder (image specification, "Opaque Whiteout").
 const OPAQUE: &str = ".wh..wh..opq";
 
@@ -84,12 +84,12 @@ pub(super) async fn pack(
     if is_site {
         tar.append_data(&mut owned(0, 0o644), format!("{root}/{OPAQUE}"), std::io::empty())?;
     }
-    for group in files.chunks(AT_ONCE) {
-        let reads = group.iter().map(|(file, _)| blobs.read(org, file.sha256, file.size)).collect::<Vec<_>>();
-        for ((file, path), content) in group.iter().zip(try_join_all(reads).await?) {
-            let mut header = owned(content.len() as u64, file.mode);
-            tar.append_data(&mut header, format!("{root}/{path}"), content.as_slice())?;
-        }
+    let reads: Vec<_> = files.iter().map(|(file, _)| blobs.read(org, file.sha256, file.size)).collect();
+    let mut contents = stream::iter(reads).buffered(AT_ONCE);
+    for (file, path) in &files {
+        let Some(content) = contents.next().await.transpose()? else { break };
+        let mut header = owned(content.len() as u64, file.mode);
+        tar.append_data(&mut header, format!("{root}/{path}"), content.as_slice())?;
     }
     let Sink { gzip, diff } = tar.into_inner()?;
     let bytes = Bytes::from(gzip.finish()?);

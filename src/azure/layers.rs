@@ -8,30 +8,35 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::app_body::repository_of;
+use super::base::KnownBase;
+use super::builds::settled;
 use super::cosmos::{Container, Fault, Stored};
 use super::layer::{self, pack};
 use super::push::{Content, Progress, Push};
 use super::registry::{Registries, Session};
+use super::registry_door::RegistryError;
 use crate::ambient::{Clock, after};
 use crate::config::BuilderSettings;
 use crate::deploy::blobs::Blobs;
-use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, Builder, BuilderError, Packed, Started};
+use crate::deploy::builder::{BuildJob, BuildStatus, Builder, BuilderError, Packed, Started};
 use crate::deploy::detect::Plan;
 use crate::deploy::eligible::obstacle;
 use crate::deploy::ids::{DeploymentId, Digest, Name};
-use crate::deploy::image::{Base, Found, config_descriptor, configuration, manifest, read};
+use crate::deploy::image::{Base, config_descriptor, configuration, manifest};
 use crate::deploy::log::{Line, Logs};
 use crate::deploy::reference::Reference;
-use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
+use crate::deploy::source::{Manifest, SourceError};
 use crate::workflow::journal::RunId;
 
 const PARTITION: &str = "layers";
-/// How long one look works: an invocation has 60 s, and the part that is under way is finished.
+/// How long one look works on the base, and after it has packed the project on that: an invocation has 60 s, and the part
+/// that is under way is finished.
 const SLICE: Duration = Duration::from_secs(25);
+const LAST_SLICE: Duration = Duration::from_secs(15);
 /// Largest `package.json` that is read.
 const MOST_PACKAGE: u64 = 1 << 20;
 
@@ -42,8 +47,9 @@ struct Record {
     /// The source that `sync` was given.
     source: Option<Digest>,
     job: Option<Job>,
-    /// The base's image for the platform, once it is known: a tag may move.
-    base: Option<Digest>,
+    /// The base's image for the platform, once it is known.
+    #[serde(default)]
+    known: Option<KnownBase>,
     progress: Progress,
     image: Option<Packed>,
 }
@@ -80,19 +86,14 @@ pub struct LayersBuilder {
 
 /// The sessions of one look, and what it works on.
 struct Work<'a> {
+    run: RunId,
     job: &'a Job,
     source: Digest,
     name: Reference,
     repository: String,
     target: Session,
-    /// Where the base is, unless that is the target's registry.
-    other: Option<Session>,
-}
-
-impl Work<'_> {
-    fn origin(&self) -> &Session {
-        self.other.as_ref().unwrap_or(&self.target)
-    }
+    /// Whether the base is in the same registry.
+    same: bool,
 }
 
 fn unfit(why: &str) -> BuilderError {
@@ -115,6 +116,10 @@ impl LayersBuilder {
         Ok(stored.map(|stored| stored.body))
     }
 
+    async fn whose(&self, run: RunId) -> Option<DeploymentId> {
+        Some(self.record(run).await.ok().flatten()?.job?.deployment)
+    }
+
     async fn keep(&self, run: RunId, record: &Record) -> Result<(), Fault> {
         self.parts.records.put(PARTITION, &run.to_string(), record).await
     }
@@ -124,10 +129,8 @@ impl LayersBuilder {
         kept.map_err(|error| BuilderError::Unavailable(error.to_string()))
     }
 
-    async fn source(&self, org: &Name, source: Digest) -> Result<Manifest, BuilderError> {
-        let unreadable = || BuilderError::Unavailable(format!("source {source} cannot be read"));
-        let text = self.parts.blobs.read(org, source, MOST_MANIFEST_BYTES).await.map_err(|_| unreadable())?;
-        std::str::from_utf8(&text).ok().and_then(Manifest::from_text).ok_or_else(unreadable)
+    async fn source(&self, org: &Name, source: Digest) -> Result<Manifest, SourceError> {
+        Manifest::read(self.parts.blobs.as_ref(), org, source).await
     }
 
     /// Why this project needs more than its files on a base.
@@ -156,7 +159,7 @@ impl LayersBuilder {
         if let Some(image) = record.image {
             return Ok(BuildStatus::Done(image));
         }
-        let image = self.work(&job, source, &mut record).await;
+        let image = self.work((run, &job), source, &mut record).await;
         if let Ok(image) = &image {
             record.image.clone_from(image);
         }
@@ -168,90 +171,101 @@ impl LayersBuilder {
     /// A part of the work; gives the image when that was the last one.
     async fn work(
         &self,
-        job: &Job,
+        (run, job): (RunId, &Job),
         source: Digest,
         record: &mut Record,
     ) -> Result<Option<Packed>, BuilderError> {
         let until = after(self.parts.clock.now(), SLICE);
-        let work = self.sessions(job, source).await?;
+        let work = self.sessions((run, job), source).await?;
         let base = self.base(&work, record).await?;
-        let push = Push {
-            session: &work.target,
-            repository: &work.repository,
-            clock: self.parts.clock.as_ref(),
-            until,
-        };
-        let there = Content::There {
-            session: work.origin(),
-            repository: &work.name.repository,
-            same: work.other.is_none(),
-        };
-        for layer in &base.layers {
-            if !push.blob(layer, &there, &mut record.progress).await? {
-                return Ok(None);
-            }
+        if !self.bring(&work, &base, (until, &mut record.progress)).await? {
+            return Ok(None);
+        }
+        if record.progress.sent && self.parts.clock.now() >= until {
+            // Packing would take the time that sending needs; the next look has all of it.
+            return Ok(None);
         }
         let files = self.source(&job.org, source).await?;
         let Some(app) = pack(self.parts.blobs.as_ref(), &job.org, &files, &job.plan).await? else {
             let message = format!("the source has no files in `{}`", job.plan.output);
             return Err(BuilderError::Rejected { code: "BUILD_OUTPUT_MISSING", message });
         };
-        self.finish(&work, &base, (&push, &app), &mut record.progress).await
+        self.finish(&work, &base, &app, &mut record.progress).await
     }
 
-    /// Signs in where the image goes, with rights on its repository only, and where the base is.
-    async fn sessions<'a>(&self, job: &'a Job, source: Digest) -> Result<Work<'a>, BuilderError> {
+    /// Brings the layers of the base to where the image goes; false when that takes longer. The base's registry is signed in
+    /// to for what is missing only.
+    async fn bring(
+        &self,
+        work: &Work<'_>,
+        base: &Base,
+        (until, progress): (Timestamp, &mut Progress),
+    ) -> Result<bool, BuilderError> {
+        let push = self.push(work, until);
+        let mut other = None;
+        for layer in &base.layers {
+            if work.target.has(&work.repository, layer.digest).await? {
+                continue;
+            }
+            if other.is_none() && !work.same {
+                other = Some(self.other(&work.name).await?);
+            }
+            let session = other.as_ref().unwrap_or(&work.target);
+            let there = Content::There { session, repository: &work.name.repository, same: work.same };
+            if !push.missing(layer, &there, progress).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A session at the registry of a base that is not ours.
+    async fn other(&self, name: &Reference) -> Result<Session, RegistryError> {
+        let scopes = [format!("repository:{}:pull", name.repository)];
+        self.parts.registries.session(name.host(), &scopes).await
+    }
+
+    fn push<'a>(&'a self, work: &'a Work<'_>, until: Timestamp) -> Push<'a> {
+        let clock = self.parts.clock.as_ref();
+        Push { session: &work.target, repository: &work.repository, clock, until }
+    }
+
+    /// Signs in where the image goes, with rights on its repository only, and on the base's where that is there too.
+    async fn sessions<'a>(
+        &self,
+        (run, job): (RunId, &'a Job),
+        source: Digest,
+    ) -> Result<Work<'a>, BuilderError> {
         let registries = &self.parts.registries;
         let Some(name) = self.parts.settings.base(job.plan.kind) else {
             return Err(unfit("there is no base for it"));
         };
         let repository = repository_of(&job.app);
-        let pull = format!("repository:{}:pull", name.repository);
         let mut scopes = vec![format!("repository:{repository}:pull,push")];
         let same = name.host() == registries.own();
         if same {
-            scopes.push(pull.clone());
+            scopes.push(format!("repository:{}:pull", name.repository));
         }
         let target = registries.session(registries.own(), &scopes).await?;
-        let other = if same { None } else { Some(registries.session(name.host(), &[pull]).await?) };
-        Ok(Work { job, source, name, repository, target, other })
+        Ok(Work { run, job, source, name, repository, target, same })
     }
 
     /// The base for our platform. The first look says which one it is; later ones use the same.
     async fn base(&self, work: &Work<'_>, record: &mut Record) -> Result<Base, BuilderError> {
-        let (from, name) = (work.origin(), &work.name);
-        let missing = || BuilderError::Rejected {
-            code: "BASE_IMAGE_UNUSABLE",
-            message: format!("the base {name} is not in its registry; see WINDLASS_BASE_IMAGES"),
-        };
-        let unusable = |why: &dyn std::fmt::Display| BuilderError::Rejected {
-            code: "BASE_IMAGE_UNUSABLE",
-            message: format!("the base {name} {why}; see WINDLASS_BASE_IMAGES"),
-        };
-        let platform = &self.parts.settings.platform;
-        let known = record.base.map(|digest| format!("sha256:{digest}"));
-        let version = known.unwrap_or_else(|| name.version.to_string());
-        let manifest = from.manifest(&name.repository, &version).await?.ok_or_else(missing)?;
-        let (digest, found) = (manifest.0, read(&manifest.1, platform).map_err(|why| unusable(&why))?);
-        let (digest, found) = match found {
-            Found::Image(..) => (digest, found),
-            Found::Index(digest) => {
-                let manifest = from.manifest(&name.repository, &format!("sha256:{digest}")).await?;
-                let (digest, manifest) = manifest.ok_or_else(missing)?;
-                (digest, read(&manifest, platform).map_err(|why| unusable(&why))?)
-            }
-        };
-        let Found::Image(config, layers) = found else { return Err(unusable(&"is an index of indexes")) };
-        let config = from.small(&name.repository, config.digest, config.size).await?;
-        let config: Value = serde_json::from_slice(&config).map_err(|why| unusable(&why))?;
-        let base = Base::new((name.to_string(), digest), layers, config, platform);
-        let base = base.map_err(|why| unusable(&why))?;
-        if record.base != Some(digest) {
-            record.base = Some(digest);
-            let text = format!("base {name} for {platform} is sha256:{digest}");
-            let line = Line::new(self.parts.clock.now(), "log", Some("build"), text);
-            self.say(work.job, vec![line.with("base", format!("sha256:{digest}"))]).await?;
+        let (name, platform) = (&work.name, &self.parts.settings.platform);
+        if let Some(known) = &record.known {
+            return known.base(name, platform);
         }
+        let known = if work.same {
+            KnownBase::ask(&work.target, name, platform).await?
+        } else {
+            KnownBase::ask(&self.other(name).await?, name, platform).await?
+        };
+        let base = known.base(name, platform)?;
+        let text = format!("base {name} for {platform} is sha256:{}", known.digest);
+        let line = Line::new(self.parts.clock.now(), "log", Some("build"), text);
+        self.say(work.job, vec![line.with("base", format!("sha256:{}", known.digest))]).await?;
+        record.known = Some(known);
         Ok(base)
     }
 
@@ -260,9 +274,10 @@ impl LayersBuilder {
         &self,
         work: &Work<'_>,
         base: &Base,
-        (push, app): (&Push<'_>, &layer::Packed),
+        app: &layer::Packed,
         progress: &mut Progress,
     ) -> Result<Option<Packed>, BuilderError> {
+        let push = self.push(work, after(self.parts.clock.now(), LAST_SLICE));
         let config = Bytes::from(configuration(base, &work.job.plan, &app.layer));
         let about = config_descriptor(&config);
         for (blob, bytes) in [(&app.layer.descriptor(), &app.bytes), (&about, &config)] {
@@ -272,8 +287,9 @@ impl LayersBuilder {
         }
         let manifest = manifest(base, &app.layer, &about);
         let digest = Digest::of(&manifest);
-        let source = work.source.to_string();
-        let mut tags = vec![source.as_str()];
+        // As other builders do, so that every image is found by its run.
+        let (source, run) = (work.source.to_string(), work.run.to_string());
+        let mut tags = vec![source.as_str(), run.as_str()];
         tags.extend(self.parts.settings.latest.then_some("latest"));
         for tag in &tags {
             work.target.tag(&work.repository, tag, &manifest).await?;
@@ -324,16 +340,8 @@ impl Builder for LayersBuilder {
     }
 
     async fn status(&self, run: RunId) -> BuildStatus {
-        match self.look(run).await {
-            Ok(status) => status,
-            Err(BuilderError::Rejected { code, message }) => {
-                BuildStatus::Failed(BuildFailure { code, message, detail: Value::Null })
-            }
-            Err(BuilderError::Unavailable(why)) => {
-                tracing::warn!(run.id = %run, why, "the build of {run} cannot go on now");
-                BuildStatus::Running
-            }
-        }
+        let looked = self.look(run).await;
+        settled(run, looked, self.whose(run), (self.parts.logs.as_ref(), self.parts.clock.now())).await
     }
 
     async fn discard(&self, run: RunId) -> Result<(), BuilderError> {

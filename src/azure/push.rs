@@ -20,6 +20,9 @@ const MOST_LOST: u32 = 5;
 pub(super) struct Progress {
     upload: Option<Upload>,
     lost: u32,
+    /// Whether this look has sent something.
+    #[serde(skip)]
+    pub(super) sent: bool,
 }
 
 /// A blob that is partly there.
@@ -60,30 +63,48 @@ pub(super) struct Push<'a> {
 }
 
 impl Push<'_> {
-    /// Brings the blob into the repository; false when there is no time left, or the upload was lost.
+    /// Brings the blob into the repository, unless it is there.
     pub(super) async fn blob(
         &self,
         blob: &Descriptor,
         content: &Content<'_>,
         progress: &mut Progress,
     ) -> Result<bool, RegistryError> {
-        if self.session.has(self.repository, blob.digest).await? {
-            return Ok(true);
-        }
+        let is_there = self.session.has(self.repository, blob.digest).await?;
+        Ok(is_there || self.missing(blob, content, progress).await?)
+    }
+
+    /// Brings a blob that is not there; false when there is no time left, or the upload was lost. However late it is, one
+    /// part is sent.
+    pub(super) async fn missing(
+        &self,
+        blob: &Descriptor,
+        content: &Content<'_>,
+        progress: &mut Progress,
+    ) -> Result<bool, RegistryError> {
         let Some(mut upload) = self.upload(blob, content, progress).await? else { return Ok(true) };
         while upload.sent < blob.size {
-            if self.clock.now() >= self.until {
-                progress.upload = Some(upload);
-                return Ok(false);
-            }
+            // An outage ends the look, and costs no more than this part.
+            progress.upload = Some(upload.clone());
             let end = blob.size.min(upload.sent + PART);
             let part = content.part(blob.digest, (upload.sent, end)).await?;
             match self.session.append(&upload.at, upload.sent, part).await? {
                 Some(at) => upload = Upload { at, sent: end, ..upload },
                 None => return self.lost(progress),
             }
+            progress.sent = true;
+            // Not before: what came ahead of this may take all the time there is, each time again.
+            if upload.sent < blob.size && self.clock.now() >= self.until {
+                progress.upload = Some(upload);
+                return Ok(false);
+            }
         }
-        if self.session.finish(&upload.at, blob.digest).await? { Ok(true) } else { self.lost(progress) }
+        progress.upload = Some(upload.clone());
+        if !self.session.finish(&upload.at, blob.digest).await? {
+            return self.lost(progress);
+        }
+        *progress = Progress { sent: progress.sent, ..Progress::default() };
+        Ok(true)
     }
 
     /// The upload that goes on, or a new one; none when the registry had the blob elsewhere.
@@ -93,7 +114,7 @@ impl Push<'_> {
         content: &Content<'_>,
         progress: &mut Progress,
     ) -> Result<Option<Upload>, RegistryError> {
-        if let Some(upload) = progress.upload.take().filter(|upload| upload.digest == blob.digest) {
+        if let Some(upload) = progress.upload.clone().filter(|upload| upload.digest == blob.digest) {
             return Ok(Some(upload));
         }
         let from = match content {
@@ -108,6 +129,7 @@ impl Push<'_> {
 
     /// Begins anew with the next look.
     fn lost(&self, progress: &mut Progress) -> Result<bool, RegistryError> {
+        progress.upload = None;
         progress.lost += 1;
         if progress.lost < MOST_LOST { Ok(false) } else { Err(self.session.refuses("it loses every upload")) }
     }

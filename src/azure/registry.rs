@@ -140,8 +140,12 @@ impl Session {
             let mut request = Request::new(url, Method::Get);
             request.insert_header(RANGE, format!("bytes={from}-{}", to.saturating_sub(1)));
             let answer = self.ask(request).await?;
-            // A registry that knows no ranges gives all of it.
+            // A registry that knows no ranges gives all of it, which must not be once for each part.
             let skipped = match answer.status {
+                200 if answer.body.len() > MOST_BYTES => {
+                    let why = "it gives large blobs as a whole only; import the base into your own registry";
+                    return Err(self.door.refused(why));
+                }
                 200 => from,
                 206 => 0,
                 301..=303 | 307 | 308 => {

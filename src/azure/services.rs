@@ -244,7 +244,7 @@ impl Services {
     /// The images of apps.
     #[must_use]
     pub fn images(&self) -> Images {
-        Images(self.registries())
+        Images { registries: self.registries(), settings: self.settings.builder.clone() }
     }
 
     /// What apps say.

@@ -5,9 +5,9 @@ use serde_json::Value;
 use super::detect::{Kind, NODE_INSTALLS, Plan};
 use super::source::Manifest;
 
-/// More than this is not read, packed and sent within one invocation.
-const MOST_FILES: usize = 20_000;
-const MOST_BYTES: u64 = 256 << 20;
+/// More than this is not surely read and packed within half of an invocation, so that the rest is left for sending.
+const MOST_FILES: usize = 10_000;
+const MOST_BYTES: u64 = 128 << 20;
 /// Names with this beginning delete files of the layers below.
 const WHITEOUT: &str = ".wh.";
 /// Where Node looks for what a project depends on.

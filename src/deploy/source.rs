@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::Digest;
+use super::blobs::{BlobError, Blobs};
+use super::ids::{Digest, Name};
 
 /// Largest manifest: 50 000 paths of 4 096 bytes do not occur, 64 MiB do not either.
 pub const MOST_MANIFEST_BYTES: u64 = 64 << 20;
@@ -72,6 +73,20 @@ pub enum BadManifest {
         /// As configured.
         limit: u64,
     },
+}
+
+/// Why a stored source cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// There is no such content.
+    #[error("source {0} was never uploaded")]
+    Missing(Digest),
+    /// It is other content.
+    #[error("{0} is not a source")]
+    NoSource(Digest),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] BlobError),
 }
 
 /// Longest path, as Linux has it.
@@ -154,6 +169,18 @@ impl Manifest {
             Some(FileEntry { path: parts.next()?.to_owned(), size, mode, sha256 })
         };
         Self::of_files(text.lines().map(entry).collect::<Option<_>>()?).ok()
+    }
+
+    /// Reads the manifest of a stored source.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub async fn read(blobs: &dyn Blobs, org: &Name, source: Digest) -> Result<Self, SourceError> {
+        let text = match blobs.read(org, source, MOST_MANIFEST_BYTES).await {
+            Err(BlobError::Missing(_)) => return Err(SourceError::Missing(source)),
+            read => read?,
+        };
+        std::str::from_utf8(&text).ok().and_then(Self::from_text).ok_or(SourceError::NoSource(source))
     }
 
     /// The digest of the source.

@@ -67,10 +67,7 @@ impl Step for Bind {
         if let Some(released) = cx.output_of::<Released>(&names::RELEASE).await? {
             let release = recorded(&self.0, cx, released.release).await?;
             let before = before(&self.0, &release.app, &released).await?;
-            let came = without(&release, before.as_ref());
-            if !came.is_empty() {
-                self.0.runtime.unbind(&release, &came).await?;
-            }
+            unbind(&self.0, &release, without(&release, before.as_ref())).await?;
         }
         Ok(Next::Done(Value::Null))
     }
@@ -131,9 +128,20 @@ pub(super) async fn drop_unasked(tools: &Tools, cx: &Context<'_>) -> Result<(), 
     }
     let release = recorded(tools, cx, released.release).await?;
     let Some(before) = before(tools, &release.app, &released).await? else { return Ok(()) };
-    let unasked = without(&before, Some(&release));
-    if !unasked.is_empty() {
-        tools.runtime.unbind(&release, &unasked).await?;
+    unbind(tools, &release, without(&before, Some(&release))).await
+}
+
+/// Takes domains off the release's app, but for those of a later release: a run that was stuck may go on long after others.
+async fn unbind(tools: &Tools, release: &Release, mut domains: Vec<String>) -> Result<(), StepError> {
+    if domains.is_empty() {
+        return Ok(());
+    }
+    let live = tools.releases.live_of(&release.app).await?;
+    if let Some(live) = live.filter(|live| live.number != release.number) {
+        domains.retain(|domain| !live.domains().contains(domain));
+    }
+    if !domains.is_empty() {
+        tools.runtime.unbind(release, &domains).await?;
     }
     Ok(())
 }

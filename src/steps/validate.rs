@@ -8,12 +8,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::starter::starter;
-use crate::deploy::blobs::BlobError;
 use crate::deploy::deployment::Deployment;
 use crate::deploy::detect::{DetectError, Facts, Kind, Plan, detect};
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::release::Artifact;
-use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
+use crate::deploy::source::{Manifest, SourceError};
 use crate::deploy::target::unfit;
 use crate::windlass::Tools;
 use crate::workflow::chain::{Context, Next, Step, StepError};
@@ -90,17 +89,12 @@ impl Step for Validate {
 
 /// The stored manifest of a source.
 pub(super) async fn manifest(tools: &Tools, org: &Name, source: Digest) -> Result<Manifest, StepError> {
-    let text = match tools.blobs.read(org, source, MOST_MANIFEST_BYTES).await {
-        Err(BlobError::Missing(_)) => {
-            let message = format!("source {source} was never uploaded");
-            return Err(StepError::permanent("SOURCE_NOT_FOUND", message));
+    Manifest::read(tools.blobs.as_ref(), org, source).await.map_err(|error| match error {
+        SourceError::Store(error) => error.into(),
+        SourceError::Missing(_) | SourceError::NoSource(_) => {
+            StepError::permanent("SOURCE_NOT_FOUND", error.to_string())
         }
-        read => read?,
-    };
-    std::str::from_utf8(&text)
-        .ok()
-        .and_then(Manifest::from_text)
-        .ok_or_else(|| StepError::permanent("SOURCE_NOT_FOUND", format!("{source} is not a source")))
+    })
 }
 
 async fn refuse_missing(

@@ -8,6 +8,7 @@ use super::Doctor;
 use super::rights::{Plane, Right, lacking};
 use super::trouble::{Kind, Place, Trouble, lacking as role_is_missing};
 use crate::api::finding::Finding;
+use crate::azure::app_changes::environment;
 use crate::azure::arm::Contract;
 use crate::config::is_loopback;
 use crate::deploy::runtime::RuntimeError;
@@ -238,7 +239,7 @@ impl Doctor<'_> {
 
     pub(super) async fn container_apps(&self) -> Vec<Finding> {
         let name = &self.settings.environment;
-        let id = self.arm.id(&format!("Microsoft.App/managedEnvironments/{name}"));
+        let id = self.arm.id(&environment(name));
         let group = id.split("/providers/").next().unwrap_or(&id).to_owned();
         let place = Place {
             name: "container-apps",

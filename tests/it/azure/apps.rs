@@ -228,6 +228,40 @@ async fn a_revision_that_does_not_start_says_why_and_the_old_one_stays() {
 }
 
 #[tokio::test]
+async fn a_release_with_another_port_takes_the_port_along_with_the_traffic() {
+    let story = Story::new().await;
+    let first = story.go_live(1).await;
+    let port = || story.arm.body(APP)["properties"]["configuration"]["ingress"]["targetPort"].clone();
+    assert_eq!(port(), 8080);
+    let on = |number: u64| {
+        let mut release = story.release(number);
+        release.plan.port = Some(3000);
+        release
+    };
+    let second = on(2);
+    story.arm.fate(Fate::Fails("The container port 3000 is closed"));
+    story.runtime.start(&second, None).await.unwrap();
+    assert_eq!(port(), 8080, "what is live listens there");
+    assert!(matches!(story.settled(&second).await, Health::Failed { .. }));
+    story.runtime.stop(second.run).await.unwrap();
+    assert_eq!(port(), 8080);
+
+    story.arm.fate(Fate::Healthy(1));
+    let third = on(3);
+    story.runtime.start(&third, None).await.unwrap();
+    let probes = story.arm.body(APP)["properties"]["template"]["containers"][0]["probes"].clone();
+    assert_eq!(probes[0]["httpGet"]["port"], 3000, "it is looked at where it listens");
+    assert_eq!((story.settled(&third).await, port()), (Health::Healthy, json!(8080)));
+    story.runtime.switch(&third).await.unwrap();
+    assert_eq!(port(), 3000);
+    story.runtime.start(&first, None).await.unwrap();
+    assert_eq!(story.settled(&first).await, Health::Healthy);
+    story.runtime.switch(&first).await.unwrap();
+    assert_eq!(port(), 8080, "the way back takes it along too");
+    assert_eq!(story.arm.violations(), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_first_release_that_fails_leaves_nothing() {
     let story = Story::new().await;
     story.arm.fate(Fate::Fails("UNAUTHORIZED: authentication required"));

@@ -164,15 +164,19 @@ impl State {
     fn patch(&mut self, name: &str, change: &Value, address: &str) -> Answer {
         let Some(app) = self.apps.get_mut(name) else { return not_found(name) };
         for (member, value) in change["properties"]["configuration"]["ingress"].as_object().unwrap() {
-            let entries = value.as_array().unwrap();
-            if member == "customDomains" {
-                if let Err(refused) = self.domains.change(entries) {
-                    return refused;
+            let entries = value.as_array().map(Vec::as_slice).unwrap_or_default();
+            match member.as_str() {
+                "customDomains" => {
+                    if let Err(refused) = self.domains.change(entries) {
+                        return refused;
+                    }
+                    app.busy = 2;
                 }
-                app.busy = 2;
-            } else {
-                let sum: u64 = entries.iter().filter_map(|entry| entry["weight"].as_u64()).sum();
-                assert_eq!((member.as_str(), sum), ("traffic", 100), "weights are percents");
+                "targetPort" => assert!(value.is_u64(), "{value}"),
+                member => {
+                    let sum: u64 = entries.iter().filter_map(|entry| entry["weight"].as_u64()).sum();
+                    assert_eq!((member, sum), ("traffic", 100), "weights are percents");
+                }
             }
             app.body["properties"]["configuration"]["ingress"][member] = value.clone();
         }

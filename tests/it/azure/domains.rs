@@ -172,6 +172,28 @@ async fn a_certificate_that_is_not_issued_says_why_and_the_next_try_orders_anoth
 }
 
 #[tokio::test]
+async fn a_domain_that_is_not_on_the_app_keeps_its_certificate() {
+    let story = Story::new().await;
+    let release = release(&story, 1, &[DOMAIN]);
+    story.make_live(&release).await;
+    story.arm.domains(|domains| {
+        domains.records.insert(DOMAIN, "CNAME");
+        domains.looks = 100;
+    });
+    for _ in 0..10 {
+        look(&story, &release).await;
+    }
+    assert_eq!(story.arm.domains(|domains| domains.certificates()).len(), 1, "it is being issued");
+    let mut other = release.clone();
+    other.hosts[0] = "other-production-000000.westeurope.example".to_owned();
+    story.runtime.unbind(&other, &[DOMAIN.to_owned()]).await.unwrap();
+    assert_eq!(story.arm.domains(|domains| domains.certificates()).len(), 1);
+    story.runtime.unbind(&release, &[DOMAIN.to_owned()]).await.unwrap();
+    assert!(story.arm.domains(|domains| domains.certificates()).is_empty());
+    assert_eq!(story.arm.violations(), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_certificate_that_cannot_be_removed_now_holds_nothing_up() {
     let story = Story::new().await;
     let release = release(&story, 1, &[DOMAIN]);

@@ -47,7 +47,9 @@ fn registry() -> Double {
                     asked.header("accept").unwrap().contains("application/vnd.oci.image.manifest.v1+json")
                 );
                 let there = path == format!("/v2/windlass/o/shop/manifests/sha256:{}", Digest::of(IMAGE));
-                if there {
+                if path.ends_with(&Digest::of(b"refused").to_string()) {
+                    (405, Vec::new(), String::new())
+                } else if there {
                     (200, Vec::new(), String::from_utf8_lossy(IMAGE).into_owned())
                 } else {
                     (404, Vec::new(), String::new())
@@ -74,6 +76,7 @@ async fn an_image_is_reused_while_the_registry_has_it() {
     assert!(has("o/shop/production", image).await);
     assert!(has("o/shop/staging", image).await, "the environments of a project share their images");
     assert!(!has("o/shop/production", Digest::of(b"deleted")).await);
+    assert!(!has("o/shop/production", Digest::of(b"refused")).await, "nor what the registry refuses to show");
     assert!(!has("o/other/production", image).await, "where the identity may not look, it builds anew");
     drop(double);
 }
@@ -86,6 +89,12 @@ fn an_image_is_decided_by_what_is_written_into_it() {
     assert_eq!(images.inputs(app, &plan("a")), images.inputs("o/shop/staging", &plan("a")));
     assert_ne!(images.inputs(app, &plan("a")), images.inputs(app, &plan("b")));
     assert_ne!(images.inputs(app, &plan("a")), images.inputs("o/other/production", &plan("a")));
+    for other in
+        [("WINDLASS_BASE_IMAGES", "node=images.example/node:24"), ("WINDLASS_PLATFORM", "linux/arm64")]
+    {
+        let others = Services::with(&settings(&[other]), Arc::new(Unsigned)).unwrap().images();
+        assert_ne!(images.inputs(app, &plan("a")), others.inputs(app, &plan("a")), "{other:?}");
+    }
     let own = Plan::new(Kind::Docker, Some("a".to_owned()));
     assert_eq!(images.inputs(app, &own).into_keys().collect::<Vec<_>>(), ["repository"]);
 }

@@ -43,6 +43,9 @@ async fn kaniko_builds_in_a_container_of_its_own_and_the_image_counts_by_its_dig
             );
         } else {
             assert_eq!(properties["restartPolicy"], "Never");
+            let command = &properties["containers"][0]["properties"]["command"];
+            assert_eq!(command[4], "600", "a group has no limit, so that its script keeps the time");
+            assert!(command[2].as_str().unwrap().contains("/busybox/timeout $1"), "{command}");
         }
         let size = if place == Where::Job {
             (&properties["template"]["containers"][0]["resources"], json!({ "cpu": 2.0, "memory": "4Gi" }))

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,7 +28,9 @@ use windlass::workflow::queue::Hint;
 
 use super::azurite::Unsigned;
 use super::cosmos::Account;
+use super::doubles::{Answer, Asked, Double, down, up};
 use super::image_registry::ImageRegistry;
+use super::registry_login::{base_config, base_manifest};
 use super::settings;
 use crate::e2e::containers::engine;
 use crate::ports::Store;
@@ -37,13 +39,13 @@ use crate::world::FakeBuilder;
 /// The repository of the app that everything here builds.
 const REPOSITORY: &str = "windlass/o/site";
 
-/// A clock on which every look at it takes ten seconds.
-struct Hasty(AtomicI64);
+/// A clock on which every look at it takes so many seconds.
+struct Hasty(AtomicI64, i64);
 
 #[async_trait]
 impl Clock for Hasty {
     fn now(&self) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + self.0.fetch_add(10, Ordering::Relaxed)).unwrap()
+        Timestamp::from_second(1_800_000_000 + self.0.fetch_add(self.1, Ordering::Relaxed)).unwrap()
     }
 
     async fn sleep(&self, _: Duration) {}
@@ -157,7 +159,7 @@ fn entries(layer: &[u8]) -> Vec<(String, u64, u32)> {
 }
 
 #[tokio::test]
-async fn the_same_source_gives_the_same_image_with_both_tags() {
+async fn the_same_source_gives_the_same_image_with_all_tags() {
     let Some(registry) = ImageRegistry::start().await else { return };
     registry.push_base("base").await;
     let bases = format!("procfile={0}/base:1,static={0}/base:1", registry.host);
@@ -179,7 +181,8 @@ async fn the_same_source_gives_the_same_image_with_both_tags() {
     assert_eq!(built[0], built[1]);
     let (packed, source) = &built[0];
     let digest = format!("sha256:{}", packed.digest);
-    for tag in [source.to_string().as_str(), "latest", &digest] {
+    let runs = [1, 2].map(|number| job(number, started("cat a.txt")).run.to_string());
+    for tag in [source.to_string().as_str(), "latest", &digest, &runs[0], &runs[1]] {
         assert_eq!(registry.manifest(REPOSITORY, tag).await.unwrap().0, digest, "{tag}");
     }
     let (_, manifest) = registry.manifest(REPOSITORY, &digest).await.unwrap();
@@ -249,7 +252,7 @@ async fn a_push_that_is_cut_short_goes_on_and_mends_what_was_lost() {
     elsewhere.push_base("base").await;
     let bases = format!("procfile={}/base:1", elsewhere.host);
     let values = [("ACR_LOGIN_SERVER", registry.host.as_str()), ("WINDLASS_BASE_IMAGES", bases.as_str())];
-    let bench = Bench::new(&values, Arc::new(Hasty(AtomicI64::new(0)))).await;
+    let bench = Bench::new(&values, Arc::new(Hasty(AtomicI64::new(0), 10))).await;
     let source = bench.source(&[("a.txt", b"a")]).await;
     let job = job(1, started("cat a.txt"));
     bench.begin(&source, &job).await;
@@ -276,6 +279,98 @@ async fn a_push_that_is_cut_short_goes_on_and_mends_what_was_lost() {
     bench.builder.discard(job.run).await.unwrap();
     assert!(bench.builder.leftovers().await.unwrap().is_empty());
     assert_eq!(bench.builder.status(job.run).await, BuildStatus::Unknown);
+}
+
+/// Three parts that cannot be made smaller.
+fn noise() -> Vec<u8> {
+    (0..300_000_u32).flat_map(|number| Digest::of(&number.to_be_bytes()).0).collect()
+}
+
+/// A registry without any blob that takes uploads, but for so many tries of the second part.
+fn forgetful(refusals: usize) -> Double {
+    let left = AtomicUsize::new(refusals);
+    Double::start(move |asked: &Asked| -> Answer {
+        let to = |status: u16, at: &str| (status, vec![("location", at.to_owned())], String::new());
+        let text = |status: u16, body: String| (status, Vec::new(), body);
+        let second = asked.header("content-range").is_some_and(|range| range.starts_with("4194304-"));
+        let refuses =
+            || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        match (asked.method.as_str(), asked.path.as_str()) {
+            ("GET", "/v2/") => text(200, String::new()),
+            ("GET", "/v2/base/manifests/1") => text(200, base_manifest()),
+            ("GET", path) if path.starts_with("/v2/base/blobs/") => text(200, base_config()),
+            ("HEAD", _) => text(404, String::new()),
+            ("POST", _) => to(202, "/upload/0"),
+            ("PATCH", _) if second && refuses() => {
+                (503, vec![("retry-after-ms", "1".to_owned())], String::new())
+            }
+            ("PATCH", _) => to(202, "/upload/1"),
+            ("PUT", _) => text(201, String::new()),
+            other => panic!("{other:?} is not played"),
+        }
+    })
+}
+
+#[tokio::test]
+async fn an_outage_costs_the_part_that_was_under_way_and_no_more() {
+    let double = forgetful(4);
+    let host = double.address.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let bases = format!("procfile={host}/base:1");
+    let values = [("ACR_LOGIN_SERVER", host.as_str()), ("WINDLASS_BASE_IMAGES", bases.as_str())];
+    let bench = Bench::new(&values, Arc::new(SystemClock)).await;
+    let source = bench.source(&[("noise", noise().as_slice())]).await;
+    let job = job(1, started("cat noise"));
+    bench.begin(&source, &job).await;
+    let (status, looks) = bench.finish(job.run, async |_| ()).await;
+    assert!(matches!(status, BuildStatus::Done(_)), "{status:?}");
+    assert!(looks > 1, "the outage was longer than one look");
+    let begun = double.asked().iter().filter(|asked| asked.method == "POST").count();
+    assert_eq!(begun, 2, "the layer and the configuration, each once");
+    let read = double.asked().iter().filter(|asked| asked.path.starts_with("/v2/base/")).count();
+    assert_eq!(read, 2, "the base's manifest and configuration, once for all looks");
+}
+
+#[tokio::test]
+async fn a_build_that_waits_says_why_once() {
+    let double = forgetful(0);
+    let host = double.address.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let bases = format!("procfile={host}/base:1");
+    let values = [("ACR_LOGIN_SERVER", host.as_str()), ("WINDLASS_BASE_IMAGES", bases.as_str())];
+    let bench = Bench::new(&values, Arc::new(SystemClock)).await;
+    let source = bench.source(&[("a.txt", b"a")]).await;
+    let job = job(1, started("cat a.txt"));
+    bench.begin(&source, &job).await;
+    let told = async || {
+        let lines = bench.logs.read(job.deployment, From::Tail(50), 50).await.unwrap();
+        let told = lines.into_iter().filter(|line| line.text.starts_with("the build waits: "));
+        told.map(|line| line.text).collect::<Vec<_>>()
+    };
+    for status in [503, 429] {
+        down(&double.mood, status);
+        for _ in 0..2 {
+            assert_eq!(bench.builder.status(job.run).await, BuildStatus::Running);
+        }
+        let told = told().await;
+        assert!(told.last().unwrap().contains(&status.to_string()), "{told:?}");
+    }
+    assert_eq!(told().await.len(), 2, "each reason once");
+    up(&double.mood);
+    assert!(matches!(bench.builder.status(job.run).await, BuildStatus::Done(_)));
+}
+
+#[tokio::test]
+async fn every_look_sends_something_however_late_it_is() {
+    let Some(registry) = ImageRegistry::start().await else { return };
+    registry.push_base("base").await;
+    let bases = format!("procfile={}/base:1", registry.host);
+    let values = [("ACR_LOGIN_SERVER", registry.host.as_str()), ("WINDLASS_BASE_IMAGES", bases.as_str())];
+    let bench = Bench::new(&values, Arc::new(Hasty(AtomicI64::new(0), 60))).await;
+    let source = bench.source(&[("noise", noise().as_slice())]).await;
+    let job = job(1, started("cat noise"));
+    bench.begin(&source, &job).await;
+    let (status, looks) = bench.finish(job.run, async |_| ()).await;
+    assert!(matches!(status, BuildStatus::Done(_)), "{status:?}");
+    assert!(looks >= 3, "a part in each");
 }
 
 #[tokio::test]

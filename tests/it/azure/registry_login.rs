@@ -13,16 +13,23 @@ use super::azurite::Unsigned;
 use super::doubles::{Answer, Asked, Double};
 use super::layers::{Bench, job};
 
-fn base_config() -> String {
+pub(crate) fn base_config() -> String {
     json!({ "os": "linux", "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": [] } })
         .to_string()
+}
+
+/// The manifest of a base without layers.
+pub(crate) fn base_manifest() -> String {
+    let config = base_config();
+    let digest = format!("sha256:{}", Digest::of(config.as_bytes()));
+    let about = json!({ "mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": config.len() });
+    json!({ "layers": [], "config": about }).to_string()
 }
 
 /// A registry that has every blob, and a sign-in that allows what it is asked for, or nothing.
 fn registry(allows: bool) -> Double {
     Double::start(move |asked: &Asked| -> Answer {
         let text = |status: u16, body: String| (status, Vec::new(), body);
-        let config = base_config();
         match (asked.method.as_str(), asked.path.as_str()) {
             ("GET", "/v2/") => {
                 let realm = format!("http://{}/oauth2/token", asked.header("host").unwrap());
@@ -35,12 +42,8 @@ fn registry(allows: bool) -> Double {
             }
             ("POST", "/oauth2/token") => text(200, json!({ "access_token": "access-1" }).to_string()),
             _ if asked.header("authorization") != Some("Bearer access-1") => text(401, String::new()),
-            ("GET", "/v2/base/manifests/1") => {
-                let digest = format!("sha256:{}", Digest::of(config.as_bytes()));
-                let manifest = json!({ "layers": [], "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": config.len() } });
-                text(200, manifest.to_string())
-            }
-            ("GET", path) if path.starts_with("/v2/base/blobs/") => text(200, config),
+            ("GET", "/v2/base/manifests/1") => text(200, base_manifest()),
+            ("GET", path) if path.starts_with("/v2/base/blobs/") => text(200, base_config()),
             ("HEAD", _) => text(200, String::new()),
             ("PUT", path) if path.starts_with("/v2/windlass/o/site/manifests/") => text(201, String::new()),
             other => panic!("{other:?} is not played"),

@@ -135,6 +135,40 @@ async fn a_domain_that_is_not_asked_for_any_more_goes_once_the_end_is_sure() {
 }
 
 #[tokio::test]
+async fn a_deployment_that_was_stuck_leaves_a_later_release_its_domain() {
+    let faults = Faults::default();
+    let mut world = World::with(Setup { faults: faults.clone(), ..Setup::default() });
+    deploy(&world, None).await;
+    world.run_until_idle().await;
+    // It cannot take back what it bound.
+    world.runtime.binds(vec![waiting(records())]);
+    faults.set("domain", Fault::UndoFails);
+    let bound = deploy(&world, Some(DOMAIN)).await;
+    world.run_until_idle().await;
+    faults.clear();
+    world.runtime.binds(Vec::new());
+    // It cannot take away what it does not ask for.
+    let later = deploy(&world, Some(DOMAIN)).await;
+    world.run_until_idle().await;
+    world.runtime.fails("unbind", usize::MAX);
+    let without = deploy(&world, None).await;
+    world.run_until_idle().await;
+    world.runtime.fails("unbind", 0);
+    for (id, status) in [(bound, Status::Stuck), (later, Status::Succeeded), (without, Status::Stuck)] {
+        assert_eq!(world.status(id).await, status);
+    }
+    let live = deploy(&world, Some(DOMAIN)).await;
+    world.run_until_idle().await;
+    for (id, status) in [(bound, Status::Failed), (without, Status::Succeeded)] {
+        world.windlass.retry(id, "test").await.unwrap();
+        world.run_until_idle().await;
+        assert_eq!(world.status(id).await, status);
+        assert_eq!(world.runtime.unbound(), [""; 0]);
+        assert_eq!(world.runtime.hosts()[DOMAIN], world.get(live).await.run.unwrap());
+    }
+}
+
+#[tokio::test]
 async fn an_outage_is_not_taken_for_a_host_that_nobody_answers() {
     let mut world = World::new();
     world.runtime.fails("answers", 2);
