@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::builder::BuilderSettings;
 use super::connection::REDACTED;
-use super::{Reader, Variable, variable};
+use super::{Reader, Variable, may_have_key, shown, variable};
 
 /// Names of services in one of Microsoft's clouds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,9 +281,12 @@ impl Reader<'_> {
     }
 
     fn checked(&mut self, name: &str, text: &str, whole: &str) -> Option<Url> {
-        let found = address(whole);
+        // A host may have nearly any character: a whole connection string would be one, and be looked up by its key.
+        let found = address(whole).filter(|_| !may_have_key(text));
         if found.is_none() {
-            self.problems.push(format!("{name} is `{text}`; use an https address (http only on loopback)"));
+            let text = shown(name, text);
+            let wanted = "use an https address (http only on loopback) without a key or password";
+            self.problems.push(format!("{name} is `{text}`; {wanted}"));
         }
         found
     }
@@ -300,8 +303,9 @@ impl Reader<'_> {
             },
             "cli" => Auth::Cli,
             other => {
+                let text = shown("WINDLASS_AZURE_AUTH", other);
                 let problem = format!(
-                    "WINDLASS_AZURE_AUTH is `{other}`; use managed-identity, workload-identity, service-principal or cli"
+                    "WINDLASS_AZURE_AUTH is `{text}`; use managed-identity, workload-identity, service-principal or cli"
                 );
                 self.problems.push(problem);
                 Auth::Cli
@@ -341,9 +345,9 @@ impl Reader<'_> {
         let [subscription, group, registry, environment, apps_identity] =
             TARGET.map(|name| self.needed(&[name]));
         if !registry.is_empty() && !is_registry(&registry) {
-            let problem = format!(
-                "AZURE_CONTAINER_REGISTRY is `{registry}`; a registry's name has 5 to 50 letters and digits"
-            );
+            let name = "AZURE_CONTAINER_REGISTRY";
+            let text = shown(name, &registry);
+            let problem = format!("{name} is `{text}`; a registry's name has 5 to 50 letters and digits");
             self.problems.push(problem);
         }
         let builder = self.builder();
@@ -470,6 +474,23 @@ mod tests {
         let problems = check(&[("WINDLASS_ARM_ENDPOINT", "http://example.com/")]).unwrap_err().0;
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("http only on loopback"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_setting_is_not_repeated() {
+        for (name, text) in [
+            ("COSMOS_ENDPOINT", "AccountEndpoint=https://a/;AccountKey=canary=="),
+            ("SERVICEBUS_NAMESPACE", "Endpoint=sb://a.servicebus.windows.net/;SharedAccessKey=canary"),
+            ("STORAGE_ACCOUNT", "AccountName=a;AccountKey=canary=="),
+            ("WINDLASS_BLOB_ENDPOINT", "https://a.blob.core.windows.net/?sig=canary"),
+            ("KEYVAULT_URL", "http://me:canary@vault.example/"),
+            ("AZURE_CONTAINER_REGISTRY", "me:canary@registry.example"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:canary@collector.example"),
+        ] {
+            let problems = check(&[(name, text)]).unwrap_err().0;
+            assert!(problems.iter().any(|problem| problem.contains("is `[redacted]`")), "{problems:?}");
+            assert!(!problems.iter().any(|problem| problem.contains("canary")), "{problems:?}");
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct TelemetrySettings {
 }
 
 pub(super) const CONNECTION_STRING: &str = "APPLICATIONINSIGHTS_CONNECTION_STRING";
-const AUTHENTICATION: &str = "APPLICATIONINSIGHTS_AUTHENTICATION_STRING";
+pub(super) const AUTHENTICATION: &str = "APPLICATIONINSIGHTS_AUTHENTICATION_STRING";
 const OTLP: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// Where a connection string without an endpoint leads (documentation of connection strings).
 const INGESTION: &str = "https://dc.services.visualstudio.com/";
