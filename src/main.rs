@@ -78,8 +78,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Serve { .. } => return serve(&settings, cli.json).await,
         Command::Handler => return handler(&settings).await,
         Command::Bench { command } => bench::run(&command, &settings, &mut out).await?,
-        Command::Config { command: ConfigCommand::Explain } => explain_settings(&values, &mut out)?,
-        Command::Config { command: ConfigCommand::Host } => {
+        Command::Config { command: ConfigCommand::Explain, .. } => explain_settings(&values, &mut out)?,
+        Command::Config { command: ConfigCommand::Host, .. } => {
             writeln!(out.to, "{:#}", generated(settings.host.queue))?;
         }
         Command::Version => out
@@ -382,7 +382,7 @@ fn verify_package(path: &std::path::Path, out: &mut Output<'_>) -> anyhow::Resul
     Ok(if findings.is_empty() { exit::OK } else { exit::FAILED })
 }
 
-/// On Azure's settings the installation there, otherwise this machine.
+/// With `--azure` the installation there, otherwise this machine.
 async fn examine(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<u8> {
     let findings = match settings.azure.as_deref() {
         Some(azure) => {

@@ -1,4 +1,4 @@
-//! The settings of a command: its flags, the environment, the file `.env` of a service, and on Azure the vault.
+//! The settings of a command: its flags, the environment, a file, and on Azure the vault.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,21 +27,33 @@ pub fn is_handler() -> bool {
     values.contains_key("FUNCTIONS_CUSTOMHANDLER_PORT")
 }
 
-/// Finds the settings. Only a service and what looks at one read the file: the folder of any other command is somebody's
-/// project, and its `.env` is the app's.
+/// The file of settings. Only a service reads the one beside it: the folder of any other command may be a stranger's
+/// project, whose `.env` could send our tokens to an address of its own. Others read the file that they are told.
+fn file(command: &Command) -> Result<(env_file::EnvFile, &Path), BadSettings> {
+    if let Command::Doctor { env_file: Some(named), .. } | Command::Config { env_file: Some(named), .. } =
+        command
+    {
+        return Ok((env_file::read(named)?, named.as_path()));
+    }
+    let beside = Path::new(FILE);
+    let serves = matches!(command, Command::Serve { .. });
+    let file = if serves { env_file::read_if_there(beside)? } else { env_file::EnvFile::default() };
+    Ok((file, beside))
+}
+
+/// Finds the settings.
 ///
 /// # Errors
 /// [`BadSettings`] with every problem.
 pub async fn setup(command: &Command) -> Result<Setup, BadSettings> {
-    let of_a_service =
-        matches!(command, Command::Serve { .. } | Command::Doctor { .. } | Command::Config { .. });
-    let file = if of_a_service { env_file::read(Path::new(FILE))? } else { env_file::EnvFile::default() };
+    let (file, path) = file(command)?;
     let mut values = gather(&file, &command.service_variables());
     if matches!(command, Command::Handler | Command::Doctor { azure: true, .. }) {
         values = complete(values).await?;
     }
     let warnings = file.unknown.iter().map(|name| {
-        format!("{name} in {FILE} is no setting of Windlass; `windlass config explain` lists them all")
+        let path = path.display();
+        format!("{name} in {path} is no setting of Windlass; `windlass config explain` lists them all")
     });
     Ok(Setup { settings: Settings::from_values(&values)?, values, warnings: warnings.collect() })
 }
