@@ -16,10 +16,11 @@ use super::arm::Arm;
 use super::services::Services;
 use crate::ambient::Clock;
 use crate::api::finding::{Finding, State};
-use crate::config::AzureSettings;
+use crate::config::{Auth, AzureSettings};
 
 pub use identity::Probe;
 pub(super) use trouble::chain;
+use trouble::{Kind, Place, Trouble, lacking};
 
 /// Longest wait for one row: Cosmos DB's own client gives up after 20 s.
 const BOUND: Duration = Duration::from_secs(30);
@@ -45,6 +46,27 @@ struct Doctor<'a> {
     services: Services,
     arm: Arm,
     clock: &'a dyn Clock,
+}
+
+impl Doctor<'_> {
+    /// The row of a role that is missing. With the sign-in `cli` it is a person's, who needs it for this look only.
+    fn lacks(&self, name: &'static str, scope: &str, seen: &str, role: &str) -> Finding {
+        if matches!(self.settings.auth, Auth::Cli) {
+            let seen = format!("{seen}, but you lack {role}; the service's identity was not looked at");
+            let next = format!("see that the service's identity has the role {role} on {scope}");
+            return Finding::warn(name, seen, next);
+        }
+        let seen = format!("{seen}, but the identity has not the role {role}");
+        Finding::failed(name, seen, lacking(role, scope))
+    }
+
+    /// The row of a place where something went wrong.
+    fn failed(&self, place: &Place, trouble: &Trouble) -> Finding {
+        if trouble.kind == Kind::Forbidden && matches!(self.settings.auth, Auth::Cli) {
+            return self.lacks(place.name, &place.scope, &trouble.seen, place.role);
+        }
+        place.failed(trouble)
+    }
 }
 
 type Rows<'a> = BoxFuture<'a, Vec<Finding>>;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Doctor;
 use super::rights::{Plane, Right, lacking};
-use super::trouble::{Kind, Place, Trouble, lacking as role_is_missing};
+use super::trouble::{Kind, Place, Trouble};
 use crate::api::finding::Finding;
 use crate::azure::arm::Contract;
 use crate::config::is_loopback;
@@ -83,14 +83,7 @@ impl Doctor<'_> {
     async fn with_rights(&self, place: &Place, seen: String, rights: &[Right]) -> Finding {
         match lacking(&self.arm, &place.scope, rights).await {
             Ok(Some(roles)) if roles.is_empty() => Finding::ok(place.name, seen),
-            Ok(Some(roles)) => {
-                let roles = roles.join(" and ");
-                Finding::failed(
-                    place.name,
-                    format!("{seen}, but the identity has not the role {roles}"),
-                    role_is_missing(&roles, &place.scope),
-                )
-            }
+            Ok(Some(roles)) => self.lacks(place.name, &place.scope, &seen, &roles.join(" and ")),
             // A resource of another group, or an identity that may not look: reading works, and nothing else is known.
             Ok(None) | Err(_) => {
                 let roles: Vec<&str> = rights.iter().map(|right| right.role).collect();
@@ -121,7 +114,7 @@ impl Doctor<'_> {
                     missing.push(queue);
                     continue;
                 }
-                Err(trouble) => return vec![place.failed(&trouble)],
+                Err(trouble) => return vec![self.failed(&place, &trouble)],
             };
             count += 1;
             let property = |name: &str| found.pointer(&format!("/properties/{name}")).cloned();
@@ -162,11 +155,11 @@ impl Doctor<'_> {
         let client = if container == "logs" { self.services.logs() } else { self.services.content() };
         let client = match client {
             Ok(client) => client,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         vec![match client.get_properties(None).await {
             Ok(_) => self.with_rights(&place, format!("the container {container}"), &[BLOBS]).await,
-            Err(error) => place.failed(&Trouble::of(&error)),
+            Err(error) => self.failed(&place, &Trouble::of(&error)),
         }]
     }
 
@@ -182,11 +175,11 @@ impl Doctor<'_> {
         let place = self.storage("storage-alarm", &self.settings.queues, MESSAGES.role, "queue alarm");
         let client = match self.services.alarms() {
             Ok(client) => client,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         vec![match client.get_properties(None).await {
             Ok(_) => self.with_rights(&place, "the queue alarm".to_owned(), &[MESSAGES]).await,
-            Err(error) => place.failed(&Trouble::of(&error)),
+            Err(error) => self.failed(&place, &Trouble::of(&error)),
         }]
     }
 
@@ -203,11 +196,11 @@ impl Doctor<'_> {
         };
         let (runs, records) = match self.services.cosmos().await {
             Ok(containers) => containers,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         for container in [runs, records] {
             if let Err(fault) = container.read::<Value>("installation", "probe").await {
-                return vec![place.failed(&Trouble::of(&fault))];
+                return vec![self.failed(&place, &Trouble::of(&fault))];
             }
         }
         vec![Finding::ok(place.name, format!("the containers runs and records of {database} can be read"))]
@@ -224,14 +217,14 @@ impl Doctor<'_> {
         };
         let client = match self.services.vault() {
             Ok(client) => client,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         let seen = match client.get_secret(KEY, None).await {
             Ok(_) => "secrets can be read; the sealing key is there",
             Err(error) if error.http_status() == Some(StatusCode::NotFound) => {
                 "secrets can be read; the first start makes the sealing key"
             }
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         vec![self.with_rights(&place, seen.to_owned(), &[SECRETS]).await]
     }
@@ -252,7 +245,7 @@ impl Doctor<'_> {
         };
         let found = match self.arm.look(Contract::ContainerApps, &id).await {
             Ok(found) => found,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         let text = |pointer: &str| found.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (state, domain) = (text("/properties/provisioningState"), text("/properties/defaultDomain"));
@@ -281,7 +274,7 @@ impl Doctor<'_> {
             tokio::join!(self.arm.look(Contract::Registries, &place.scope), self.subscribed());
         let found = match found {
             Ok(found) => found,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         let text = |name: &str| {
             found.pointer(&format!("/properties/{name}")).and_then(Value::as_str).unwrap_or_default()
@@ -324,11 +317,16 @@ impl Doctor<'_> {
             Err(RuntimeError::Rejected { code: "APP_LOGS_UNCONFIGURED", message }) => {
                 Finding::warn(row, "no workspace is set: what apps say cannot be shown", message)
             }
-            Err(RuntimeError::Rejected { code: "AZURE_FORBIDDEN", message }) => Finding::failed(
-                row,
-                message,
-                role_is_missing("Log Analytics Reader", "the workspace in LOG_ANALYTICS_WORKSPACE"),
-            ),
+            Err(RuntimeError::Rejected { code: "AZURE_FORBIDDEN", message }) => {
+                let place = Place {
+                    name: row,
+                    setting: "LOG_ANALYTICS_WORKSPACE",
+                    role: "Log Analytics Reader",
+                    scope: "the workspace in LOG_ANALYTICS_WORKSPACE".to_owned(),
+                    make: String::new(),
+                };
+                self.failed(&place, &Trouble { kind: Kind::Forbidden, seen: message })
+            }
             Err(RuntimeError::Rejected { message, .. }) => Finding::failed(
                 row,
                 message,

@@ -484,7 +484,7 @@ esac"#,
         "2.66.0, signed in; active subscription ********-****-****-****-********0002 of directory {TENANT}"
     );
     said.check("azure-cli", "ok", &seen, "");
-    said.check("identity", "absent", "WINDLASS_AZURE_AUTH is cli", "");
+    said.check("identity", "warn", "the rows below tell what you may do", "the identity's roles");
     said.check("sign-in", "ok", "by the Azure CLI", "");
     let wrong = [cli[0], ("AZURE_TENANT_ID", "wrong.example"), ("AZURE_SUBSCRIPTION_ID", "other")];
     let said = azure.doctor(&["--json"], &wrong);
@@ -494,6 +494,33 @@ esac"#,
     let said = azure.doctor(&["--json"], &cli);
     said.check("azure-cli", "warn", "2.66.0, not signed in", "az login");
     said.check("sign-in", "failed", "Please run az login", "az login");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_person_may_not_do_is_no_failure_of_the_service() {
+    let azure = Installation::with(Troubles {
+        arm: vec![
+            ("/Microsoft.Storage/", reader()),
+            (SUBSCRIPTION, refusal(403, "AuthorizationFailed", "no")),
+        ],
+        vault: vec![("/secrets/", refusal(403, "Forbidden", "Caller is not authorized."))],
+        ..Troubles::default()
+    });
+    let signed_in = format!(
+        r#"[ "$1" = version ] && echo '{{"azure-cli":"2.66.0"}}' || echo '{{"accessToken":"{}","expires_on":4102444800,"tokenType":"Bearer"}}'"#,
+        token()
+    );
+    azure.program("az", &signed_in);
+    let said = azure.doctor(&["--json"], &[("WINDLASS_AZURE_AUTH", "cli")]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    for (name, role) in [
+        ("storage-logs", "Storage Blob Data Contributor"),
+        ("key-vault", "Key Vault Secrets Officer"),
+        ("subscription", "Reader"),
+    ] {
+        let seen = format!("you lack {role}; the service's identity was not looked at");
+        said.check(name, "warn", &seen, &format!("the service's identity has the role {role} on "));
+    }
 }
 
 #[tokio::test]
