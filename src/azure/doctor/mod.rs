@@ -4,6 +4,7 @@
 
 mod account;
 mod identity;
+mod registry;
 mod rights;
 mod services;
 mod trouble;
