@@ -265,12 +265,11 @@ impl Reader<'_> {
         self.checked(name, &text, &text)
     }
 
-    /// A setting that may be a name, a host or an address, as an address.
+    /// A setting that may be a name, a host or an address, as an address: the first of `names`, else what follows from
+    /// others, else the other names.
     fn service(&mut self, names: &[&str], suffix: &str, otherwise: Option<String>) -> Option<Url> {
-        let text = match otherwise.filter(|_| names.iter().all(|name| self.text(name).is_none())) {
-            Some(text) => text,
-            None => self.needed(names),
-        };
+        let own = names.first().and_then(|name| self.text(name)).map(str::to_owned);
+        let text = own.or(otherwise).unwrap_or_else(|| self.needed(names));
         let whole = match text.as_str() {
             "" => return None,
             address if address.contains("://") => address.to_owned(),
@@ -325,10 +324,13 @@ impl Reader<'_> {
         let cloud = self.parsed("WINDLASS_AZURE_CLOUD", CLOUDS[0].1, wanted, |text| {
             CLOUDS.iter().find(|(word, _)| *word == text).map(|(_, cloud)| *cloud)
         });
-        let account = self.text("STORAGE_ACCOUNT").or_else(|| self.text("AzureWebJobsStorage__accountName"));
-        let account = account.map(str::to_owned);
-        let storage =
-            |kind: &str| account.as_ref().map(|name| format!("https://{name}.{kind}.{}/", cloud.storage));
+        let [account, hosts] = ["STORAGE_ACCOUNT", "AzureWebJobsStorage__accountName"]
+            .map(|name| self.text(name).map(str::to_owned));
+        // The Functions host has an account of its own in its settings, which is ours only if nothing says otherwise.
+        let storage = |kind: &str, string: Option<String>| {
+            let at = |name: &String| format!("https://{name}.{kind}.{}/", cloud.storage);
+            account.as_ref().map(at).or(string).or_else(|| hosts.as_ref().map(at))
+        };
         let auth = self.auth();
         let authority = self.address(&["WINDLASS_AUTHORITY"], Some(cloud.authority.to_owned()));
         let arm = self.address(&["WINDLASS_ARM_ENDPOINT"], Some(cloud.arm.to_owned()));
@@ -337,9 +339,9 @@ impl Reader<'_> {
         let bus = ["SERVICEBUS_NAMESPACE", "ServiceBusConnection__fullyQualifiedNamespace"];
         let service_bus = self.service(&bus, cloud.service_bus, strings.service_bus);
         let blobs =
-            self.address(&["STORAGE_ACCOUNT", "WINDLASS_BLOB_ENDPOINT"], storage("blob").or(strings.blobs));
-        let queues = self
-            .address(&["STORAGE_ACCOUNT", "WINDLASS_QUEUE_ENDPOINT"], storage("queue").or(strings.queues));
+            self.address(&["STORAGE_ACCOUNT", "WINDLASS_BLOB_ENDPOINT"], storage("blob", strings.blobs));
+        let queues =
+            self.address(&["STORAGE_ACCOUNT", "WINDLASS_QUEUE_ENDPOINT"], storage("queue", strings.queues));
         let vault = self.service(&["KEYVAULT_URL", "AZURE_KEY_VAULT_URI"], cloud.vault, None);
         let logs = self.address(&["WINDLASS_LOG_ANALYTICS_ENDPOINT"], Some(cloud.logs.to_owned()));
         let [subscription, group, registry, environment, apps_identity] =
@@ -465,6 +467,23 @@ mod tests {
         assert_eq!(alone.service_bus.as_str(), "https://wl.servicebus.windows.net/");
         assert_eq!(alone.queues.as_str(), "https://other.queue.core.windows.net/");
         assert_eq!(alone.unused_keys, ["AZURE_STORAGE_CONNECTION_STRING"]);
+        // What the host has for itself comes last.
+        let hosts = [
+            ("STORAGE_ACCOUNT", ""),
+            ("SERVICEBUS_NAMESPACE", ""),
+            ("AzureWebJobsStorage__accountName", "host"),
+            ("ServiceBusConnection__fullyQualifiedNamespace", "host.servicebus.windows.net"),
+        ];
+        let strings = [
+            ("AZURE_SERVICE_BUS_CONNECTION_STRING", "wl.servicebus.windows.net"),
+            ("AZURE_STORAGE_CONNECTION_STRING", "AccountName=other"),
+        ];
+        for (more, account, bus) in [(&strings[..], "other", "wl"), (&[][..], "host", "host")] {
+            let found = check(&[&hosts[..], more].concat()).unwrap();
+            assert_eq!(found.blobs.as_str(), format!("https://{account}.blob.core.windows.net/"));
+            assert_eq!(found.queues.as_str(), format!("https://{account}.queue.core.windows.net/"));
+            assert_eq!(found.service_bus.as_str(), format!("https://{bus}.servicebus.windows.net/"));
+        }
     }
 
     #[test]
