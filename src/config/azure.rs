@@ -290,6 +290,15 @@ impl Reader<'_> {
         found
     }
 
+    fn check_registry(&mut self, registry: &str) {
+        if !registry.is_empty() && !is_registry(registry) {
+            let name = "AZURE_CONTAINER_REGISTRY";
+            let text = shown(name, registry);
+            let problem = format!("{name} is `{text}`; a registry's name has 5 to 50 letters and digits");
+            self.problems.push(problem);
+        }
+    }
+
     fn auth(&mut self) -> Auth {
         let client = self.text("AZURE_CLIENT_ID").map(str::to_owned);
         match self.text("WINDLASS_AZURE_AUTH").unwrap_or("managed-identity") {
@@ -346,12 +355,7 @@ impl Reader<'_> {
         let logs = self.address(&["WINDLASS_LOG_ANALYTICS_ENDPOINT"], Some(cloud.logs.to_owned()));
         let [subscription, group, registry, environment, apps_identity] =
             TARGET.map(|name| self.needed(&[name]));
-        if !registry.is_empty() && !is_registry(&registry) {
-            let name = "AZURE_CONTAINER_REGISTRY";
-            let text = shown(name, &registry);
-            let problem = format!("{name} is `{text}`; a registry's name has 5 to 50 letters and digits");
-            self.problems.push(problem);
-        }
+        self.check_registry(&registry);
         let builder = self.builder();
         Some(AzureSettings {
             auth,
