@@ -274,8 +274,12 @@ async fn up(
     let wants_own = service.port.is_some() || service.data_dir.is_some() || service.apps_port.is_some();
     let known = Client::new(&named.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", settings.port)))?;
     if named.is_some() || (!wants_own && known.is_there().await) {
-        return deploy_to(&known, settings, flags, false, json).await;
+        return telemetry.until(deploy_to(&known, settings, flags, false, json)).await;
     }
+    telemetry.until(up_here(settings, flags, json)).await
+}
+
+async fn up_here(settings: &Settings, flags: DeployFlags, json: bool) -> anyhow::Result<u8> {
     let service = start(settings, Extras::default()).await?;
     let client = Client::new(&format!("http://{}", service.api))?;
     // Listened to from before the deployment until the end, so that no signal falls in between.
@@ -286,16 +290,12 @@ async fn up(
     };
     if code.as_ref().is_ok_and(|code| *code == exit::OK) {
         if !json {
-            writeln!(
-                std::io::stdout(),
-                "Serving; the API is on http://{}. Press Ctrl-C to stop.",
-                service.api
-            )?;
+            let api = service.api;
+            writeln!(std::io::stdout(), "Serving; the API is on http://{api}. Press Ctrl-C to stop.")?;
         }
         stop.await;
     }
     service.stop().await;
-    telemetry.stop().await;
     code
 }
 
@@ -303,6 +303,10 @@ async fn up(
 fn observe(settings: &Settings, level: Level, format: Format) -> anyhow::Result<Telemetry> {
     let wanted = settings.telemetry.app_insights.as_ref().is_some_and(|insights| insights.with_identity);
     let identity = if wanted { windlass::cloud::identity(settings)? } else { None };
+    if wanted && identity.is_none() {
+        let problem = "APPLICATIONINSIGHTS_AUTHENTICATION_STRING wants the tokens of WINDLASS_BACKEND=azure";
+        return Err(BadSettings(vec![problem.to_owned()]).into());
+    }
     telemetry::start_exporting((level, format), &settings.telemetry, identity.as_ref())
         .context("telemetry cannot be sent")
 }
@@ -310,38 +314,39 @@ fn observe(settings: &Settings, level: Level, format: Format) -> anyhow::Result<
 async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let people = std::io::stderr().is_terminal() && !json;
     let format = if people { Format::People } else { Format::Json };
-    let telemetry = observe(settings, settings.log_level, format)?;
+    observe(settings, settings.log_level, format)?.until(serve_here(settings, json)).await
+}
+
+async fn serve_here(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let service = start(settings, Extras::default()).await?;
     if !json {
+        let (version, api, apps) = (env!("CARGO_PKG_VERSION"), service.api, service.apps.port());
         writeln!(
             std::io::stdout(),
-            "Windlass {} serves on http://{}, apps on http://<project>.localhost:{}",
-            env!("CARGO_PKG_VERSION"),
-            service.api,
-            service.apps.port()
+            "Windlass {version} serves on http://{api}, apps on http://<project>.localhost:{apps}"
         )?;
     }
     told_to_stop().await;
     service.stop().await;
-    telemetry.stop().await;
     Ok(exit::OK)
 }
 
 /// Under the Functions host: there is no way to end well, so every end is an error to it.
 async fn handler(settings: &Settings) -> anyhow::Result<u8> {
-    let telemetry = observe(settings, settings.log_level, Format::JsonForHost)?;
+    observe(settings, settings.log_level, Format::JsonForHost)?.until(handle(settings)).await
+}
+
+async fn handle(settings: &Settings) -> anyhow::Result<u8> {
     if settings.backend == Backend::Azure {
         let ended = tokio::select! {
             ended = windlass::cloud::serve(settings) => ended.context("the custom handler cannot go on"),
             () = told_to_stop() => Ok(()),
         };
-        telemetry.stop().await;
         return ended.map(|()| exit::FAILED);
     }
     let service = start_handler(settings).await.context("the custom handler cannot start")?;
     told_to_stop().await;
     service.stop().await;
-    telemetry.stop().await;
     Ok(exit::FAILED)
 }
 

@@ -95,6 +95,23 @@ async fn a_file_of_settings_is_read_only_when_it_is_named() {
 }
 
 #[tokio::test]
+async fn telemetry_that_wants_tokens_is_not_sent_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = windlass(folder.path())
+        .arg("serve")
+        .env(
+            "APPLICATIONINSIGHTS_CONNECTION_STRING",
+            "InstrumentationKey=k;IngestionEndpoint=http://127.0.0.1:1/",
+        )
+        .env("APPLICATIONINSIGHTS_AUTHENTICATION_STRING", "Authorization=AAD")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("APPLICATIONINSIGHTS_AUTHENTICATION_STRING wants the tokens"), "{said}");
+}
+
+#[tokio::test]
 async fn the_flag_says_what_the_doctor_looks_at() {
     let folder = tempfile::tempdir().unwrap();
     let output =
