@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use windlass::ambient::SystemClock;
-use windlass::bench;
+use windlass::azure::doctor::Unknown;
 use windlass::cli::args::{Cli, Command, ConfigCommand, DeployFlags, DlqCommand, ServiceFlags};
 use windlass::cli::client::{Client, ClientError};
 use windlass::cli::deploy::{Order, follow, submit};
@@ -65,7 +65,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "every command that is not named here talks to a server")]
 async fn run(cli: Cli) -> anyhow::Result<u8> {
-    let Setup { settings, values, warnings } = setup(&cli.command).await?;
+    let Setup { settings, values, warnings, unknown } = setup(&cli.command).await?;
     for warning in warnings {
         writeln!(std::io::stderr(), "warning: {warning}")?;
     }
@@ -77,7 +77,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::Serve { .. } => return serve(&settings, cli.json).await,
         Command::Handler => return handler(&settings).await,
-        Command::Bench { command } => bench::run(&command, &settings, &mut out).await?,
+        Command::Bench { command } => windlass::bench::run(&command, &settings, &mut out).await?,
         Command::Config { command: ConfigCommand::Explain, .. } => explain_settings(&values, &mut out)?,
         Command::Config { command: ConfigCommand::Host, .. } => {
             writeln!(out.to, "{:#}", generated(settings.host.queue))?;
@@ -97,7 +97,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             let made = serde_json::json!({ "package": order.output, "bytes": bytes });
             out.put(&made, |to| writeln!(to, "{} ({bytes} bytes)", order.output.display()))?;
         }
-        Command::Doctor { .. } => return examine(&settings, &mut out).await,
+        Command::Doctor { .. } => return examine(&settings, &unknown, &mut out).await,
         command => return remote(command, &settings, cli.server, cli.json).await,
     }
     Ok(exit::OK)
@@ -388,11 +388,11 @@ fn verify_package(path: &std::path::Path, out: &mut Output<'_>) -> anyhow::Resul
 }
 
 /// With `--azure` the installation there, otherwise this machine.
-async fn examine(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<u8> {
+async fn examine(settings: &Settings, unknown: &Unknown, out: &mut Output<'_>) -> anyhow::Result<u8> {
     let findings = match settings.azure.as_deref() {
         Some(azure) => {
             telemetry::start(settings.log_level, Format::People);
-            windlass::azure::doctor::examine(azure, &SystemClock).await
+            windlass::azure::doctor::examine(azure, unknown, &SystemClock).await
         }
         None => doctor::look(&settings.data_dir, &settings.path),
     };

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::azure::vaulted::complete;
+use crate::azure::doctor::Unknown;
+use crate::azure::vaulted::{complete, complete_hastily};
 use crate::cli::args::Command;
-use crate::config::{BadSettings, Settings, env_file, gather};
+use crate::config::{BadSettings, Settings, env_file, gather, vaulted};
 
 /// Beside a service, in the folder that it is started in.
 const FILE: &str = ".env";
@@ -18,6 +19,8 @@ pub struct Setup {
     pub values: BTreeMap<String, String>,
     /// What people should know, although it stops nothing.
     pub warnings: Vec<String>,
+    /// What the vault should have had. Only the doctor goes on without.
+    pub unknown: Unknown,
 }
 
 /// Whether the Functions host started us, with no arguments of ours.
@@ -48,12 +51,26 @@ fn file(command: &Command) -> Result<(env_file::EnvFile, &Path), BadSettings> {
 pub async fn setup(command: &Command) -> Result<Setup, BadSettings> {
     let (file, path) = file(command)?;
     let mut values = gather(&file, &command.service_variables());
-    if matches!(command, Command::Handler | Command::Doctor { azure: true, .. }) {
+    let mut stood_in = None;
+    if matches!(command, Command::Handler) {
         values = complete(values).await?;
+    } else if matches!(command, Command::Doctor { azure: true, .. }) {
+        match complete_hastily(values.clone()).await {
+            Ok(complete) => values = complete,
+            Err(problems) => {
+                let (missing, settings) = vaulted(&values).ok_or_else(|| problems.clone())?;
+                let names = missing.iter().map(|missing| missing.name).collect();
+                stood_in = Some((settings, Unknown { problems: problems.0, names }));
+            }
+        }
     }
+    let (settings, unknown) = match stood_in {
+        Some(found) => found,
+        None => (Settings::from_values(&values)?, Unknown::default()),
+    };
     let warnings = file.unknown.iter().map(|name| {
         let path = path.display();
         format!("{name} in {path} is no setting of Windlass; `windlass config explain` lists them all")
     });
-    Ok(Setup { settings: Settings::from_values(&values)?, values, warnings: warnings.collect() })
+    Ok(Setup { settings, values, warnings: warnings.collect(), unknown })
 }

@@ -437,6 +437,25 @@ async fn trouble_on_the_way_is_told_from_trouble_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_vault_is_a_row_and_not_the_end() {
+    let closed = || vec![("/secrets/", refusal(403, "Forbidden", "Caller is not authorized."))];
+    let azure = Installation::with(Troubles { vault: closed(), ..Troubles::default() });
+    let missing = [("CONTAINER_APPS_ENVIRONMENT", "")];
+    let said = azure.doctor(&["--json"], &missing);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    said.check("settings", "failed", "secret container-apps-environment", "the rows sign-in and key-vault");
+    said.check("key-vault", "failed", "Caller is not authorized", "Key Vault Secrets Officer");
+    said.check("container-apps", "absent", "CONTAINER_APPS_ENVIRONMENT is not known", "");
+    said.check("registry", "ok", "registry.azurecr.io", "");
+    let authority = vec![("/oauth2/", entra(401, 7_000_222, "The provided client secret keys are expired."))];
+    let azure = Installation::with(Troubles { authority, ..Troubles::default() });
+    let said = azure.doctor(&["--json"], &missing);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    said.check("sign-in", "failed", "AADSTS7000222", "has expired");
+    said.check("registry", "absent", "the sign-in does not work", "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_sign_in_says_why() {
     let expired = entra(401, 7_000_222, "The provided client secret keys for the app are expired.");
     let unknown = entra(400, 90_002, "Tenant 'x' not found.");
