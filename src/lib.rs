@@ -18,6 +18,7 @@ pub mod serve;
 pub mod setup;
 pub mod steps;
 pub mod telemetry;
+pub mod tls;
 pub mod trace;
 pub mod triggers;
 pub mod windlass;

@@ -12,7 +12,7 @@ use crate::deploy::builder::Builder;
 use crate::deploy::deployment::{Caps, Deployments};
 use crate::deploy::log::Logs;
 use crate::deploy::release::Releases;
-use crate::deploy::retention::{Keep, Retention};
+use crate::deploy::retention::{Keep, Remains, Retention};
 use crate::deploy::runtime::Runtime;
 use crate::deploy::secrets::Secrets;
 use crate::deploy::size::Size;
@@ -34,6 +34,8 @@ pub struct Tools {
     pub releases: Arc<dyn Releases>,
     /// Forgets the past.
     pub retention: Arc<dyn Retention>,
+    /// What deployments leave elsewhere.
+    pub remains: Vec<Arc<dyn Remains>>,
     /// Content.
     pub blobs: Arc<dyn Blobs>,
     /// What builds made.

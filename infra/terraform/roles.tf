@@ -15,6 +15,8 @@ locals {
       secrets = { role = "Key Vault Secrets Officer", scope = azurerm_key_vault.this.id }
       # Pulls as well.
       push = { role = "AcrPush", scope = azurerm_container_registry.this.id }
+      # Images that no release needs; the registry belongs to this installation alone.
+      forget = { role = "AcrDelete", scope = azurerm_container_registry.this.id }
 
       # Revisions, jobs, host names and certificates of the deployed apps.
       apps        = { role = "Container Apps Contributor", scope = local.group_scope }

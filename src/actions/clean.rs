@@ -1,6 +1,6 @@
 //! Forgets what is old and removes what nobody needs.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use super::ActionError;
 use crate::ambient::before;
 use crate::deploy::blobs::BlobError;
 use crate::deploy::ids::{Digest, Name};
-use crate::deploy::retention::Forgotten;
+use crate::deploy::retention::{Forgotten, Needed, Reached};
 use crate::deploy::source::{MOST_MANIFEST_BYTES, Manifest};
 use crate::windlass::Windlass;
 
@@ -36,6 +36,9 @@ pub struct Cleaned {
     pub files: u64,
     /// Their size.
     pub bytes: u64,
+    /// What was left elsewhere and nothing needs, by its kind: `images`, `secrets`.
+    #[serde(flatten)]
+    pub remains: BTreeMap<&'static str, u64>,
 }
 
 impl Windlass {
@@ -71,8 +74,23 @@ impl Windlass {
         if !dry {
             cleaned.compressed_logs = tools.logs.compress(yesterday).await?;
         }
-        for org in tools.retention.organizations().await? {
-            match self.remove_content(&org, yesterday, dry).await {
+        self.remove_unreached(yesterday, dry, &mut cleaned).await?;
+        Ok(cleaned)
+    }
+
+    /// Removes what no record points at: an organization's content, and then what all organizations left elsewhere.
+    async fn remove_unreached(
+        &self,
+        since: Timestamp,
+        dry: bool,
+        cleaned: &mut Cleaned,
+    ) -> Result<(), ActionError> {
+        let mut reached = Reached::default();
+        for org in self.tools.retention.organizations().await? {
+            // Were one organization's needs not known, what it needs would go with what is shared. So this ends the cleanup.
+            let needed = self.tools.retention.needed(&org, since).await?;
+            reached.add(&org, &needed);
+            match self.remove_content(&org, &needed, since, dry).await {
                 Ok((files, bytes)) => {
                     cleaned.files += files;
                     cleaned.bytes += bytes;
@@ -83,23 +101,32 @@ impl Windlass {
                 }
             }
         }
-        Ok(cleaned)
+        for remains in &self.tools.remains {
+            let kind = remains.name();
+            match remains.retain(&reached, since, dry).await {
+                Ok(number) => {
+                    cleaned.remains.insert(kind, number);
+                }
+                Err(error) => tracing::warn!(kind, error = %error, "{kind} could not be cleaned up"),
+            }
+        }
+        Ok(())
     }
 
     async fn remove_content(
         &self,
         org: &Name,
+        needed: &Needed,
         since: Timestamp,
         dry: bool,
     ) -> Result<(u64, u64), ActionError> {
-        let keep = self.content_in_use(org, since).await?;
+        let keep = self.content_in_use(org, needed).await?;
         Ok(self.tools.blobs.retain(org, keep, since, dry).await?)
     }
 
-    async fn content_in_use(&self, org: &Name, since: Timestamp) -> Result<HashSet<Digest>, ActionError> {
-        let needed = self.tools.retention.needed(org, since).await?;
-        let mut keep: HashSet<Digest> = needed.artifacts.into_iter().collect();
-        for source in needed.sources {
+    async fn content_in_use(&self, org: &Name, needed: &Needed) -> Result<HashSet<Digest>, ActionError> {
+        let mut keep: HashSet<Digest> = needed.artifacts.iter().copied().collect();
+        for source in needed.sources.iter().copied() {
             let text = match self.tools.blobs.read(org, source, MOST_MANIFEST_BYTES).await {
                 // What is as large as this is no manifest, whatever a request said.
                 Err(BlobError::Missing(_) | BlobError::Damaged(_) | BlobError::TooLarge(_)) => continue,

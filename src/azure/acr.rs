@@ -1,7 +1,9 @@
 //! Builds images by ACR Tasks: the registry's own build service, which needs nothing of ours but the source.
 //!
 //! A build is found again by the record that is made for its run. Between asking for a build and writing down its id, a
-//! crash costs a second build of the same source; an image counts by its digest, so nothing else is lost.
+//! crash costs a second build of the same source; an image counts by its digest, so nothing else is lost. In the contract
+//! 2019-04-01 a build that has not ended says nothing that we gave it, and its name is the registry's choice; runs that are
+//! named by whoever asks (`taskRuns`) are in preview versions only.
 //!
 //! New and free subscriptions have no ACR Tasks. A registry that says so is remembered for a day, for whoever has another
 //! builder to go on with.

@@ -28,6 +28,7 @@ use super::logs::AzureLogs;
 use super::post::{Post, PostedQueue};
 use super::releases::CosmosReleases;
 use super::retention::CosmosRetention;
+use super::secret_remains::SecretRemains;
 use super::services::{ServiceError, Services};
 use super::vault::{VaultError, sealing_key};
 use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
@@ -35,6 +36,7 @@ use crate::config::{AzureSettings, Settings, Strategy};
 use crate::deploy::blobs::Blobs;
 use crate::deploy::builder::Builder;
 use crate::deploy::log::Logs;
+use crate::deploy::retention::Remains;
 use crate::deploy::secrets::Secrets;
 use crate::deploy::size::Size;
 use crate::windlass::{Check, Looks, Tools, Windlass};
@@ -92,6 +94,7 @@ pub async fn connect(settings: &Settings) -> Result<Windlass, ConnectError> {
     let tools = Arc::new(Tools {
         clock: Arc::clone(&clock),
         ids: Arc::clone(&ids),
+        remains: parts.remains(&deployments)?,
         deployments: Arc::clone(&deployments) as Arc<_>,
         releases: Arc::new(CosmosReleases(records.clone())),
         retention: Arc::new(CosmosRetention::new(records.clone(), runs.clone(), deployments)),
@@ -215,10 +218,25 @@ impl Parts<'_> {
             records: self.records.clone(),
             place,
             domain,
-            secrets: AppSecrets::new(Arc::clone(secrets), self.services.vault()?),
+            secrets: AppSecrets::new(
+                Arc::clone(secrets),
+                self.services.vault()?,
+                self.services.installation(),
+            ),
             logs: self.services.app_logs(),
             clock: Arc::clone(self.clock),
         }))
+    }
+
+    fn remains(&self, deployments: &Arc<CosmosDeployments>) -> Result<Vec<Arc<dyn Remains>>, ConnectError> {
+        let secrets = SecretRemains {
+            vault: self.services.vault()?,
+            arm: Arc::clone(self.arm),
+            deployments: Arc::clone(deployments) as Arc<_>,
+            installation: self.services.installation(),
+        };
+        let remains: Vec<Arc<dyn Remains>> = vec![Arc::new(self.services.images()), Arc::new(secrets)];
+        Ok(remains)
     }
 
     fn backlog(&self, post: &Arc<dyn Post>) -> AzureBacklog {

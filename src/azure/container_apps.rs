@@ -21,6 +21,7 @@ use super::arm::Arm;
 use super::arm_error::ArmError;
 use super::cosmos::{Container, Fault, Stored};
 use crate::ambient::Clock;
+use crate::deploy::ids::DeploymentId;
 use crate::deploy::release::Release;
 use crate::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
 use crate::deploy::wish::Environment;
@@ -39,6 +40,9 @@ struct Known {
     /// Of the container app.
     name: String,
     revision: String,
+    /// Whose secrets it reads.
+    #[serde(default)]
+    deployment: Option<DeploymentId>,
     number: u64,
     hosts: Vec<String>,
 }
@@ -132,6 +136,15 @@ impl ContainerApps {
         self.parts.records.find(PARTITION, &text, &[("@value", value)]).await
     }
 
+    /// References to secrets that revisions read which run or are about to; those of releases before them leave the app with
+    /// its next change.
+    async fn references(&self, name: &str) -> Result<Vec<Value>, RuntimeError> {
+        let known = self.of_app("c.name = @value", json!(name)).await?;
+        let running: Option<Vec<DeploymentId>> = known.iter().map(|known| known.deployment).collect();
+        let references = references(&self.parts.arm, &app(name)).await?;
+        self.parts.secrets.still_needed(references, running.as_deref()).await
+    }
+
     async fn look(&self, run: RunId) -> Result<Health, RuntimeError> {
         let Some(known) = self.known(run).await? else { return Ok(Health::Unknown) };
         let Some(found) = self.parts.arm.get(APPS, &revision(&known)).await? else {
@@ -161,6 +174,7 @@ impl Runtime for ContainerApps {
             app: release.app.clone(),
             revision: format!("{name}--{}", suffix(release)),
             name: name.clone(),
+            deployment: Some(release.deployment),
             number: release.number,
             hosts: release.hosts.clone(),
         };
@@ -181,7 +195,7 @@ impl Runtime for ContainerApps {
         }
         let before = self.changes.settled(&name).await?;
         let references = match &before {
-            Some(_) => references(&self.parts.arm, &app(&name)).await?,
+            Some(_) => self.references(&name).await?,
             None => Vec::new(),
         };
         let secrets = self.parts.secrets.keep(release, &name).await?;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tracing::Instrument as _;
 
-use crate::triggers::dispatch::{DispatchError, Event, dispatch};
+use crate::triggers::dispatch::{DispatchError, Event, causes, dispatch};
 use crate::triggers::table::{FUNCTIONS, Function, Trigger, function};
 use crate::windlass::Windlass;
 
@@ -94,8 +94,7 @@ async fn invoke(
                 refuse(StatusCode::BAD_REQUEST, &invocation, &name, &reason)
             }
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                tracing::error!(invocation.id = %invocation, function.name = %name, error = %error, cause, "invocation {invocation} of {name} failed");
+                tracing::error!(invocation.id = %invocation, function.name = %name, error = causes(&error), "invocation {invocation} of {name} failed");
                 HttpResponse::InternalServerError().json(json!({ "error": error.to_string() }))
             }
         }

@@ -36,7 +36,7 @@ pub(super) enum Begun {
 
 /// A registry that was signed in to, for a few repositories and a few minutes.
 pub struct Session {
-    door: Door,
+    pub(super) door: Door,
     authorization: Option<String>,
 }
 
@@ -63,7 +63,7 @@ impl Session {
     }
 
     /// Asks as who we are; an address elsewhere is asked as nobody, because a token that went to a foreign host would be lost.
-    async fn ask(&self, mut request: Request) -> Result<Answer, RegistryError> {
+    pub(super) async fn ask(&self, mut request: Request) -> Result<Answer, RegistryError> {
         let (here, there) = (&self.door.base, request.url());
         let ours = here.host_str() == there.host_str()
             && here.port_or_known_default() == there.port_or_known_default();

@@ -42,7 +42,7 @@ pub(super) struct NumberRecord {
 pub(super) struct ProjectRecord {
     kind: String,
     pub(super) org: String,
-    project: Name,
+    pub(super) project: Name,
     title: String,
     label: String,
     pub(super) source: Option<Digest>,

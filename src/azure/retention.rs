@@ -260,6 +260,12 @@ impl Retention for CosmosRetention {
             .map(|record| record.release.artifact)
             .chain(artifacts.iter().map(|record| record.artifact.digest))
             .collect();
-        Ok(Needed { sources: sources.into_iter().collect(), artifacts: artifacts.into_iter().collect() })
+        let mut projects: Vec<Name> = projects.into_iter().map(|record| record.project).collect();
+        projects.sort();
+        Ok(Needed {
+            sources: sources.into_iter().collect(),
+            artifacts: artifacts.into_iter().collect(),
+            projects,
+        })
     }
 }

@@ -42,6 +42,8 @@ const LOGS: &str = "logs";
 const ALARM: &str = "alarm";
 /// Version of the storage services that every supported Azurite knows.
 const STORAGE_VERSION: &str = "2025-11-05";
+/// Characters of the value of a tag in Key Vault.
+const MOST_TAG: usize = 256;
 /// Longest wait for Cosmos DB within one operation; an invocation has 60 s.
 const COSMOS_WAIT: Duration = Duration::from_secs(20);
 
@@ -202,6 +204,13 @@ impl Services {
     pub fn post(&self, clock: Arc<dyn Clock>) -> Result<AzurePost, ServiceError> {
         let bus = ServiceBus::new(&self.settings.service_bus, &self.credential, &self.wire);
         Ok(AzurePost::new(bus, self.alarms()?, clock))
+    }
+
+    /// Tells this installation from others that use the same vault: where its records are. Short enough for a tag.
+    #[must_use]
+    pub fn installation(&self) -> String {
+        let account = self.settings.cosmos.host_str().unwrap_or_default();
+        format!("{account}/{}", self.settings.database).chars().take(MOST_TAG).collect()
     }
 
     /// Who we are.

@@ -90,8 +90,6 @@ impl Wire {
             }
             None => None,
         };
-        // Whoever was first chose the same one.
-        rustls::crypto::ring::default_provider().install_default().ok();
         let services = [
             &settings.authority,
             &settings.arm,
@@ -108,9 +106,7 @@ impl Wire {
             .filter(|url| url.scheme() == "http" && is_loopback(url))
             .map(|url| authority(&url))
             .collect();
-        let builder = || {
-            reqwest::Client::builder().connect_timeout(CONNECT).redirect(reqwest::redirect::Policy::none())
-        };
+        let builder = || crate::tls::client().connect_timeout(CONNECT);
         let inside = builder().no_proxy();
         let inside = match root {
             Some(root) => inside.tls_certs_merge([root]),

@@ -1,5 +1,7 @@
 //! What is kept for how long, and the port that forgets the rest.
 
+use std::collections::{BTreeSet, HashSet};
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -34,8 +36,46 @@ pub struct Forgotten {
 pub struct Needed {
     /// By their manifests.
     pub sources: Vec<Digest>,
-    /// By their bundles.
+    /// By their bundles, or by their images.
     pub artifacts: Vec<Digest>,
+    /// All of its projects.
+    pub projects: Vec<Name>,
+}
+
+/// What the records of all organizations point at together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// Every project, as `organization/project`.
+    pub projects: BTreeSet<String>,
+    /// Every artifact that a record names.
+    pub artifacts: HashSet<Digest>,
+}
+
+impl Reached {
+    /// Adds what one organization needs.
+    pub fn add(&mut self, org: &Name, needed: &Needed) {
+        self.projects.extend(needed.projects.iter().map(|project| format!("{org}/{project}")));
+        self.artifacts.extend(&needed.artifacts);
+    }
+}
+
+/// Why remains cannot be looked at or removed; later.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RemainsError(pub String);
+
+/// One kind of thing that deployments leave outside of the records and the content, such as images in a registry.
+#[async_trait]
+pub trait Remains: Send + Sync {
+    /// Its name in the answer of a cleanup: one lowercase word.
+    fn name(&self) -> &'static str;
+
+    /// Removes what was left before `before` and no deployment or release needs; with `dry` it only counts. Gives the number.
+    /// Doing it again goes on where it stopped.
+    ///
+    /// # Errors
+    /// [`RemainsError`]; some may be removed.
+    async fn retain(&self, reached: &Reached, before: Timestamp, dry: bool) -> Result<u64, RemainsError>;
 }
 
 /// Forgets records of the past. What is live, under way, stuck, or one of an app's newest releases stays.

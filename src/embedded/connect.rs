@@ -117,6 +117,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         deployments: Arc::new(SqliteDeployments::new(db.clone(), Arc::clone(&queues))),
         releases: Arc::new(SqliteReleases(db.clone())),
         retention: Arc::new(SqliteRetention(db.clone())),
+        remains: Vec::new(),
         artifacts: Arc::new(Bundles(Arc::new(blobs.clone()))),
         blobs: Arc::new(blobs),
         logs,

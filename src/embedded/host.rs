@@ -20,7 +20,7 @@ use super::queue::{Delivery, SqliteQueues};
 use super::schedule::Schedule;
 use super::upstream::{Pool, full};
 use crate::ambient::between;
-use crate::triggers::dispatch::{Event, dispatch};
+use crate::triggers::dispatch::{Event, causes, dispatch};
 use crate::triggers::table::{FUNCTIONS, Function, Trigger, queue_of};
 use crate::windlass::Windlass;
 
@@ -198,7 +198,9 @@ impl Host {
     async fn call(&self, function: &'static Function, call: Call<'_>) -> Result<(), String> {
         let (pool, address) = match &self.calls {
             Calls::InProcess => {
-                return dispatch(&self.windlass, function, call.event()).await.map_err(|error| chain(&error));
+                return dispatch(&self.windlass, function, call.event())
+                    .await
+                    .map_err(|error| causes(&error));
             }
             Calls::Http(pool, address) => (pool, *address),
         };
@@ -220,7 +222,7 @@ impl Host {
             )
             .body(full(call.payload(function, now).to_string()))
             .map_err(|error| error.to_string())?;
-        let answer = pool.fetch(address, request).await.map_err(|error| chain(&error))?;
+        let answer = pool.fetch(address, request).await.map_err(|error| causes(&error))?;
         if answer.status().is_success() {
             Ok(())
         } else {
@@ -285,17 +287,6 @@ impl Host {
             tracing::warn!(function.name = name, error = %error, "a timer's status could not be stored");
         }
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 enum Call<'a> {

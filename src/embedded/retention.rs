@@ -139,9 +139,14 @@ impl Retention for SqliteRetention {
             let artifacts =
                 "SELECT body ->> '$.artifact' FROM releases WHERE body ->> '$.org' = ?1 AND ?2 = ?2
                 UNION SELECT body ->> '$.digest' FROM artifacts WHERE org = ?1";
+            let projects: Vec<String> = c
+                .prepare("SELECT id FROM projects WHERE org = ?1 ORDER BY 1")?
+                .query_map([org.as_str()], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
             Ok(Needed {
                 sources: digests(c, sources, org, since)?,
                 artifacts: digests(c, artifacts, org, since)?,
+                projects: projects.iter().filter_map(|project| project.parse().ok()).collect(),
             })
         })?)
     }

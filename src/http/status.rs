@@ -94,13 +94,15 @@ pub(super) async fn cleanup(api: Data<Api>, request: HttpRequest, body: Bytes) -
                 .map_err(|error| Problem::new("BAD_REQUEST", format!("the body cannot be read: {error}")))?
         };
         let cleaned = api.windlass.clean(order.dry_run).await?;
+        let remains = cleaned.remains.iter().map(|(kind, number)| format!(", {number} {kind}"));
         let message = format!(
-            "{} {} deployments, {} runs and {} files ({} bytes)",
+            "{} {} deployments, {} runs and {} files ({} bytes){}",
             if order.dry_run { "Would remove at least" } else { "Removed" },
             cleaned.deployments,
             cleaned.runs,
             cleaned.files,
-            cleaned.bytes
+            cleaned.bytes,
+            remains.collect::<String>()
         );
         Ok(HttpResponse::Ok()
             .json(json!({ "dryRun": order.dry_run, "removed": cleaned, "message": message })))

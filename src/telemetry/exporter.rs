@@ -99,7 +99,7 @@ impl Running {
 /// # Errors
 /// When TLS cannot be set up.
 pub(super) fn start(receiver: Receiver) -> reqwest::Result<(Outlet, Running)> {
-    let builder = reqwest::Client::builder().timeout(ANSWER).redirect(reqwest::redirect::Policy::none());
+    let builder = crate::tls::client().timeout(ANSWER);
     let builder = if is_loopback(receiver.address()) { builder.no_proxy() } else { builder };
     let (to, from) = mpsc::channel(MOST_WAITING);
     let (stop, stopped) = oneshot::channel();

@@ -70,7 +70,7 @@ run "the_smallest_installation" {
   }
 
   assert {
-    condition     = length(azurerm_role_assignment.service) == 16 && length(azurerm_role_assignment.apps) == 2 && azurerm_role_assignment.builds.role_definition_name == "AcrPull"
+    condition     = length(azurerm_role_assignment.service) == 17 && length(azurerm_role_assignment.apps) == 2 && azurerm_role_assignment.builds.role_definition_name == "AcrPull"
     error_message = "A role too many, or one too few."
   }
 
@@ -155,7 +155,7 @@ run "service_endpoints" {
   }
 
   assert {
-    condition     = local.builder == "aci" && length(azurerm_role_assignment.service) == 16 && contains(keys(azurerm_role_assignment.service), "instances")
+    condition     = local.builder == "aci" && length(azurerm_role_assignment.service) == 17 && contains(keys(azurerm_role_assignment.service), "instances")
     error_message = "A build strategy brings its own role."
   }
 }

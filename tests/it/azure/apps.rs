@@ -70,7 +70,11 @@ impl Story {
                 registry: settings.login_server,
             },
             domain: "westeurope.example".to_owned(),
-            secrets: AppSecrets::new(Arc::new(KeySecrets::new(key)), services.vault().unwrap()),
+            secrets: AppSecrets::new(
+                Arc::new(KeySecrets::new(key)),
+                services.vault().unwrap(),
+                services.installation(),
+            ),
             logs: services.app_logs(),
             clock: Arc::new(SystemClock),
         });

@@ -127,7 +127,7 @@ async fn a_revision_that_never_becomes_healthy_leaves_the_live_one_alone() {
 #[tokio::test]
 async fn a_deleted_secret_is_recovered_and_used_again() {
     let story = Story::new().await;
-    let secrets = AppSecrets::new(story.secrets(), story.services.vault().unwrap());
+    let secrets = AppSecrets::new(story.secrets(), story.services.vault().unwrap(), "i".to_owned());
     let release = story.release(1);
     let kept = secrets.keep(&release, "shop").await.unwrap();
     let asked = story.asked_vault.asked();

@@ -58,7 +58,7 @@ fn registry() -> Double {
     })
 }
 
-fn services(double: &Double) -> Services {
+pub(crate) fn services(double: &Double) -> Services {
     let host = double.address.trim_start_matches("http://").trim_end_matches('/');
     let settings = settings(&[("ACR_LOGIN_SERVER", host), ("WINDLASS_ARM_ENDPOINT", &double.address)]);
     Services::with(&settings, Arc::new(Unsigned)).unwrap()

@@ -302,7 +302,7 @@ async fn lent_content_is_read_by_its_address_and_by_nothing_less() {
     let address = address.expose_secret().to_owned();
     let root = std::fs::read(azurite.settings.root_certificate.as_ref().unwrap()).unwrap();
     let root = reqwest::Certificate::from_pem(&root).unwrap();
-    let client = reqwest::Client::builder().no_proxy().tls_certs_merge([root]).build().unwrap();
+    let client = windlass::tls::client().no_proxy().tls_certs_merge([root]).build().unwrap();
     let get = async |address: &str| {
         let answer = client.get(address).send().await.unwrap();
         (answer.status().as_u16(), answer.bytes().await.unwrap())

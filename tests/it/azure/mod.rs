@@ -26,6 +26,7 @@ mod layers;
 mod messages;
 mod openapi;
 mod registry_login;
+mod remains;
 mod round_trips;
 mod storage;
 mod telemetry;
@@ -39,9 +40,7 @@ use windlass::config::{AzureSettings, Settings};
 
 /// A client for doubles and for what runs here.
 pub(crate) fn http() -> reqwest::Client {
-    // Some test was first.
-    rustls::crypto::ring::default_provider().install_default().ok();
-    reqwest::Client::builder().no_proxy().build().unwrap()
+    windlass::tls::client().no_proxy().build().unwrap()
 }
 
 /// Variables of the Azure backend whose services are nowhere but for `more`.

@@ -1,11 +1,15 @@
 //! What a cleanup takes away, and what it leaves.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use jiff::Timestamp;
 use windlass::deploy::deployment::Status;
 use windlass::deploy::log::From;
+use windlass::deploy::retention::{Reached, Remains, RemainsError};
 
-use crate::world::World;
+use crate::world::{Setup, World};
 
 /// So long that the time stamps of the disk, which knows no manual clock, are in the past.
 const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
@@ -80,4 +84,53 @@ async fn a_source_that_is_said_to_be_there_survives_a_cleanup_under_way() {
     world.source("o", "page").await;
     let removed = world.windlass.tools.blobs.retain(&org, [].into(), yesterday, false).await.unwrap();
     assert_eq!(removed, (0, 0));
+}
+
+/// Remembers what it was told, and cannot be used while it is told to be broken.
+#[derive(Default)]
+struct Shelf {
+    told: Mutex<Vec<(Reached, Timestamp, bool)>>,
+    broken: bool,
+}
+
+#[async_trait]
+impl Remains for Shelf {
+    fn name(&self) -> &'static str {
+        if self.broken { "jars" } else { "books" }
+    }
+
+    async fn retain(&self, reached: &Reached, before: Timestamp, dry: bool) -> Result<u64, RemainsError> {
+        self.told.lock().unwrap().push((reached.clone(), before, dry));
+        if self.broken { Err(RemainsError("no jar can be reached".to_owned())) } else { Ok(3) }
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_elsewhere_goes_by_what_every_record_names() {
+    let shelves = [true, false].map(|broken| Arc::new(Shelf { broken, ..Shelf::default() }));
+    let remains = shelves.iter().map(|shelf| Arc::clone(shelf) as Arc<dyn Remains>).collect();
+    let mut world = World::with(Setup { remains, ..Setup::default() });
+    for project in ["shop", "blog"] {
+        world.deploy(project, "page").await;
+        world.run_until_idle().await;
+    }
+    let cleaned = world.windlass.clean(true).await.unwrap();
+    let counted: Vec<(&str, u64)> = cleaned.remains.iter().map(|(kind, number)| (*kind, *number)).collect();
+    assert_eq!(counted, [("books", 3)], "one that fails does not keep the others from it");
+    let json = serde_json::to_value(&cleaned).unwrap();
+    assert_eq!((&json["books"], &json["deployments"]), (&3.into(), &0.into()), "{json}");
+    world.windlass.clean(false).await.unwrap();
+    let told = shelves[1].told.lock().unwrap().clone();
+    assert_eq!(told.iter().map(|(_, _, dry)| *dry).collect::<Vec<_>>(), [true, false]);
+    for (reached, before, _) in told {
+        assert_eq!(reached.projects.iter().map(String::as_str).collect::<Vec<_>>(), ["o/blog", "o/shop"]);
+        for live in world.windlass.tools.releases.live().await.unwrap() {
+            assert!(reached.artifacts.contains(&live.artifact), "{} is live", live.app);
+        }
+        assert_eq!(
+            before,
+            world.now() - jiff::SignedDuration::from_hours(24),
+            "a day is left to what is new"
+        );
+    }
 }

@@ -151,6 +151,12 @@ async fn what_records_point_at_is_needed_and_old_artifacts_are_forgotten(store: 
     let now = store.clock.now();
     assert_eq!(retention.needed(&org(), now).await.unwrap().sources, [Digest::of(b"late")]);
     assert_eq!(retention.needed(&"other".parse().unwrap(), begun).await.unwrap().sources, []);
+    assert!(needed.projects.is_empty());
+    for project in ["shop", "blog"] {
+        releases.project(&org(), &project.parse().unwrap(), project, begun).await.unwrap();
+    }
+    let projects = retention.needed(&org(), begun).await.unwrap().projects;
+    assert_eq!(projects.iter().map(Name::as_str).collect::<Vec<_>>(), ["blog", "shop"]);
 
     let forget = async |at, dry| retention.forget(at, 10, dry).await.unwrap();
     assert_eq!(forget(before(begun, Duration::from_secs(1)), false).await, Forgotten::default());

@@ -16,6 +16,7 @@ use windlass::ambient::{Clock, Ids, ManualClock, SeededIds, between};
 use windlass::deploy::artifacts::Bundles;
 use windlass::deploy::deployment::{Caps, Deployment, Status};
 use windlass::deploy::ids::{DeploymentId, Digest, Name};
+use windlass::deploy::retention::Remains;
 use windlass::deploy::source::{FileEntry, SourceLimits};
 use windlass::embedded::backlog::SqliteBacklog;
 use windlass::embedded::db::Db;
@@ -77,6 +78,8 @@ pub(crate) struct Setup {
     pub(crate) deadline: Duration,
     pub(crate) looks: Looks,
     pub(crate) more: Vec<Chain>,
+    /// What deployments leave elsewhere.
+    pub(crate) remains: Vec<Arc<dyn Remains>>,
 }
 
 impl Default for Setup {
@@ -88,6 +91,7 @@ impl Default for Setup {
             deadline: Duration::from_secs(600),
             looks: Looks::WOKEN,
             more: Vec::new(),
+            remains: Vec::new(),
         }
     }
 }
@@ -116,6 +120,7 @@ impl World {
             deployments: Arc::new(SqliteDeployments::new(db.clone(), Arc::clone(&queues))),
             releases: Arc::new(SqliteReleases(db.clone())),
             retention: Arc::new(windlass::embedded::retention::SqliteRetention(db.clone())),
+            remains: setup.remains,
             artifacts: Arc::new(Bundles(Arc::new(blobs.clone()))),
             blobs: Arc::new(blobs),
             logs: Arc::new(FileLogs::open(&root.join("logs")).unwrap()),
