@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use windlass::ambient::SystemClock;
-use windlass::bench;
+use windlass::azure::doctor::Unknown;
 use windlass::cli::args::{Cli, Command, ConfigCommand, DeployFlags, DlqCommand, ServiceFlags};
 use windlass::cli::client::{Client, ClientError};
 use windlass::cli::deploy::{Order, follow, submit};
@@ -65,7 +65,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "every command that is not named here talks to a server")]
 async fn run(cli: Cli) -> anyhow::Result<u8> {
-    let Setup { settings, values, warnings } = setup(&cli.command).await?;
+    let Setup { settings, values, warnings, unknown } = setup(&cli.command).await?;
     for warning in warnings {
         writeln!(std::io::stderr(), "warning: {warning}")?;
     }
@@ -77,9 +77,9 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::Serve { .. } => return serve(&settings, cli.json).await,
         Command::Handler => return handler(&settings).await,
-        Command::Bench { command } => bench::run(&command, &settings, &mut out).await?,
-        Command::Config { command: ConfigCommand::Explain } => explain_settings(&values, &mut out)?,
-        Command::Config { command: ConfigCommand::Host } => {
+        Command::Bench { command } => windlass::bench::run(&command, &settings, &mut out).await?,
+        Command::Config { command: ConfigCommand::Explain, .. } => explain_settings(&values, &mut out)?,
+        Command::Config { command: ConfigCommand::Host, .. } => {
             writeln!(out.to, "{:#}", generated(settings.host.queue))?;
         }
         Command::Version => out
@@ -97,7 +97,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             let made = serde_json::json!({ "package": order.output, "bytes": bytes });
             out.put(&made, |to| writeln!(to, "{} ({bytes} bytes)", order.output.display()))?;
         }
-        Command::Doctor { .. } => return examine(&settings, &mut out).await,
+        Command::Doctor { .. } => return examine(&settings, &unknown, &mut out).await,
         command => return remote(command, &settings, cli.server, cli.json).await,
     }
     Ok(exit::OK)
@@ -274,8 +274,12 @@ async fn up(
     let wants_own = service.port.is_some() || service.data_dir.is_some() || service.apps_port.is_some();
     let known = Client::new(&named.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", settings.port)))?;
     if named.is_some() || (!wants_own && known.is_there().await) {
-        return deploy_to(&known, settings, flags, false, json).await;
+        return telemetry.until(deploy_to(&known, settings, flags, false, json)).await;
     }
+    telemetry.until(up_here(settings, flags, json)).await
+}
+
+async fn up_here(settings: &Settings, flags: DeployFlags, json: bool) -> anyhow::Result<u8> {
     let service = start(settings, Extras::default()).await?;
     let client = Client::new(&format!("http://{}", service.api))?;
     // Listened to from before the deployment until the end, so that no signal falls in between.
@@ -286,16 +290,12 @@ async fn up(
     };
     if code.as_ref().is_ok_and(|code| *code == exit::OK) {
         if !json {
-            writeln!(
-                std::io::stdout(),
-                "Serving; the API is on http://{}. Press Ctrl-C to stop.",
-                service.api
-            )?;
+            let api = service.api;
+            writeln!(std::io::stdout(), "Serving; the API is on http://{api}. Press Ctrl-C to stop.")?;
         }
         stop.await;
     }
     service.stop().await;
-    telemetry.stop().await;
     code
 }
 
@@ -303,6 +303,10 @@ async fn up(
 fn observe(settings: &Settings, level: Level, format: Format) -> anyhow::Result<Telemetry> {
     let wanted = settings.telemetry.app_insights.as_ref().is_some_and(|insights| insights.with_identity);
     let identity = if wanted { windlass::cloud::identity(settings)? } else { None };
+    if wanted && identity.is_none() {
+        let problem = "APPLICATIONINSIGHTS_AUTHENTICATION_STRING wants the tokens of WINDLASS_BACKEND=azure";
+        return Err(BadSettings(vec![problem.to_owned()]).into());
+    }
     telemetry::start_exporting((level, format), &settings.telemetry, identity.as_ref())
         .context("telemetry cannot be sent")
 }
@@ -310,38 +314,39 @@ fn observe(settings: &Settings, level: Level, format: Format) -> anyhow::Result<
 async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let people = std::io::stderr().is_terminal() && !json;
     let format = if people { Format::People } else { Format::Json };
-    let telemetry = observe(settings, settings.log_level, format)?;
+    observe(settings, settings.log_level, format)?.until(serve_here(settings, json)).await
+}
+
+async fn serve_here(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let service = start(settings, Extras::default()).await?;
     if !json {
+        let (version, api, apps) = (env!("CARGO_PKG_VERSION"), service.api, service.apps.port());
         writeln!(
             std::io::stdout(),
-            "Windlass {} serves on http://{}, apps on http://<project>.localhost:{}",
-            env!("CARGO_PKG_VERSION"),
-            service.api,
-            service.apps.port()
+            "Windlass {version} serves on http://{api}, apps on http://<project>.localhost:{apps}"
         )?;
     }
     told_to_stop().await;
     service.stop().await;
-    telemetry.stop().await;
     Ok(exit::OK)
 }
 
 /// Under the Functions host: there is no way to end well, so every end is an error to it.
 async fn handler(settings: &Settings) -> anyhow::Result<u8> {
-    let telemetry = observe(settings, settings.log_level, Format::JsonForHost)?;
+    observe(settings, settings.log_level, Format::JsonForHost)?.until(Box::pin(handle(settings))).await
+}
+
+async fn handle(settings: &Settings) -> anyhow::Result<u8> {
     if settings.backend == Backend::Azure {
         let ended = tokio::select! {
             ended = windlass::cloud::serve(settings) => ended.context("the custom handler cannot go on"),
             () = told_to_stop() => Ok(()),
         };
-        telemetry.stop().await;
         return ended.map(|()| exit::FAILED);
     }
     let service = start_handler(settings).await.context("the custom handler cannot start")?;
     told_to_stop().await;
     service.stop().await;
-    telemetry.stop().await;
     Ok(exit::FAILED)
 }
 
@@ -382,12 +387,12 @@ fn verify_package(path: &std::path::Path, out: &mut Output<'_>) -> anyhow::Resul
     Ok(if findings.is_empty() { exit::OK } else { exit::FAILED })
 }
 
-/// On Azure's settings the installation there, otherwise this machine.
-async fn examine(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<u8> {
+/// With `--azure` the installation there, otherwise this machine.
+async fn examine(settings: &Settings, unknown: &Unknown, out: &mut Output<'_>) -> anyhow::Result<u8> {
     let findings = match settings.azure.as_deref() {
         Some(azure) => {
             telemetry::start(settings.log_level, Format::People);
-            windlass::azure::doctor::examine(azure, &SystemClock).await
+            windlass::azure::doctor::examine(azure, unknown, &SystemClock).await
         }
         None => doctor::look(&settings.data_dir, &settings.path),
     };

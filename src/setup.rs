@@ -1,11 +1,12 @@
-//! The settings of a command: its flags, the environment, the file `.env` of a service, and on Azure the vault.
+//! The settings of a command: its flags, the environment, a file, and on Azure the vault.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::azure::vaulted::complete;
+use crate::azure::doctor::Unknown;
+use crate::azure::vaulted::{complete, complete_hastily};
 use crate::cli::args::Command;
-use crate::config::{BadSettings, Settings, env_file, gather};
+use crate::config::{BadSettings, Settings, env_file, gather, vaulted};
 
 /// Beside a service, in the folder that it is started in.
 const FILE: &str = ".env";
@@ -18,6 +19,8 @@ pub struct Setup {
     pub values: BTreeMap<String, String>,
     /// What people should know, although it stops nothing.
     pub warnings: Vec<String>,
+    /// What the vault should have had. Only the doctor goes on without.
+    pub unknown: Unknown,
 }
 
 /// Whether the Functions host started us, with no arguments of ours.
@@ -27,21 +30,47 @@ pub fn is_handler() -> bool {
     values.contains_key("FUNCTIONS_CUSTOMHANDLER_PORT")
 }
 
-/// Finds the settings. Only a service and what looks at one read the file: the folder of any other command is somebody's
-/// project, and its `.env` is the app's.
+/// The file of settings. Only a service reads the one beside it: the folder of any other command may be a stranger's
+/// project, whose `.env` could send our tokens to an address of its own. Others read the file that they are told.
+fn file(command: &Command) -> Result<(env_file::EnvFile, &Path), BadSettings> {
+    if let Command::Doctor { env_file: Some(named), .. } | Command::Config { env_file: Some(named), .. } =
+        command
+    {
+        return Ok((env_file::read(named)?, named.as_path()));
+    }
+    let beside = Path::new(FILE);
+    let serves = matches!(command, Command::Serve { .. });
+    let file = if serves { env_file::read_if_there(beside)? } else { env_file::EnvFile::default() };
+    Ok((file, beside))
+}
+
+/// Finds the settings.
 ///
 /// # Errors
 /// [`BadSettings`] with every problem.
 pub async fn setup(command: &Command) -> Result<Setup, BadSettings> {
-    let of_a_service =
-        matches!(command, Command::Serve { .. } | Command::Doctor { .. } | Command::Config { .. });
-    let file = if of_a_service { env_file::read(Path::new(FILE))? } else { env_file::EnvFile::default() };
+    let (file, path) = file(command)?;
     let mut values = gather(&file, &command.service_variables());
-    if matches!(command, Command::Handler | Command::Doctor { azure: true, .. }) {
+    let mut stood_in = None;
+    if matches!(command, Command::Handler) {
         values = complete(values).await?;
+    } else if matches!(command, Command::Doctor { azure: true, .. }) {
+        match complete_hastily(values.clone()).await {
+            Ok(complete) => values = complete,
+            Err(problems) => {
+                let (missing, settings) = vaulted(&values).ok_or_else(|| problems.clone())?;
+                let names = missing.iter().map(|missing| missing.name).collect();
+                stood_in = Some((settings, Unknown { problems: problems.0, names }));
+            }
+        }
     }
+    let (settings, unknown) = match stood_in {
+        Some(found) => found,
+        None => (Settings::from_values(&values)?, Unknown::default()),
+    };
     let warnings = file.unknown.iter().map(|name| {
-        format!("{name} in {FILE} is no setting of Windlass; `windlass config explain` lists them all")
+        let path = path.display();
+        format!("{name} in {path} is no setting of Windlass; `windlass config explain` lists them all")
     });
-    Ok(Setup { settings: Settings::from_values(&values)?, values, warnings: warnings.collect() })
+    Ok(Setup { settings, values, warnings: warnings.collect(), unknown })
 }

@@ -15,6 +15,16 @@ locals {
     APPLICATIONINSIGHTS_AUTHENTICATION_STRING     = "Authorization=AAD;ClientId=${azurerm_user_assigned_identity.service.client_id}"
   }
 
+  # Only acr has others to fall back on; without it one builder does everything.
+  builder = (
+    contains(var.build_strategies, "acr") ? (length(var.build_strategies) == 1 ? "acr" : "auto") :
+    contains(var.build_strategies, "job") ? "job" :
+    contains(var.build_strategies, "aci") ? "aci" : "layers"
+  )
+
+  # Whoever signs in to another registry is refused there, also for a public image.
+  pulls_kaniko = startswith(var.kaniko_image, "${azurerm_container_registry.this.login_server}/")
+
   # What Windlass reads: addresses and names, no secrets.
   windlass_settings = {
     WINDLASS_BACKEND           = "azure"
@@ -32,7 +42,9 @@ locals {
     KEYVAULT_URL               = azurerm_key_vault.this.vault_uri
     CONTAINER_APPS_ENVIRONMENT = azurerm_container_app_environment.this.id
     APPS_IDENTITY              = azurerm_user_assigned_identity.apps.id
-    BUILDS_IDENTITY            = azurerm_user_assigned_identity.builds.id
+    WINDLASS_BUILDER           = local.builder
+    WINDLASS_KANIKO_IMAGE      = var.kaniko_image
+    WINDLASS_KANIKO_IDENTITY   = local.pulls_kaniko ? azurerm_user_assigned_identity.builds.id : ""
     LOG_ANALYTICS_WORKSPACE    = azurerm_log_analytics_workspace.this.workspace_id
   }
 }

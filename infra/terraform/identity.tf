@@ -14,7 +14,7 @@ resource "azurerm_user_assigned_identity" "apps" {
   tags                = local.tags
 }
 
-# Builds: they run other people's commands, so they can push images and see no secret.
+# Builds: it pulls the image of kaniko. Other people's commands run beside it, so it can change nothing and sees no secret.
 resource "azurerm_user_assigned_identity" "builds" {
   name                = "${local.base}-builds"
   resource_group_name = azurerm_resource_group.this.name

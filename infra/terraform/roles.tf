@@ -64,9 +64,10 @@ resource "azurerm_role_assignment" "apps" {
   principal_type       = "ServicePrincipal"
 }
 
+# Whatever runs in a build can use its identity (ADR 0015): it pulls kaniko, and may do nothing else.
 resource "azurerm_role_assignment" "builds" {
   scope                = azurerm_container_registry.this.id
-  role_definition_name = "AcrPush"
+  role_definition_name = "AcrPull"
   principal_id         = azurerm_user_assigned_identity.builds.principal_id
   principal_type       = "ServicePrincipal"
 }

@@ -122,7 +122,7 @@ variable "settings" {
   nullable    = false
 
   validation {
-    condition     = alltrue([for name in keys(var.settings) : can(regex("^[A-Za-z][A-Za-z0-9_]*$", name)) && !can(regex("^(AZURE_|APPLICATIONINSIGHTS_|AzureWebJobsStorage|ServiceBusConnection|COSMOS_|SERVICEBUS_|STORAGE_|KEYVAULT_|WINDLASS_(BACKEND|AZURE_AUTH)$)", name))])
+    condition     = alltrue([for name in keys(var.settings) : can(regex("^[A-Za-z][A-Za-z0-9_]*$", name)) && !can(regex("^(AZURE_|APPLICATIONINSIGHTS_|AzureWebJobsStorage|ServiceBusConnection|COSMOS_|SERVICEBUS_|STORAGE_|KEYVAULT_|WINDLASS_(BACKEND|AZURE_AUTH|BUILDER|KANIKO_IMAGE|KANIKO_IDENTITY)$)", name))])
     error_message = "Use letters, digits and underscores; connections and identities come from the resources."
   }
 }
@@ -141,8 +141,8 @@ variable "api_allowed_ip_ranges" {
 
 variable "build_strategies" {
   type        = set(string)
-  description = "How images may be built; each brings the roles that it needs."
-  default     = ["layers", "job"]
+  description = "How images may be built; each brings the roles that it needs. acr beside others is WINDLASS_BUILDER=auto: layers where they are enough, else acr, and job where the registry refuses tasks. Without acr, job or aci builds everything."
+  default     = ["layers", "acr"]
   nullable    = false
 
   validation {
@@ -153,6 +153,28 @@ variable "build_strategies" {
   validation {
     condition     = !(var.network_mode == "private_endpoints" && var.registry_sku == "Premium") || length(setintersection(var.build_strategies, ["acr", "aci"])) == 0
     error_message = "A private registry cannot be reached by acr and aci; use layers and job."
+  }
+
+  validation {
+    condition     = length(setintersection(var.build_strategies, ["acr", "aci"])) < 2 && length(setintersection(var.build_strategies, ["job", "aci"])) < 2
+    error_message = "Nothing would use aci beside acr or job: leave it out, or them."
+  }
+}
+
+variable "kaniko_image" {
+  type        = string
+  description = "Image of kaniko with a shell, by digest, for the strategies job and aci. The identity of the builds pulls it where it is in the registry made here; elsewhere it has to be public."
+  default     = ""
+  nullable    = false
+
+  validation {
+    condition     = var.kaniko_image == "" || can(regex("^[a-z0-9][a-z0-9.:/_-]*@sha256:[0-9a-f]{64}$", var.kaniko_image))
+    error_message = "Use <registry>/<repository>@sha256:<64 hexadecimal digits>."
+  }
+
+  validation {
+    condition     = var.kaniko_image != "" || length(setintersection(var.build_strategies, ["job", "aci"])) == 0
+    error_message = "The strategies job and aci run kaniko: name its image."
   }
 }
 

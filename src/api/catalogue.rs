@@ -98,7 +98,7 @@ pub const CODES: &[Code] = &[
         User,
         (
             "The registry may not run builds in this subscription",
-            "Ask Microsoft to allow ACR Tasks, or use another subscription.",
+            "Set WINDLASS_KANIKO_IMAGE so that a job builds, or ask Microsoft to allow ACR Tasks.",
         ),
     ),
     code(

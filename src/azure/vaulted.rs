@@ -8,8 +8,8 @@ use azure_security_keyvault_secrets::SecretClient;
 use futures_util::future::join_all;
 
 use super::doctor::chain;
-use super::services::Services;
-use crate::config::{BadSettings, Vaulted, vaulted};
+use super::services::{ServiceError, Services};
+use crate::config::{AzureSettings, BadSettings, Vaulted, vaulted};
 
 /// Longest wait for the vault: off Azure nothing answers the SDK, which asks for more than a minute.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,9 +37,27 @@ fn unasked(missing: &[Vaulted], why: &str) -> BadSettings {
 ///
 /// # Errors
 /// [`BadSettings`] that names both places where a setting is not.
-pub async fn complete(mut values: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, BadSettings> {
+pub async fn complete(values: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, BadSettings> {
+    ask(values, Services::new).await
+}
+
+/// As [`complete`], for somebody who waits at a screen.
+///
+/// # Errors
+/// As [`complete`].
+pub async fn complete_hastily(
+    values: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, BadSettings> {
+    ask(values, Services::hasty).await
+}
+
+async fn ask(
+    mut values: BTreeMap<String, String>,
+    connect: fn(&AzureSettings) -> Result<Services, ServiceError>,
+) -> Result<BTreeMap<String, String>, BadSettings> {
     let Some((missing, settings)) = vaulted(&values) else { return Ok(values) };
-    let vault = Services::new(&settings)
+    let Some(azure) = settings.azure.as_deref() else { return Ok(values) };
+    let vault = connect(azure)
         .and_then(|services| services.vault())
         .map_err(|error| unasked(&missing, &chain(&error)))?;
     let asked = join_all(missing.iter().map(|wanted| secret(&vault, wanted)));

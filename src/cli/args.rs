@@ -241,11 +241,14 @@ pub enum Command {
         verify: Option<PathBuf>,
     },
     /// Checks this machine, or an installation on Azure.
-    #[command(after_help = "Examples:\n  windlass doctor\n  WINDLASS_AZURE_AUTH=cli windlass doctor --azure")]
+    #[command(after_help = "Examples:\n  windlass doctor\n  windlass doctor --azure --env-file azure.env")]
     Doctor {
         /// Checks the installation on Azure that the settings name; nothing is changed.
         #[arg(long)]
         azure: bool,
+        /// File with settings, such as the `.env` of a service.
+        #[arg(long, value_name = "FILE")]
+        env_file: Option<PathBuf>,
         /// The service.
         #[command(flatten)]
         service: ServiceFlags,
@@ -255,6 +258,9 @@ pub enum Command {
         after_help = "Examples:\n  windlass config explain\n  QUEUE_MAX_RETRIES=5 windlass config host"
     )]
     Config {
+        /// File with settings, such as the `.env` of a service.
+        #[arg(long, global = true, value_name = "FILE")]
+        env_file: Option<PathBuf>,
         /// What to do.
         #[command(subcommand)]
         command: ConfigCommand,
@@ -287,8 +293,9 @@ impl Command {
             return BTreeMap::new();
         };
         let mut variables = service.as_variables();
-        if matches!(self, Self::Doctor { azure: true, .. }) {
-            variables.insert("WINDLASS_BACKEND".to_owned(), "azure".to_owned());
+        if let Self::Doctor { azure, .. } = self {
+            let backend = if *azure { "azure" } else { "embedded" };
+            variables.insert("WINDLASS_BACKEND".to_owned(), backend.to_owned());
         }
         variables
     }

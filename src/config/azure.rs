@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::builder::BuilderSettings;
 use super::connection::REDACTED;
-use super::{Reader, Variable, variable};
+use super::{Reader, Variable, may_have_key, shown, variable};
 
 /// Names of services in one of Microsoft's clouds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,12 +265,11 @@ impl Reader<'_> {
         self.checked(name, &text, &text)
     }
 
-    /// A setting that may be a name, a host or an address, as an address.
+    /// A setting that may be a name, a host or an address, as an address: the first of `names`, else what follows from
+    /// others, else the other names.
     fn service(&mut self, names: &[&str], suffix: &str, otherwise: Option<String>) -> Option<Url> {
-        let text = match otherwise.filter(|_| names.iter().all(|name| self.text(name).is_none())) {
-            Some(text) => text,
-            None => self.needed(names),
-        };
+        let own = names.first().and_then(|name| self.text(name)).map(str::to_owned);
+        let text = own.or(otherwise).unwrap_or_else(|| self.needed(names));
         let whole = match text.as_str() {
             "" => return None,
             address if address.contains("://") => address.to_owned(),
@@ -281,11 +280,23 @@ impl Reader<'_> {
     }
 
     fn checked(&mut self, name: &str, text: &str, whole: &str) -> Option<Url> {
-        let found = address(whole);
+        // A host may have nearly any character: a whole connection string would be one, and be looked up by its key.
+        let found = address(whole).filter(|_| !may_have_key(text));
         if found.is_none() {
-            self.problems.push(format!("{name} is `{text}`; use an https address (http only on loopback)"));
+            let text = shown(name, text);
+            let wanted = "use an https address (http only on loopback) without a key or password";
+            self.problems.push(format!("{name} is `{text}`; {wanted}"));
         }
         found
+    }
+
+    fn check_registry(&mut self, registry: &str) {
+        if !registry.is_empty() && !is_registry(registry) {
+            let name = "AZURE_CONTAINER_REGISTRY";
+            let text = shown(name, registry);
+            let problem = format!("{name} is `{text}`; a registry's name has 5 to 50 letters and digits");
+            self.problems.push(problem);
+        }
     }
 
     fn auth(&mut self) -> Auth {
@@ -300,8 +311,9 @@ impl Reader<'_> {
             },
             "cli" => Auth::Cli,
             other => {
+                let text = shown("WINDLASS_AZURE_AUTH", other);
                 let problem = format!(
-                    "WINDLASS_AZURE_AUTH is `{other}`; use managed-identity, workload-identity, service-principal or cli"
+                    "WINDLASS_AZURE_AUTH is `{text}`; use managed-identity, workload-identity, service-principal or cli"
                 );
                 self.problems.push(problem);
                 Auth::Cli
@@ -321,10 +333,13 @@ impl Reader<'_> {
         let cloud = self.parsed("WINDLASS_AZURE_CLOUD", CLOUDS[0].1, wanted, |text| {
             CLOUDS.iter().find(|(word, _)| *word == text).map(|(_, cloud)| *cloud)
         });
-        let account = self.text("STORAGE_ACCOUNT").or_else(|| self.text("AzureWebJobsStorage__accountName"));
-        let account = account.map(str::to_owned);
-        let storage =
-            |kind: &str| account.as_ref().map(|name| format!("https://{name}.{kind}.{}/", cloud.storage));
+        let [account, hosts] = ["STORAGE_ACCOUNT", "AzureWebJobsStorage__accountName"]
+            .map(|name| self.text(name).map(str::to_owned));
+        // The Functions host has an account of its own in its settings, which is ours only if nothing says otherwise.
+        let storage = |kind: &str, string: Option<String>| {
+            let at = |name: &String| format!("https://{name}.{kind}.{}/", cloud.storage);
+            account.as_ref().map(at).or(string).or_else(|| hosts.as_ref().map(at))
+        };
         let auth = self.auth();
         let authority = self.address(&["WINDLASS_AUTHORITY"], Some(cloud.authority.to_owned()));
         let arm = self.address(&["WINDLASS_ARM_ENDPOINT"], Some(cloud.arm.to_owned()));
@@ -333,19 +348,14 @@ impl Reader<'_> {
         let bus = ["SERVICEBUS_NAMESPACE", "ServiceBusConnection__fullyQualifiedNamespace"];
         let service_bus = self.service(&bus, cloud.service_bus, strings.service_bus);
         let blobs =
-            self.address(&["STORAGE_ACCOUNT", "WINDLASS_BLOB_ENDPOINT"], storage("blob").or(strings.blobs));
-        let queues = self
-            .address(&["STORAGE_ACCOUNT", "WINDLASS_QUEUE_ENDPOINT"], storage("queue").or(strings.queues));
+            self.address(&["STORAGE_ACCOUNT", "WINDLASS_BLOB_ENDPOINT"], storage("blob", strings.blobs));
+        let queues =
+            self.address(&["STORAGE_ACCOUNT", "WINDLASS_QUEUE_ENDPOINT"], storage("queue", strings.queues));
         let vault = self.service(&["KEYVAULT_URL", "AZURE_KEY_VAULT_URI"], cloud.vault, None);
         let logs = self.address(&["WINDLASS_LOG_ANALYTICS_ENDPOINT"], Some(cloud.logs.to_owned()));
         let [subscription, group, registry, environment, apps_identity] =
             TARGET.map(|name| self.needed(&[name]));
-        if !registry.is_empty() && !is_registry(&registry) {
-            let problem = format!(
-                "AZURE_CONTAINER_REGISTRY is `{registry}`; a registry's name has 5 to 50 letters and digits"
-            );
-            self.problems.push(problem);
-        }
+        self.check_registry(&registry);
         let builder = self.builder();
         Some(AzureSettings {
             auth,
@@ -461,6 +471,23 @@ mod tests {
         assert_eq!(alone.service_bus.as_str(), "https://wl.servicebus.windows.net/");
         assert_eq!(alone.queues.as_str(), "https://other.queue.core.windows.net/");
         assert_eq!(alone.unused_keys, ["AZURE_STORAGE_CONNECTION_STRING"]);
+        // What the host has for itself comes last.
+        let hosts = [
+            ("STORAGE_ACCOUNT", ""),
+            ("SERVICEBUS_NAMESPACE", ""),
+            ("AzureWebJobsStorage__accountName", "host"),
+            ("ServiceBusConnection__fullyQualifiedNamespace", "host.servicebus.windows.net"),
+        ];
+        let strings = [
+            ("AZURE_SERVICE_BUS_CONNECTION_STRING", "wl.servicebus.windows.net"),
+            ("AZURE_STORAGE_CONNECTION_STRING", "AccountName=other"),
+        ];
+        for (more, account, bus) in [(&strings[..], "other", "wl"), (&[][..], "host", "host")] {
+            let found = check(&[&hosts[..], more].concat()).unwrap();
+            assert_eq!(found.blobs.as_str(), format!("https://{account}.blob.core.windows.net/"));
+            assert_eq!(found.queues.as_str(), format!("https://{account}.queue.core.windows.net/"));
+            assert_eq!(found.service_bus.as_str(), format!("https://{bus}.servicebus.windows.net/"));
+        }
     }
 
     #[test]
@@ -470,6 +497,23 @@ mod tests {
         let problems = check(&[("WINDLASS_ARM_ENDPOINT", "http://example.com/")]).unwrap_err().0;
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("http only on loopback"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_setting_is_not_repeated() {
+        for (name, text) in [
+            ("COSMOS_ENDPOINT", "AccountEndpoint=https://a/;AccountKey=canary=="),
+            ("SERVICEBUS_NAMESPACE", "Endpoint=sb://a.servicebus.windows.net/;SharedAccessKey=canary"),
+            ("STORAGE_ACCOUNT", "AccountName=a;AccountKey=canary=="),
+            ("WINDLASS_BLOB_ENDPOINT", "https://a.blob.core.windows.net/?sig=canary"),
+            ("KEYVAULT_URL", "http://me:canary@vault.example/"),
+            ("AZURE_CONTAINER_REGISTRY", "me:canary@registry.example"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:canary@collector.example"),
+        ] {
+            let problems = check(&[(name, text)]).unwrap_err().0;
+            assert!(problems.iter().any(|problem| problem.contains("is `[redacted]`")), "{problems:?}");
+            assert!(!problems.iter().any(|problem| problem.contains("canary")), "{problems:?}");
+        }
     }
 
     #[test]

@@ -17,16 +17,23 @@ pub struct EnvFile {
     pub unknown: Vec<String>,
 }
 
-/// Reads the file; one that is not there has no variables.
+/// Reads the file.
 ///
 /// # Errors
-/// [`BadSettings`] with every line that is wrong, by its number.
+/// [`BadSettings`] when it cannot be read, or with every line that is wrong, by its number.
 pub fn read(path: &Path) -> Result<EnvFile, BadSettings> {
     match std::fs::read_to_string(path) {
         Ok(text) => parse(&text, &path.display().to_string()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(EnvFile::default()),
         Err(error) => Err(BadSettings(vec![format!("{} cannot be read: {error}", path.display())])),
     }
+}
+
+/// Reads the file; one that is not there has no variables.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_if_there(path: &Path) -> Result<EnvFile, BadSettings> {
+    if matches!(path.try_exists(), Ok(false)) { Ok(EnvFile::default()) } else { read(path) }
 }
 
 fn is_name(name: &str) -> bool {
@@ -85,6 +92,8 @@ mod tests {
         assert_eq!(file.unknown, ["WINDLASS_PROT"]);
         let problems = parse("GOOD=1\ncanary\n9=x\n", ".env").unwrap_err().0;
         assert_eq!(problems, ["line 2 of .env is not NAME=VALUE", "line 3 of .env is not NAME=VALUE"]);
-        assert!(read(Path::new("/nowhere/.env")).unwrap().values.is_empty());
+        let nowhere = Path::new("/nowhere/.env");
+        assert!(read_if_there(nowhere).unwrap().values.is_empty());
+        assert!(read(nowhere).unwrap_err().0[0].contains("/nowhere/.env cannot be read"));
     }
 }

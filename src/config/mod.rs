@@ -139,6 +139,24 @@ const VARIABLES: &[Variable] = &[
 #[error("the settings have {} problem(s):\n{}", .0.len(), .0.iter().map(|problem| format!("  - {problem}")).collect::<Vec<_>>().join("\n"))]
 pub struct BadSettings(pub Vec<String>);
 
+/// Settings whose values have `=`, `;` or `@` in them, and no secrets.
+const OPEN: [&str; 3] = ["WINDLASS_BASE_IMAGES", "WINDLASS_KANIKO_IMAGE", telemetry::AUTHENTICATION];
+
+/// Whether a key or a password may be in it: a connection string, a signed address, a name with a password.
+fn may_have_key(text: &str) -> bool {
+    text.contains(['=', ';', '@'])
+}
+
+/// A value as it may be shown. People paste connection strings into settings that are no connection strings.
+fn shown(name: &str, value: &str) -> String {
+    match name {
+        secret if secret.ends_with("_SECRET") => connection::REDACTED.to_owned(),
+        string if string.ends_with("_CONNECTION_STRING") => connection::redacted(value),
+        closed if !OPEN.contains(&closed) && may_have_key(value) => connection::REDACTED.to_owned(),
+        _ => value.to_owned(),
+    }
+}
+
 struct Reader<'a> {
     values: &'a BTreeMap<String, String>,
     problems: Vec<String>,
@@ -150,7 +168,8 @@ impl Reader<'_> {
     }
 
     fn parsed<T>(&mut self, name: &str, default: T, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> T {
-        match self.text(name).map(|text| parse(text).ok_or_else(|| format!("{name} is `{text}`; {wanted}"))) {
+        let problem = |text: &str| format!("{name} is `{}`; {wanted}", shown(name, text));
+        match self.text(name).map(|text| parse(text).ok_or_else(|| problem(text))) {
             None => default,
             Some(Ok(value)) => value,
             Some(Err(problem)) => {
@@ -324,11 +343,6 @@ pub fn gather(file: &env_file::EnvFile, flags: &BTreeMap<String, String>) -> BTr
 /// Which of the variables are set, with their values but for secrets.
 #[must_use]
 pub fn explain(values: &BTreeMap<String, String>) -> Vec<(Variable, Option<String>)> {
-    let shown = |name: &str, value: &String| match name {
-        secret if secret.ends_with("_SECRET") => connection::REDACTED.to_owned(),
-        string if string.ends_with("_CONNECTION_STRING") => connection::redacted(value),
-        _ => value.clone(),
-    };
     variables()
         .map(|variable| (*variable, values.get(variable.name).map(|value| shown(variable.name, value))))
         .collect()
@@ -390,12 +404,16 @@ mod tests {
         let values = [
             ("AZURE_CLIENT_SECRET", "canary"),
             ("AZURE_COSMOS_CONNECTION_STRING", "AccountEndpoint=https://a/;AccountKey=canary"),
+            ("COSMOS_ENDPOINT", "AccountEndpoint=https://a/;AccountKey=canary"),
+            ("KEYVAULT_URL", "https://me:canary@vault.example/"),
             ("LOG_LEVEL", "debug"),
+            ("WINDLASS_KANIKO_IMAGE", "r/kaniko@sha256:ab"),
         ];
         let values: BTreeMap<String, String> =
             values.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let set: Vec<String> = explain(&values).into_iter().filter_map(|(_, value)| value).collect();
-        assert_eq!(set, ["debug", "[redacted]", "AccountEndpoint=https://a/;AccountKey=[redacted]"]);
+        let string = "AccountEndpoint=https://a/;AccountKey=[redacted]";
+        assert_eq!(set, ["debug", "[redacted]", "[redacted]", string, "[redacted]", "r/kaniko@sha256:ab"]);
     }
 
     #[test]

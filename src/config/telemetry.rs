@@ -29,7 +29,7 @@ pub struct TelemetrySettings {
 }
 
 pub(super) const CONNECTION_STRING: &str = "APPLICATIONINSIGHTS_CONNECTION_STRING";
-const AUTHENTICATION: &str = "APPLICATIONINSIGHTS_AUTHENTICATION_STRING";
+pub(super) const AUTHENTICATION: &str = "APPLICATIONINSIGHTS_AUTHENTICATION_STRING";
 const OTLP: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// Where a connection string without an endpoint leads (documentation of connection strings).
 const INGESTION: &str = "https://dc.services.visualstudio.com/";
@@ -59,6 +59,18 @@ impl Reader<'_> {
         TelemetrySettings { app_insights: self.app_insights(), otlp }
     }
 
+    /// The Functions host sends as the identity that the string names, and Windlass as its own: they have to be one.
+    fn check_identity(&mut self, client: &str) {
+        let managed = matches!(self.text("WINDLASS_AZURE_AUTH"), None | Some("managed-identity"));
+        let ours = self.text("AZURE_CLIENT_ID").unwrap_or_default();
+        if managed && !ours.eq_ignore_ascii_case(client) {
+            let problem = format!(
+                "{AUTHENTICATION} names the identity {client}, and AZURE_CLIENT_ID `{ours}`; use one"
+            );
+            self.problems.push(problem);
+        }
+    }
+
     fn app_insights(&mut self) -> Option<AppInsights> {
         let text = self.text(CONNECTION_STRING)?.to_owned();
         let key = part(&text, "InstrumentationKey").map(SecretString::from);
@@ -71,9 +83,12 @@ impl Reader<'_> {
             self.problems.push(problem);
             return None;
         };
-        let authentication = self.text(AUTHENTICATION).unwrap_or_default();
+        let authentication = self.text(AUTHENTICATION).unwrap_or_default().to_owned();
         let with_identity =
-            part(authentication, "Authorization").is_some_and(|way| way.eq_ignore_ascii_case("AAD"));
+            part(&authentication, "Authorization").is_some_and(|way| way.eq_ignore_ascii_case("AAD"));
+        if with_identity && let Some(client) = part(&authentication, "ClientId") {
+            self.check_identity(client);
+        }
         let audience = part(&text, "AADAudience").unwrap_or(AUDIENCE).to_owned();
         Some(AppInsights { endpoint, key, with_identity, audience })
     }
@@ -105,7 +120,10 @@ mod tests {
         assert_eq!(found.key.expose_secret(), "k");
         let aad =
             [(CONNECTION_STRING, "instrumentationkey=k"), (AUTHENTICATION, "Authorization=AAD;ClientId=c")];
-        let found = check(&aad).unwrap().app_insights.unwrap();
+        let ours = |client| check(&[aad[0], aad[1], ("AZURE_CLIENT_ID", client)]);
+        let problems = ours("other").unwrap_err().0;
+        assert!(problems[0].contains("identity c, and AZURE_CLIENT_ID `other`"), "{problems:?}");
+        let found = ours("C").unwrap().app_insights.unwrap();
         assert_eq!((found.endpoint.as_str(), found.with_identity), (INGESTION, true));
         assert_eq!(found.audience, AUDIENCE);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{AzureSettings, Settings};
+use super::Settings;
 
 /// Settings that the backend cannot do without, each with the names that say the same. What is needed to ask the vault (its
 /// address, the sign-in and the cloud) comes from the environment only.
@@ -35,11 +35,11 @@ pub struct Vaulted {
     pub secret: String,
 }
 
-/// What the environment lacks and the vault may have, with settings that are good for asking the vault only.
+/// What the environment lacks and the vault may have, with settings in which names of nothing stand for it.
 ///
 /// `None` when nothing is missing, when nothing says which vault, or when other settings are wrong.
 #[must_use]
-pub fn vaulted(values: &BTreeMap<String, String>) -> Option<(Vec<Vaulted>, AzureSettings)> {
+pub fn vaulted(values: &BTreeMap<String, String>) -> Option<(Vec<Vaulted>, Settings)> {
     let has = |name: &&str| values.get(*name).is_some_and(|value| !value.trim().is_empty());
     if !["KEYVAULT_URL", "AZURE_KEY_VAULT_URI"].iter().any(has) {
         return None;
@@ -58,6 +58,6 @@ pub fn vaulted(values: &BTreeMap<String, String>) -> Option<(Vec<Vaulted>, Azure
         let nowhere = if *name == "COSMOS_ENDPOINT" { "https://nowhere.invalid/" } else { "nowhere" };
         stood_in.insert((*name).to_owned(), nowhere.to_owned());
     }
-    let settings = Settings::from_values(&stood_in).ok()?.azure?;
-    Some((missing, *settings))
+    let settings = Settings::from_values(&stood_in).ok()?;
+    settings.azure.is_some().then_some((missing, settings))
 }

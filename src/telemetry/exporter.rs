@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use azure_core::http::Url;
 use bytes::Bytes;
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -116,11 +117,45 @@ pub(super) fn start(receiver: Receiver) -> reqwest::Result<(Outlet, Running)> {
 
 /// What became of a request.
 enum Answer {
-    Taken,
+    /// But for so many of its items.
+    Taken { refused: u64 },
     /// It will never be taken.
     Refused(String),
     /// It may be taken later.
     Away(String),
+}
+
+/// What is enough for a request each; never nothing, so that what waits is sent again when nothing is new.
+fn portions(batches: &[Batch]) -> Vec<&[Batch]> {
+    if batches.is_empty() {
+        return vec![batches];
+    }
+    let mut spans = 0;
+    let full = |batch: &Batch| {
+        spans += batch.len();
+        let enough = spans >= ENOUGH;
+        if enough {
+            spans = 0;
+        }
+        enough
+    };
+    batches.split_inclusive(full).collect()
+}
+
+/// Items that were refused of a request that was taken: Application Insights counts what it accepts, OTLP what it does not.
+fn refused(body: &[u8]) -> u64 {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let number = |pointer: &str| {
+        let found = body.pointer(pointer)?;
+        // Numbers of 64 bits are text in OTLP's JSON.
+        found.as_u64().or_else(|| found.as_str()?.parse().ok())
+    };
+    let counted = number("/itemsReceived").zip(number("/itemsAccepted"));
+    counted
+        .map(|(received, accepted)| received.saturating_sub(accepted))
+        .or_else(|| number("/partialSuccess/rejectedSpans"))
+        .or_else(|| number("/partialSuccess/rejectedDataPoints"))
+        .unwrap_or(0)
 }
 
 struct Exporter {
@@ -137,12 +172,14 @@ impl Exporter {
     async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         loop {
             let (batches, stopping) = self.gather(&mut stop).await;
-            self.waiting.extend(self.receiver.requests(&batches));
-            while self.waiting.len() > MOST_REQUESTS {
-                self.waiting.pop_front();
-                self.lost.fetch_add(1, Ordering::Relaxed);
+            for portion in portions(&batches) {
+                self.waiting.extend(self.receiver.requests(portion));
+                while self.waiting.len() > MOST_REQUESTS {
+                    self.waiting.pop_front();
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                }
+                self.send().await;
             }
-            self.send().await;
             if stopping {
                 return;
             }
@@ -179,7 +216,10 @@ impl Exporter {
     async fn send(&mut self) {
         while let Some(request) = self.waiting.front() {
             match self.post(request).await {
-                Answer::Taken => self.note_taken(),
+                Answer::Taken { refused } => {
+                    self.lost.fetch_add(refused, Ordering::Relaxed);
+                    self.note_taken();
+                }
                 Answer::Refused(reason) => self.note_trouble(&reason),
                 Answer::Away(reason) => return self.note_trouble(&reason),
             }
@@ -193,25 +233,30 @@ impl Exporter {
             Receiver::AppInsights(ingestion) => match ingestion.token().await {
                 Ok(Some(token)) => call.bearer_auth(token),
                 Ok(None) => call,
-                Err(error) => return Answer::Away(format!("there is no token: {error}")),
+                Err(error) => {
+                    return Answer::Away(format!("there is no token: {:#}", anyhow::Error::from(error)));
+                }
             },
             Receiver::Otlp(_) => call,
         };
-        match call.body(request.body.clone()).send().await.map(|answer| answer.status().as_u16()) {
-            Ok(200..=299) => Answer::Taken,
+        let answer = match call.body(request.body.clone()).send().await {
+            Ok(answer) => answer,
+            Err(error) => return Answer::Away(format!("{:#}", anyhow::Error::from(error.without_url()))),
+        };
+        match answer.status().as_u16() {
+            200..=299 => Answer::Taken { refused: refused(&answer.bytes().await.unwrap_or_default()) },
             // Those that OTLP/HTTP and Application Insights' ingestion name as worth another try.
-            Ok(status @ (408 | 429 | 439 | 500 | 502 | 503 | 504)) => {
+            status @ (408 | 429 | 439 | 500 | 502 | 503 | 504) => {
                 Answer::Away(format!("it answers {status}"))
             }
-            Ok(status) => Answer::Refused(format!("it answers {status}")),
-            Err(error) => Answer::Away(error.without_url().to_string()),
+            status => Answer::Refused(format!("it answers {status}")),
         }
     }
 
     fn note_taken(&mut self) {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if !self.well || lost > 0 {
-            tracing::info!(lost, "telemetry is taken again; {lost} batches were lost");
+            tracing::info!(lost, "telemetry is taken; {lost} pieces of it were lost or refused");
         }
         self.well = true;
     }
@@ -222,5 +267,54 @@ impl Exporter {
             tracing::warn!(reason, "telemetry is not taken by {host}: {reason}");
         }
         self.well = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::collector::Kind;
+    use super::*;
+
+    fn span() -> Span {
+        let (started, ended) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
+        let (fields, events) = (Vec::new(), Vec::new());
+        Span {
+            trace: 1,
+            id: 1,
+            parent: None,
+            name: String::new(),
+            kind: Kind::Internal,
+            started,
+            ended,
+            fields,
+            events,
+        }
+    }
+
+    #[test]
+    fn a_request_has_about_as_many_spans_as_the_next() {
+        let batch = |spans: usize| -> Batch { Arc::new((0..spans).map(|_| span()).collect()) };
+        let batches = [batch(ENOUGH), batch(1), batch(ENOUGH - 1), batch(2)];
+        let lengths =
+            |batches: &[Batch]| portions(batches).into_iter().map(<[Batch]>::len).collect::<Vec<_>>();
+        assert_eq!(lengths(&batches), [1, 2, 1]);
+        assert_eq!(lengths(&[]), [0], "what waits is sent all the same");
+    }
+
+    #[test]
+    fn what_is_refused_of_a_request_is_counted() {
+        for (body, wanted) in [
+            ("", 0),
+            ("{}", 0),
+            (r#"{"itemsReceived":3,"itemsAccepted":3,"errors":[]}"#, 0),
+            (r#"{"itemsReceived":3,"itemsAccepted":1,"errors":[{"index":0,"statusCode":400}]}"#, 2),
+            (r#"{"partialSuccess":{}}"#, 0),
+            (r#"{"partialSuccess":{"rejectedSpans":"4","errorMessage":"too old"}}"#, 4),
+            (r#"{"partialSuccess":{"rejectedDataPoints":5}}"#, 5),
+        ] {
+            assert_eq!(refused(body.as_bytes()), wanted, "{body}");
+        }
     }
 }

@@ -68,8 +68,15 @@ pub fn start(level: Level, format: Format) {
 pub struct Telemetry(Vec<Running>);
 
 impl Telemetry {
+    /// Waits for the end of `run`, and sends what waits, of a start that failed too.
+    pub async fn until<T>(self, run: impl Future<Output = T>) -> T {
+        let ended = run.await;
+        self.stop().await;
+        ended
+    }
+
     /// Sends what waits, for a short while.
-    pub async fn stop(self) {
+    async fn stop(self) {
         let all = futures_util::future::join_all(self.0.into_iter().map(Running::stop));
         if tokio::time::timeout(FLUSH, all).await.is_err() {
             tracing::warn!("the last telemetry could not be sent in time");

@@ -70,7 +70,7 @@ run "the_smallest_installation" {
   }
 
   assert {
-    condition     = length(azurerm_role_assignment.service) == 16 && length(azurerm_role_assignment.apps) == 2 && azurerm_role_assignment.builds.role_definition_name == "AcrPush"
+    condition     = length(azurerm_role_assignment.service) == 17 && length(azurerm_role_assignment.apps) == 2 && azurerm_role_assignment.builds.role_definition_name == "AcrPull"
     error_message = "A role too many, or one too few."
   }
 
@@ -80,6 +80,11 @@ run "the_smallest_installation" {
       ["Owner", "Contributor", "User Access Administrator", "Role Based Access Control Administrator", "Key Vault Administrator"],
     )) == 0
     error_message = "Nobody gets a role that could do everything, or give roles away."
+  }
+
+  assert {
+    condition     = local.builder == "auto" && azurerm_role_assignment.service["tasks"].role_definition_name == "Container Registry Tasks Contributor"
+    error_message = "What needs commands to be built is built by ACR Tasks, which the service may start."
   }
 
   assert {
@@ -103,6 +108,13 @@ run "private_addresses" {
     cosmos_capacity_mode = "autoscale"
     diagnostics_enabled  = true
     zone_redundant       = true
+    build_strategies     = ["layers", "job"]
+    kaniko_image         = "ghcr.io/osscontainertools/kaniko@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+  }
+
+  assert {
+    condition     = local.builder == "job" && !contains(keys(azurerm_role_assignment.service), "tasks")
+    error_message = "A job builds, and needs no right to tasks."
   }
 
   assert {
@@ -128,7 +140,8 @@ run "service_endpoints" {
     network_mode       = "service_endpoints"
     internal_apps      = true
     operator_ip_ranges = ["203.0.113.0/28"]
-    build_strategies   = ["layers", "acr", "aci"]
+    build_strategies   = ["layers", "aci"]
+    kaniko_image       = "ghcr.io/osscontainertools/kaniko@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
   }
 
   assert {
@@ -142,7 +155,7 @@ run "service_endpoints" {
   }
 
   assert {
-    condition     = length(azurerm_role_assignment.service) == 17
+    condition     = local.builder == "aci" && length(azurerm_role_assignment.service) == 17 && contains(keys(azurerm_role_assignment.service), "instances")
     error_message = "A build strategy brings its own role."
   }
 }
@@ -245,6 +258,27 @@ run "unreachable_builds" {
     network_mode     = "private_endpoints"
     registry_sku     = "Premium"
     build_strategies = ["acr"]
+  }
+
+  expect_failures = [var.build_strategies]
+}
+
+run "kaniko_without_an_image" {
+  command = plan
+
+  variables {
+    build_strategies = ["job"]
+  }
+
+  expect_failures = [var.kaniko_image]
+}
+
+run "container_groups_that_nothing_uses" {
+  command = plan
+
+  variables {
+    build_strategies = ["acr", "aci"]
+    kaniko_image     = "ghcr.io/osscontainertools/kaniko@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
   }
 
   expect_failures = [var.build_strategies]

@@ -199,7 +199,7 @@ impl Doctor<'_> {
         let row = "subscription";
         let found = match self.subscribed().await {
             Ok(found) => found,
-            Err(error) => return vec![self.place(row).failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&self.place(row), &Trouble::of(&error))],
         };
         let text = |name: &str| found.get(name).and_then(Value::as_str).unwrap_or("unknown");
         let (state, name, tenant) = (text("state"), text("displayName"), text("tenantId"));

@@ -117,7 +117,11 @@ impl Doctor<'_> {
             }
             Auth::WorkloadIdentity => "workload-identity",
             Auth::ServicePrincipal { .. } => "service-principal",
-            Auth::Cli => "cli",
+            Auth::Cli => {
+                let seen = "not looked at: WINDLASS_AZURE_AUTH is cli, so the rows below tell what you may do, and not what the service's identity may";
+                let next = "compare the identity's roles with those in infra/terraform/README.md";
+                return vec![Finding::warn(ROW, seen, next)];
+            }
         };
         vec![Finding::absent(ROW, format!("not used: WINDLASS_AZURE_AUTH is {other}"))]
     }

@@ -6,20 +6,18 @@ use serde_json::Value;
 
 use super::Doctor;
 use super::rights::{Plane, Right, lacking};
-use super::trouble::{Kind, Place, Trouble, lacking as role_is_missing};
-use crate::api::finding::Finding;
+use super::trouble::{Kind, Place, Trouble};
+use crate::api::finding::{Finding, State};
 use crate::azure::app_changes::environment;
 use crate::azure::arm::Contract;
-use crate::config::is_loopback;
+use crate::config::{Strategy, is_loopback};
 use crate::deploy::runtime::RuntimeError;
 use crate::triggers::table::{FUNCTIONS, Trigger};
 
 /// The secret whose presence says that the service was started once.
 const KEY: &str = "windlass-sealing-key";
-/// How the quota ids of free offers begin; ACR Tasks are paused for them (Microsoft Learn, "ACR Tasks overview").
-const FREE_OFFERS: [&str; 3] = ["FreeTrial", "AzureForStudents", "AzurePass"];
 /// The Terraform of this repository makes everything.
-const TERRAFORM: &str = "terraform apply in infra/terraform makes it";
+pub(super) const TERRAFORM: &str = "terraform apply in infra/terraform makes it";
 
 const SEND: Right = Right {
     role: "Azure Service Bus Data Sender",
@@ -54,10 +52,25 @@ const APPS: Right = Right {
     plane: Plane::Control,
     any: &["Microsoft.App/containerApps/write"],
 };
-const TASKS: Right = Right {
-    role: "Container Registry Tasks Contributor",
+const JOBS: Right = Right {
+    role: "Container Apps Jobs Contributor",
     plane: Plane::Control,
-    any: &["Microsoft.ContainerRegistry/registries/scheduleRun/action"],
+    any: &["Microsoft.App/jobs/write"],
+};
+const GROUPS: Right = Right {
+    role: "Azure Container Instances Contributor Role",
+    plane: Plane::Control,
+    any: &["Microsoft.ContainerInstance/containerGroups/write"],
+};
+const CERTIFICATES: Right = Right {
+    role: "Container Apps ManagedEnvironments Contributor",
+    plane: Plane::Control,
+    any: &["Microsoft.App/managedEnvironments/managedCertificates/write"],
+};
+const ASSIGN: Right = Right {
+    role: "Managed Identity Operator",
+    plane: Plane::Control,
+    any: &["Microsoft.ManagedIdentity/userAssignedIdentities/assign/action"],
 };
 
 /// The name of a resource in the address of its service; on loopback it is in the path, as emulators have it.
@@ -81,17 +94,10 @@ fn region(text: &str) -> String {
 
 impl Doctor<'_> {
     /// The row of something that is there: whether the identity lacks a role for it.
-    async fn with_rights(&self, place: &Place, seen: String, rights: &[Right]) -> Finding {
+    pub(super) async fn with_rights(&self, place: &Place, seen: String, rights: &[Right]) -> Finding {
         match lacking(&self.arm, &place.scope, rights).await {
             Ok(Some(roles)) if roles.is_empty() => Finding::ok(place.name, seen),
-            Ok(Some(roles)) => {
-                let roles = roles.join(" and ");
-                Finding::failed(
-                    place.name,
-                    format!("{seen}, but the identity has not the role {roles}"),
-                    role_is_missing(&roles, &place.scope),
-                )
-            }
+            Ok(Some(roles)) => self.lacks(place.name, &place.scope, &seen, &roles.join(" and ")),
             // A resource of another group, or an identity that may not look: reading works, and nothing else is known.
             Ok(None) | Err(_) => {
                 let roles: Vec<&str> = rights.iter().map(|right| right.role).collect();
@@ -122,7 +128,7 @@ impl Doctor<'_> {
                     missing.push(queue);
                     continue;
                 }
-                Err(trouble) => return vec![place.failed(&trouble)],
+                Err(trouble) => return vec![self.failed(&place, &trouble)],
             };
             count += 1;
             let property = |name: &str| found.pointer(&format!("/properties/{name}")).cloned();
@@ -163,11 +169,11 @@ impl Doctor<'_> {
         let client = if container == "logs" { self.services.logs() } else { self.services.content() };
         let client = match client {
             Ok(client) => client,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         vec![match client.get_properties(None).await {
             Ok(_) => self.with_rights(&place, format!("the container {container}"), &[BLOBS]).await,
-            Err(error) => place.failed(&Trouble::of(&error)),
+            Err(error) => self.failed(&place, &Trouble::of(&error)),
         }]
     }
 
@@ -183,11 +189,11 @@ impl Doctor<'_> {
         let place = self.storage("storage-alarm", &self.settings.queues, MESSAGES.role, "queue alarm");
         let client = match self.services.alarms() {
             Ok(client) => client,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         vec![match client.get_properties(None).await {
             Ok(_) => self.with_rights(&place, "the queue alarm".to_owned(), &[MESSAGES]).await,
-            Err(error) => place.failed(&Trouble::of(&error)),
+            Err(error) => self.failed(&place, &Trouble::of(&error)),
         }]
     }
 
@@ -204,14 +210,17 @@ impl Doctor<'_> {
         };
         let (runs, records) = match self.services.cosmos().await {
             Ok(containers) => containers,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         for container in [runs, records] {
             if let Err(fault) = container.read::<Value>("installation", "probe").await {
-                return vec![place.failed(&Trouble::of(&fault))];
+                return vec![self.failed(&place, &Trouble::of(&fault))];
             }
         }
-        vec![Finding::ok(place.name, format!("the containers runs and records of {database} can be read"))]
+        let seen = format!(
+            "the containers runs and records of {database} can be read; whether they can be written is not known"
+        );
+        vec![Finding::warn(place.name, seen, format!("see that the identity has the role {}", place.role))]
     }
 
     pub(super) async fn key_vault(&self) -> Vec<Finding> {
@@ -225,14 +234,14 @@ impl Doctor<'_> {
         };
         let client = match self.services.vault() {
             Ok(client) => client,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         let seen = match client.get_secret(KEY, None).await {
             Ok(_) => "secrets can be read; the sealing key is there",
             Err(error) if error.http_status() == Some(StatusCode::NotFound) => {
                 "secrets can be read; the first start makes the sealing key"
             }
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         vec![self.with_rights(&place, seen.to_owned(), &[SECRETS]).await]
     }
@@ -253,7 +262,7 @@ impl Doctor<'_> {
         };
         let found = match self.arm.look(Contract::ContainerApps, &id).await {
             Ok(found) => found,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
         };
         let text = |pointer: &str| found.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (state, domain) = (text("/properties/provisioningState"), text("/properties/defaultDomain"));
@@ -266,55 +275,23 @@ impl Doctor<'_> {
             let seen = format!("the environment {name} is in {there}, AZURE_LOCATION is {wanted}");
             return vec![Finding::failed(place.name, seen, format!("set AZURE_LOCATION={}", region(there)))];
         }
-        vec![self.with_rights(&place, format!("{name} in {there}, apps on {domain}"), &[APPS]).await]
-    }
-
-    pub(super) async fn registry(&self) -> Vec<Finding> {
-        let name = &self.settings.registry;
-        let place = Place {
-            name: "registry",
-            setting: "AZURE_CONTAINER_REGISTRY",
-            role: "Reader",
-            scope: self.arm.id(&format!("Microsoft.ContainerRegistry/registries/{name}")),
-            make: format!("make the registry {name}: {TERRAFORM}"),
+        let builder = &self.settings.builder;
+        let group: &[Right] = match builder.strategy {
+            Strategy::Job => &[APPS, JOBS],
+            Strategy::Auto if builder.kaniko.is_some() => &[APPS, JOBS],
+            Strategy::Aci => &[APPS, GROUPS],
+            Strategy::Auto | Strategy::Layers | Strategy::Acr => &[APPS],
         };
-        let (found, subscription) =
-            tokio::join!(self.arm.look(Contract::Registries, &place.scope), self.subscribed());
-        let found = match found {
-            Ok(found) => found,
-            Err(error) => return vec![place.failed(&Trouble::of(&error))],
-        };
-        let text = |name: &str| {
-            found.pointer(&format!("/properties/{name}")).and_then(Value::as_str).unwrap_or_default()
-        };
-        let (server, wanted) = (text("loginServer"), &self.settings.login_server);
-        if !server.eq_ignore_ascii_case(wanted) {
-            let seen = format!("{name} answers on {server}, Windlass uses {wanted}");
-            return vec![Finding::failed(place.name, seen, format!("set ACR_LOGIN_SERVER={server}"))];
-        }
-        if text("roleAssignmentMode") == "AbacRepositoryPermissions" {
-            let seen =
-                format!("{server} gives roles by repository (ABAC); builds by ACR Tasks may not push there");
-            let next = format!("az acr update --name {name} --role-assignment-mode rbac");
-            return vec![Finding::failed(place.name, seen, next)];
-        }
-        let row = self.with_rights(&place, server.to_owned(), &[TASKS]).await;
-        let quota = subscription.ok();
-        let quota = quota.as_ref().and_then(|found| found.pointer("/subscriptionPolicies/quotaId")?.as_str());
-        let free = quota.filter(|quota| FREE_OFFERS.iter().any(|offer| quota.starts_with(offer)));
-        vec![match free {
-            Some(quota) if row.next.is_none() => {
-                let seen = format!(
-                    "{server}; the subscription is a free one ({quota}), for which ACR Tasks are usually paused"
-                );
-                Finding::warn(
-                    place.name,
-                    seen,
-                    "if builds end with TasksOperationsNotAllowed, upgrade the subscription",
-                )
+        let mut row = self.with_rights(&place, format!("{name} in {there}, apps on {domain}"), group).await;
+        let others: [(String, &[Right]); 2] =
+            [(id, &[CERTIFICATES]), (self.settings.apps_identity.clone(), &[ASSIGN])];
+        for (scope, rights) in others {
+            if row.state == State::Ok {
+                let at = Place { scope, make: String::new(), ..place };
+                row = self.with_rights(&at, row.seen, rights).await;
             }
-            Some(_) | None => row,
-        }]
+        }
+        vec![row]
     }
 
     pub(super) async fn log_analytics(&self) -> Vec<Finding> {
@@ -325,11 +302,16 @@ impl Doctor<'_> {
             Err(RuntimeError::Rejected { code: "APP_LOGS_UNCONFIGURED", message }) => {
                 Finding::warn(row, "no workspace is set: what apps say cannot be shown", message)
             }
-            Err(RuntimeError::Rejected { code: "AZURE_FORBIDDEN", message }) => Finding::failed(
-                row,
-                message,
-                role_is_missing("Log Analytics Reader", "the workspace in LOG_ANALYTICS_WORKSPACE"),
-            ),
+            Err(RuntimeError::Rejected { code: "AZURE_FORBIDDEN", message }) => {
+                let place = Place {
+                    name: row,
+                    setting: "LOG_ANALYTICS_WORKSPACE",
+                    role: "Log Analytics Reader",
+                    scope: "the workspace in LOG_ANALYTICS_WORKSPACE".to_owned(),
+                    make: String::new(),
+                };
+                self.failed(&place, &Trouble { kind: Kind::Forbidden, seen: message })
+            }
             Err(RuntimeError::Rejected { message, .. }) => Finding::failed(
                 row,
                 message,

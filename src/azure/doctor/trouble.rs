@@ -12,6 +12,8 @@ use crate::config::{Auth, AzureSettings};
 
 /// What [`Cause`] says where there is no code.
 const UNKNOWN: &str = "Unknown";
+/// The code of what Cosmos DB's client says.
+const COSMOS: &str = "Cosmos DB";
 /// Characters of an error that are shown.
 const LONGEST: usize = 400;
 
@@ -20,6 +22,8 @@ const LONGEST: usize = 400;
 pub(super) enum Kind {
     /// It is not there.
     Missing,
+    /// The subscription is another directory's, or nobody's.
+    Elsewhere,
     /// The role is missing.
     Forbidden,
     /// The network rules of the service.
@@ -99,7 +103,7 @@ fn answered(error: &(dyn Error + 'static)) -> Option<Answered> {
     }
     if let Some(error) = error.downcast_ref::<CosmosError>() {
         let (status, text) = (u16::from(error.status().status_code()), error.to_string());
-        return Some(Answered { status, code: "Cosmos DB".to_owned(), message: text });
+        return Some(Answered { status, code: COSMOS.to_owned(), message: text });
     }
     let ErrorKind::HttpResponse { status, error_code, raw_response } =
         error.downcast_ref::<azure_core::Error>()?.kind()
@@ -132,6 +136,9 @@ impl Answered {
             "is disabled and therefore marked as read only",
         ]) {
             return Kind::Disabled;
+        }
+        if says(&["subscriptionnotfound", "invalidsubscriptionid"]) {
+            return Kind::Elsewhere;
         }
         if says(&["invalidauthenticationtokentenant"]) {
             return Kind::WrongTenant;
@@ -170,19 +177,19 @@ impl Trouble {
     /// Understands an error by its innermost answer, or by what the network said.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         let text = chain(error);
-        if let Some(kind) = unanswered(&text) {
-            return Self { kind, seen: text };
-        }
+        let silent = unanswered(&text);
         let mut next = Some(error);
         while let Some(error) = next {
-            if let Some(answer) = answered(error) {
+            // An answer may have any words in it. Only Cosmos DB's client gives a status where nobody answered.
+            let found = answered(error).filter(|answer| silent.is_none() || answer.code != COSMOS);
+            if let Some(answer) = found {
                 let seen = format!("{} {}: {}", answer.status, answer.code, answer.message);
                 let seen = seen.replace(['\r', '\n'], " ").chars().take(LONGEST).collect();
                 return Self { kind: answer.kind(), seen };
             }
             next = error.source();
         }
-        Self { kind: Kind::Other, seen: text }
+        Self { kind: silent.unwrap_or(Kind::Other), seen: text }
     }
 }
 
@@ -210,6 +217,7 @@ impl Place {
         let Self { setting, role, scope, make, .. } = self;
         match kind {
             Kind::Missing => make.clone(),
+            Kind::Elsewhere => "check AZURE_SUBSCRIPTION_ID: this identity sees no such subscription, because it is another directory's (AZURE_TENANT_ID), or because the identity has no role in it".to_owned(),
             Kind::Forbidden => lacking(role, scope),
             Kind::Firewall => format!("the network rules of {scope} refuse this machine: let its address in, or run this within the network"),
             Kind::WrongTenant => "the sign-in is to another directory than the subscription's: set AZURE_TENANT_ID to the one that the message names".to_owned(),
@@ -303,6 +311,7 @@ mod tests {
     fn answers_are_told_apart() {
         for (status, code, message, wanted) in [
             (404, "ResourceNotFound", "", Kind::Missing),
+            (404, "SubscriptionNotFound", "", Kind::Elsewhere),
             (403, "AuthorizationFailed", "does not have authorization", Kind::Forbidden),
             (403, "AuthorizationPermissionMismatch", "", Kind::Forbidden),
             (403, "AuthorizationFailure", "", Kind::Firewall),
@@ -337,6 +346,16 @@ mod tests {
             assert_eq!(unanswered(text), Some(wanted), "{text}");
         }
         assert_eq!(unanswered("403 Forbidden"), None);
+    }
+
+    #[test]
+    fn an_answer_may_have_any_words_in_it() {
+        let cause = Cause::of(
+            &serde_json::json!({ "error": { "code": "AuthorizationFailed", "message": "the certificate of the client" } }),
+            "",
+        );
+        let trouble = Trouble::of(&ArmError::Forbidden(cause));
+        assert_eq!(trouble.kind, Kind::Forbidden, "{trouble:?}");
     }
 
     #[test]

@@ -284,7 +284,8 @@ async fn an_installation_that_has_everything_is_fine() {
     ok     storage-content    the container content
     ok     storage-logs       the container logs
     ok     storage-alarm      the queue alarm
-    ok     cosmos             the containers runs and records of windlass can be read
+    warn   cosmos             the containers runs and records of windlass can be read; whether they can be written is not known
+                              → see that the identity has the role Cosmos DB Built-in Data Contributor (az cosmosdb sql role assignment create)
     ok     key-vault          secrets can be read; the first start makes the sealing key
     ok     container-apps     env in West Europe, apps on blue.example
     ok     registry           registry.azurecr.io
@@ -332,7 +333,7 @@ async fn what_is_missing_is_named_with_what_to_do() {
         "the role Azure Service Bus Data Sender and Azure Service Bus Data Receiver on /subscriptions/";
     said.check("service-bus", "failed", "queues, but", roles);
     said.check("container-apps", "failed", "ResourceGroupNotFound", "make the resource group apps");
-    said.check("registry", "failed", "ABAC", "az acr update --name registry");
+    said.check("registry", "warn", "ABAC", "az acr update --name registry");
     let officer = "the role Key Vault Secrets Officer on /subscriptions/";
     said.check("key-vault", "failed", "Caller is not authorized", officer);
     said.check("storage-content", "failed", "ContainerNotFound", "make the container content");
@@ -346,6 +347,48 @@ async fn what_is_missing_is_named_with_what_to_do() {
     said.check("storage-alarm", "failed", "AuthorizationPermissionMismatch", contributor);
     said.check("cosmos", "failed", "404", "make the database other with the containers runs and records");
     assert_eq!(*azure.violations.lock().unwrap(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_roles_are_those_of_what_makes_the_images() {
+    let pusher = json!([{ "actions": ["*/read", "Microsoft.ContainerRegistry/registries/push/write"] }]);
+    let azure = Installation::with(Troubles {
+        arm: vec![("/registries/registry/providers/", ok(&json!({ "value": pusher })))],
+        ..Troubles::default()
+    });
+    let builder = |more: &[(&str, &str)]| azure.doctor(&["--json"], more);
+    let tasks = "the role Container Registry Tasks Contributor on /subscriptions/";
+    builder(&[]).check("registry", "failed", "registry.azurecr.io, but", tasks);
+    builder(&[("WINDLASS_BUILDER", "layers")]).check("registry", "ok", "registry.azurecr.io", "");
+    let login = [("WINDLASS_REGISTRY_USER", "robot"), ("WINDLASS_REGISTRY_SECRET", "s")];
+    builder(&login).check("registry", "absent", "none of Azure's", "");
+    let abac =
+        json!({ "loginServer": "registry.azurecr.io", "roleAssignmentMode": "AbacRepositoryPermissions" });
+    let azure = Installation::with(Troubles {
+        arm: vec![("/registries/registry$", ok(&json!({ "properties": abac })))],
+        ..Troubles::default()
+    });
+    let builder = |word: &str| azure.doctor(&["--json"], &[("WINDLASS_BUILDER", word)]);
+    builder("acr").check("registry", "failed", "ABAC", "WINDLASS_BUILDER=job");
+    builder("layers").check("registry", "ok", "registry.azurecr.io", "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apps_need_roles_in_three_places() {
+    let kaniko = format!("ghcr.io/o/kaniko@sha256:{}", "ab".repeat(32));
+    let only_apps = json!([{ "actions": ["*/read", "Microsoft.App/containerApps/write"] }]);
+    for (place, role) in [
+        ("/resourceGroups/apps/providers/Microsoft.Authorization/", "Container Apps Jobs Contributor"),
+        ("/managedEnvironments/env/providers/", "Container Apps ManagedEnvironments Contributor"),
+        ("/userAssignedIdentities/apps/providers/", "Managed Identity Operator"),
+    ] {
+        let arm = vec![(place, ok(&json!({ "value": only_apps })))];
+        let azure = Installation::with(Troubles { arm, ..Troubles::default() });
+        let said = azure
+            .doctor(&["--json"], &[("WINDLASS_BUILDER", "job"), ("WINDLASS_KANIKO_IMAGE", kaniko.as_str())]);
+        said.check("container-apps", "failed", &format!("the role {role}"), &format!("the role {role} on"));
+        assert_eq!(*azure.violations.lock().unwrap(), [""; 0]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -386,11 +429,30 @@ async fn trouble_on_the_way_is_told_from_trouble_there() {
     said.check("storage-logs", "warn", "does not say", "the role Storage Blob Data Contributor");
     said.check("key-vault", "failed", "refused", "nothing answers there: check KEYVAULT_URL");
     said.check("subscription", "warn", "is PastDue", "pay what is open");
-    said.check("registry", "warn", "FreeTrial", "TasksOperationsNotAllowed");
+    said.check("registry", "warn", "FreeTrial", "TasksOperationsNotAllowed, set WINDLASS_KANIKO_IMAGE");
     said.check("log-analytics", "warn", "no workspace", "LOG_ANALYTICS_WORKSPACE");
     said.check("connection-strings", "warn", "AZURE_STORAGE_CONNECTION_STRING", "take the key out");
     assert!(!said.out.contains("Y2FuYXJ5") && !said.err.contains("Y2FuYXJ5"));
     assert_eq!(*azure.violations.lock().unwrap(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_vault_is_a_row_and_not_the_end() {
+    let closed = || vec![("/secrets/", refusal(403, "Forbidden", "Caller is not authorized."))];
+    let azure = Installation::with(Troubles { vault: closed(), ..Troubles::default() });
+    let missing = [("CONTAINER_APPS_ENVIRONMENT", "")];
+    let said = azure.doctor(&["--json"], &missing);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    said.check("settings", "failed", "secret container-apps-environment", "the rows sign-in and key-vault");
+    said.check("key-vault", "failed", "Caller is not authorized", "Key Vault Secrets Officer");
+    said.check("container-apps", "absent", "CONTAINER_APPS_ENVIRONMENT is not known", "");
+    said.check("registry", "ok", "registry.azurecr.io", "");
+    let authority = vec![("/oauth2/", entra(401, 7_000_222, "The provided client secret keys are expired."))];
+    let azure = Installation::with(Troubles { authority, ..Troubles::default() });
+    let said = azure.doctor(&["--json"], &missing);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    said.check("sign-in", "failed", "AADSTS7000222", "has expired");
+    said.check("registry", "absent", "the sign-in does not work", "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -484,7 +546,7 @@ esac"#,
         "2.66.0, signed in; active subscription ********-****-****-****-********0002 of directory {TENANT}"
     );
     said.check("azure-cli", "ok", &seen, "");
-    said.check("identity", "absent", "WINDLASS_AZURE_AUTH is cli", "");
+    said.check("identity", "warn", "the rows below tell what you may do", "the identity's roles");
     said.check("sign-in", "ok", "by the Azure CLI", "");
     let wrong = [cli[0], ("AZURE_TENANT_ID", "wrong.example"), ("AZURE_SUBSCRIPTION_ID", "other")];
     let said = azure.doctor(&["--json"], &wrong);
@@ -494,6 +556,33 @@ esac"#,
     let said = azure.doctor(&["--json"], &cli);
     said.check("azure-cli", "warn", "2.66.0, not signed in", "az login");
     said.check("sign-in", "failed", "Please run az login", "az login");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_person_may_not_do_is_no_failure_of_the_service() {
+    let azure = Installation::with(Troubles {
+        arm: vec![
+            ("/Microsoft.Storage/", reader()),
+            (SUBSCRIPTION, refusal(403, "AuthorizationFailed", "no")),
+        ],
+        vault: vec![("/secrets/", refusal(403, "Forbidden", "Caller is not authorized."))],
+        ..Troubles::default()
+    });
+    let signed_in = format!(
+        r#"[ "$1" = version ] && echo '{{"azure-cli":"2.66.0"}}' || echo '{{"accessToken":"{}","expires_on":4102444800,"tokenType":"Bearer"}}'"#,
+        token()
+    );
+    azure.program("az", &signed_in);
+    let said = azure.doctor(&["--json"], &[("WINDLASS_AZURE_AUTH", "cli")]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    for (name, role) in [
+        ("storage-logs", "Storage Blob Data Contributor"),
+        ("key-vault", "Key Vault Secrets Officer"),
+        ("subscription", "Reader"),
+    ] {
+        let seen = format!("you lack {role}; the service's identity was not looked at");
+        said.check(name, "warn", &seen, &format!("the service's identity has the role {role} on "));
+    }
 }
 
 #[tokio::test]

@@ -59,7 +59,9 @@ async fn a_copy_of_the_example_starts_and_names_that_are_none_are_told() {
     // The environment wins, and somebody else's folder is left alone.
     let explained = |level: Option<&str>| {
         let mut command = windlass(folder.path());
-        command.args(["config", "explain"]).envs(level.map(|level| ("LOG_LEVEL", level)));
+        command
+            .args(["config", "explain", "--env-file", ".env"])
+            .envs(level.map(|level| ("LOG_LEVEL", level)));
         let out = String::from_utf8(command.output().unwrap().stdout).unwrap();
         let line = out.lines().find(|line| line.starts_with("LOG_LEVEL ")).unwrap().to_owned();
         line.split_whitespace().nth(1).unwrap().to_owned()
@@ -68,10 +70,54 @@ async fn a_copy_of_the_example_starts_and_names_that_are_none_are_told() {
     std::fs::write(folder.path().join(".env"), "canary\n").unwrap();
     let status = windlass(folder.path()).arg("version").status().unwrap();
     assert!(status.success(), "the file of a project is not read");
-    let refused = windlass(folder.path()).args(["config", "explain"]).output().unwrap();
+    let refused = windlass(folder.path()).arg("serve").output().unwrap();
     assert_eq!(refused.status.code(), Some(78));
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(said.contains("line 1 of .env is not NAME=VALUE") && !said.contains("canary"), "{said}");
+}
+
+#[tokio::test]
+async fn a_file_of_settings_is_read_only_when_it_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), "LOG_LEVEL=loud\n").unwrap();
+    for arguments in [&["doctor"][..], &["doctor", "--azure"], &["config", "explain"], &["config", "host"]] {
+        let said = |more: &[&str]| {
+            let output = windlass(folder.path()).args(arguments).args(more).output().unwrap();
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let strangers = said(&[]);
+        assert!(!strangers.contains("LOG_LEVEL is `loud`"), "{arguments:?}: {strangers}");
+        let named = said(&["--env-file", ".env"]);
+        assert!(named.contains("LOG_LEVEL is `loud`"), "{arguments:?}: {named}");
+        let missing = said(&["--env-file", "nowhere"]);
+        assert!(missing.contains("nowhere cannot be read"), "{arguments:?}: {missing}");
+    }
+}
+
+#[tokio::test]
+async fn telemetry_that_wants_tokens_is_not_sent_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = windlass(folder.path())
+        .arg("serve")
+        .env(
+            "APPLICATIONINSIGHTS_CONNECTION_STRING",
+            "InstrumentationKey=k;IngestionEndpoint=http://127.0.0.1:1/",
+        )
+        .env("APPLICATIONINSIGHTS_AUTHENTICATION_STRING", "Authorization=AAD")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("APPLICATIONINSIGHTS_AUTHENTICATION_STRING wants the tokens"), "{said}");
+}
+
+#[tokio::test]
+async fn the_flag_says_what_the_doctor_looks_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        windlass(folder.path()).args(["doctor", "--json"]).env("WINDLASS_BACKEND", "azure").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("\"data-folder\"") && !said.contains("\"sign-in\""), "{said}");
 }
 
 #[tokio::test]

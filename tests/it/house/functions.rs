@@ -118,12 +118,19 @@ fn compose_starts_the_service_with_settings_that_exist() {
 fn the_examples_name_every_setting() {
     let text = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
     let environment = text(".env.example");
-    let local: Value = serde_json::from_str(&text("local.settings.json.example")).unwrap();
+    let local = text("local.settings.json.example");
+    let read: Value = serde_json::from_str(&local).unwrap();
+    // Of a name that is there twice the parser keeps one.
+    let outer = read.as_object().unwrap();
+    let inner = outer.values().filter_map(Value::as_object).map(serde_json::Map::len);
+    let members = outer.len() + inner.sum::<usize>();
+    assert_eq!(local.matches("\":").count(), members, "a name is there twice");
     for variable in windlass::config::variables() {
         let line = format!("{}=", variable.name);
-        assert!(environment.lines().any(|known| known.trim_start_matches("# ").starts_with(&line)), "{line}");
+        let known = environment.lines().filter(|known| known.trim_start_matches("# ").starts_with(&line));
+        assert_eq!(known.count(), 1, "{line}");
         assert!(
-            local["Values"].get(variable.name).is_some(),
+            read["Values"].get(variable.name).is_some(),
             "{} is not in local.settings.json.example",
             variable.name
         );

@@ -107,6 +107,18 @@ fn nothing_is_opened_by_a_key_or_a_password() {
     assert_eq!(identities, ["${local.base}-service", "${local.base}-apps", "${local.base}-builds"]);
 }
 
+#[test]
+fn terraform_sets_only_what_is_read() {
+    let terraform = text("infra/terraform/functions.tf");
+    let (_, block) = terraform.split_once("windlass_settings = {").unwrap();
+    let (block, _) = block.split_once("\n  }").unwrap();
+    let set: Vec<&str> = block.lines().filter_map(|line| Some(line.split_once(" = ")?.0.trim())).collect();
+    assert!(set.contains(&"WINDLASS_BUILDER"), "{set:?}");
+    for name in set {
+        assert!(windlass::config::variables().any(|known| known.name == name), "nobody reads {name}");
+    }
+}
+
 /// Roles that could do everything, or give themselves the rest.
 const TOO_MUCH: [&str; 5] = [
     "Contributor",

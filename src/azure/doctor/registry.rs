@@ -1,0 +1,135 @@
+//! Whether the registry is there, and whether the identity may do there what the builders do.
+
+use serde_json::Value;
+
+use super::Doctor;
+use super::rights::{Plane, Right};
+use super::services::TERRAFORM;
+use super::trouble::{Place, Trouble};
+use crate::api::finding::{Finding, State};
+use crate::azure::arm::Contract;
+use crate::config::Strategy;
+
+const NAME: &str = "registry";
+/// How the quota ids of free offers begin; ACR Tasks are paused for them (Microsoft Learn, "ACR Tasks overview").
+const FREE_OFFERS: [&str; 3] = ["FreeTrial", "AzureForStudents", "AzurePass"];
+
+const TASKS: Right = Right {
+    role: "Container Registry Tasks Contributor",
+    plane: Plane::Control,
+    any: &["Microsoft.ContainerRegistry/registries/scheduleRun/action"],
+};
+const PUSH: Right = Right {
+    role: "AcrPush",
+    plane: Plane::Control,
+    any: &["Microsoft.ContainerRegistry/registries/push/write"],
+};
+/// In place of [`PUSH`], where a registry gives roles by repository.
+const WRITE: Right = Right {
+    role: "Container Registry Repository Writer",
+    plane: Plane::Data,
+    any: &["Microsoft.ContainerRegistry/registries/repositories/content/write"],
+};
+
+/// What images are made with: by tasks the registry itself pushes, all others push by themselves.
+fn rights(strategy: Strategy, by_repository: bool) -> &'static [Right] {
+    match (strategy, by_repository) {
+        (Strategy::Acr, _) => &[TASKS],
+        (Strategy::Auto, false) => &[TASKS, PUSH],
+        (Strategy::Auto, true) => &[TASKS, WRITE],
+        (Strategy::Layers | Strategy::Job | Strategy::Aci, false) => &[PUSH],
+        (Strategy::Layers | Strategy::Job | Strategy::Aci, true) => &[WRITE],
+    }
+}
+
+impl Doctor<'_> {
+    pub(super) async fn registry(&self) -> Vec<Finding> {
+        let name = &self.settings.registry;
+        if self.settings.builder.login.is_some() {
+            let seen = "not looked at: WINDLASS_REGISTRY_USER signs in to a registry that is none of Azure's";
+            return vec![Finding::absent(NAME, seen)];
+        }
+        let place = Place {
+            name: NAME,
+            setting: "AZURE_CONTAINER_REGISTRY",
+            role: "Reader",
+            scope: self.arm.id(&format!("Microsoft.ContainerRegistry/registries/{name}")),
+            make: format!("make the registry {name}: {TERRAFORM}"),
+        };
+        let found = match self.arm.look(Contract::Registries, &place.scope).await {
+            Ok(found) => found,
+            Err(error) => return vec![self.failed(&place, &Trouble::of(&error))],
+        };
+        let text = |name: &str| {
+            found.pointer(&format!("/properties/{name}")).and_then(Value::as_str).unwrap_or_default()
+        };
+        let (server, wanted) = (text("loginServer"), &self.settings.login_server);
+        if !server.eq_ignore_ascii_case(wanted) {
+            let seen = format!("{name} answers on {server}, Windlass uses {wanted}");
+            return vec![Finding::failed(NAME, seen, format!("set ACR_LOGIN_SERVER={server}"))];
+        }
+        let by_repository = text("roleAssignmentMode") == "AbacRepositoryPermissions";
+        let strategy = self.settings.builder.strategy;
+        let row = self.with_rights(&place, server.to_owned(), rights(strategy, by_repository)).await;
+        let tasks = match strategy {
+            Strategy::Acr | Strategy::Auto if row.state == State::Ok => {
+                self.tasks(server, by_repository).await
+            }
+            Strategy::Acr if by_repository => self.tasks(server, by_repository).await,
+            Strategy::Auto | Strategy::Acr | Strategy::Layers | Strategy::Job | Strategy::Aci => None,
+        };
+        vec![tasks.unwrap_or(row)]
+    }
+
+    /// The row of a registry that does not run tasks, or whose tasks cannot push, as far as that can be known before.
+    async fn tasks(&self, server: &str, by_repository: bool) -> Option<Finding> {
+        let builder = &self.settings.builder;
+        if by_repository {
+            let seen =
+                format!("{server} gives roles by repository (ABAC); builds by ACR Tasks may not push there");
+            let next = format!(
+                "az acr update --name {} --role-assignment-mode rbac, or WINDLASS_BUILDER=job with WINDLASS_KANIKO_IMAGE",
+                self.settings.registry
+            );
+            return Some(match builder.strategy {
+                Strategy::Acr => Finding::failed(NAME, seen, next),
+                Strategy::Auto | Strategy::Layers | Strategy::Job | Strategy::Aci => {
+                    Finding::warn(NAME, seen, next)
+                }
+            });
+        }
+        if builder.strategy == Strategy::Auto && builder.kaniko.is_some() {
+            return None;
+        }
+        let subscription = self.subscribed().await.ok()?;
+        let quota = subscription.pointer("/subscriptionPolicies/quotaId")?.as_str()?;
+        let free = FREE_OFFERS.iter().any(|offer| quota.starts_with(offer));
+        let seen = format!(
+            "{server}; the subscription is a free one ({quota}), for which ACR Tasks are usually paused"
+        );
+        let next = "if builds end with TasksOperationsNotAllowed, set WINDLASS_KANIKO_IMAGE and leave WINDLASS_BUILDER at auto, or upgrade the subscription";
+        free.then(|| Finding::warn(NAME, seen, next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_of_making_images_needs_its_own_roles() {
+        let roles = |strategy, by_repository| {
+            rights(strategy, by_repository).iter().map(|right| right.role).collect::<Vec<_>>()
+        };
+        for (strategy, by_repository, wanted) in [
+            (Strategy::Acr, false, &[TASKS.role][..]),
+            (Strategy::Auto, false, &[TASKS.role, PUSH.role][..]),
+            (Strategy::Auto, true, &[TASKS.role, WRITE.role][..]),
+            (Strategy::Layers, false, &[PUSH.role][..]),
+            (Strategy::Job, false, &[PUSH.role][..]),
+            (Strategy::Aci, true, &[WRITE.role][..]),
+        ] {
+            assert_eq!(roles(strategy, by_repository), wanted, "{strategy:?}");
+        }
+    }
+}
