@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::app_body::{MOST_RESTARTS, Place, app_of, failed, is_of, port, text};
+use super::app_body::{MOST_RESTARTS, Place, app_of, failed, is_of, port, state, text};
 use super::app_changes::Changes;
 use super::arm::{Arm, Contract};
 use super::arm_error::ArmError;
@@ -122,7 +122,7 @@ impl ContainerInstances {
     #[must_use]
     pub fn new(parts: GroupsParts) -> Self {
         Self {
-            addresses: GroupAddresses::new(&parts.place.location),
+            addresses: GroupAddresses::new(&parts.place.location, &parts.place.environment),
             changes: Changes { arm: Arc::clone(&parts.arm), clock: Arc::clone(&parts.clock) },
             door: Door::new(&parts.wire),
             parts,
@@ -253,16 +253,15 @@ impl Runtime for ContainerInstances {
             let message = format!("the container group {} is not one of {}", known.name, release.app);
             return Err(RuntimeError::Rejected { code: "AZURE_NAME_TAKEN", message });
         }
-        let is_known = self.known(release.run).await?.is_some();
-        if !is_known {
-            self.remember(&known).await?;
-        }
-        if found.is_some() {
-            return Ok(());
+        self.remember(&known).await?;
+        match &found {
+            // It stays as it is for ever; another one may find room.
+            Some(found) if state(found) == "Failed" => self.delete(&known.name).await?,
+            Some(_) => return Ok(()),
+            None => {}
         }
         match release.plan.strategy {
             Strategy::Replace => self.make(release, &known, &known.name).await,
-            Strategy::Recreate if !is_known => Ok(()),
             Strategy::Recreate => {
                 self.clear(&known).await?;
                 self.make(release, &known, &known.label).await

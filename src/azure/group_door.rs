@@ -7,6 +7,7 @@ use azure_core::http::{Context, Method, Pipeline, PipelineStreamOptions, Request
 use super::app_body::{app_name, port};
 use super::transport::Wire;
 use crate::deploy::detect::Probe;
+use crate::deploy::ids::Digest;
 use crate::deploy::release::Release;
 use crate::deploy::runtime::Addresses;
 use crate::deploy::target::Target;
@@ -18,18 +19,28 @@ const LONGEST_LOOK: Duration = Duration::from_secs(10);
 /// Names of apps in container groups.
 pub(super) struct GroupAddresses {
     region: String,
+    /// Of the installation: names are taken once in a region, whoever wants them.
+    mark: String,
 }
 
+/// Characters of the installation's mark.
+const MARK: usize = 6;
+
 impl GroupAddresses {
-    /// Names in this region, which Azure writes with and without spaces.
-    pub(super) fn new(location: &str) -> Self {
-        Self { region: location.to_ascii_lowercase().replace(' ', "") }
+    /// Names in this region, which Azure writes with and without spaces, for the installation with this environment.
+    pub(super) fn new(location: &str, environment: &str) -> Self {
+        let digest = Digest::of(environment.to_ascii_lowercase().as_bytes()).to_string();
+        Self {
+            region: location.to_ascii_lowercase().replace(' ', ""),
+            mark: digest.get(..MARK).unwrap_or_default().to_owned(),
+        }
     }
 }
 
 impl Addresses for GroupAddresses {
     fn host(&self, label: &str, environment: &Environment, _target: Target) -> String {
-        format!("{}.{}.azurecontainer.io", app_name(label, &environment.to_string()), self.region)
+        let name = app_name(label, &environment.to_string());
+        format!("{name}-{}.{}.azurecontainer.io", self.mark, self.region)
     }
 
     fn url(&self, release: &Release, host: &str) -> String {
@@ -84,12 +95,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_the_apps_and_the_regions() {
-        let host = GroupAddresses::new("West Europe").host(
+    fn a_name_is_the_apps_the_installations_and_the_regions() {
+        let host = GroupAddresses::new("West Europe", "/subscriptions/s/environment").host(
             "shop",
             &Environment::Production,
             Target::ContainerInstances,
         );
-        assert_eq!(host, "shop-production-903fef.westeurope.azurecontainer.io");
+        assert_eq!(host, "shop-production-903fef-61158c.westeurope.azurecontainer.io");
     }
 }

@@ -69,19 +69,36 @@ impl<'a> Looked<'a> {
         Ok(Self { session, repository, staying, going })
     }
 
-    /// Whether the manifest says something about one that stays, such as a signature.
-    async fn is_about_what_stays(&self, digest: Digest) -> Result<bool, RegistryError> {
+    /// What a manifest, such as a signature, says something about.
+    async fn subject(&self, digest: Digest) -> Result<Option<Digest>, RegistryError> {
         let found = self.session.manifest(self.repository, &format!("sha256:{digest}")).await?;
-        let subject = found.and_then(|(_, manifest)| named(manifest.get("subject")?));
-        Ok(subject.is_some_and(|subject| self.staying.contains(&subject)))
+        Ok(found.and_then(|(_, manifest)| named(manifest.get("subject")?)))
     }
 
-    async fn remove(&self, dry: bool) -> Result<u64, RegistryError> {
+    /// Keeps what is said about what stays, and what is said about that.
+    async fn spare_what_is_said(&mut self) -> Result<(), RegistryError> {
+        let mut subjects = Vec::new();
+        for digest in self.going.iter().copied() {
+            subjects.push((digest, self.subject(digest).await?));
+        }
+        loop {
+            let spared =
+                subjects.iter().filter(|(_, subject)| subject.is_some_and(|it| self.staying.contains(&it)));
+            let spared: HashSet<Digest> = spared.map(|(digest, _)| *digest).collect();
+            if spared.is_subset(&self.staying) {
+                break;
+            }
+            self.staying.extend(spared);
+        }
+        self.going.retain(|digest| !self.staying.contains(digest));
+        Ok(())
+    }
+
+    async fn remove(mut self, dry: bool) -> Result<u64, RegistryError> {
+        self.spare_what_is_said().await?;
         let mut removed = 0;
         for digest in self.going.iter().copied() {
-            if !self.is_about_what_stays(digest).await? {
-                removed += u64::from(dry || self.session.delete(self.repository, digest).await?);
-            }
+            removed += u64::from(dry || self.session.delete(self.repository, digest).await?);
         }
         Ok(removed)
     }

@@ -89,7 +89,8 @@ impl Session {
             let answer = self.ask(Request::new(url, Method::Get)).await?;
             match answer.status {
                 200 => {}
-                404 => return Ok(listed),
+                404 if listed.is_empty() => return Ok(listed),
+                // Whoever knows only a part of a repository must not delete there.
                 _ => return Err(self.door.error(&answer)),
             }
             let page: Page = serde_json::from_slice(&answer.body)

@@ -36,6 +36,9 @@ struct SourceRecord {
 struct Place {
     id: String,
     pk: String,
+    /// As it was looked at; without one it goes whatever it is now.
+    #[serde(rename = "_etag")]
+    etag: Option<String>,
 }
 
 /// A run that is over.
@@ -62,14 +65,15 @@ impl CosmosRetention {
     }
 
     async fn places(&self, condition: &str, before: Timestamp) -> Result<Vec<Place>, Fault> {
-        let text = format!("SELECT c.id, c.pk FROM c WHERE {condition}");
+        let text = format!("SELECT c.id, c.pk, c._etag FROM c WHERE {condition}");
         self.records.find_everywhere(&text, &[("@before", json!(before.as_microsecond()))]).await
     }
 
     async fn delete(&self, places: &[Place]) -> Result<u64, Fault> {
         let mut deleted = 0;
         for place in places {
-            deleted += u64::from(self.records.delete(&place.pk, &place.id, None).await?);
+            // One that was written anew meanwhile is in use again.
+            deleted += u64::from(self.records.delete(&place.pk, &place.id, place.etag.as_deref()).await?);
         }
         Ok(deleted)
     }
@@ -141,6 +145,8 @@ impl CosmosRetention {
         struct Kept {
             id: String,
             pk: String,
+            #[serde(rename = "_etag")]
+            etag: String,
             #[serde(flatten)]
             record: ArtifactRecord,
         }
@@ -157,7 +163,7 @@ impl CosmosRetention {
         Ok(kept
             .into_iter()
             .filter(|kept| !used.contains(&kept.record.artifact.digest))
-            .map(|kept| Place { id: kept.id, pk: kept.pk })
+            .map(|kept| Place { id: kept.id, pk: kept.pk, etag: Some(kept.etag) })
             .collect())
     }
 

@@ -93,7 +93,7 @@ impl Step for GoLive {
 }
 
 impl GoLive {
-    /// Records the release and starts its revision; remembers what was live before anything changes.
+    /// Records the release; remembers what was live before anything changes.
     async fn begin(&self, cx: &Context<'_>) -> Result<Next, StepError> {
         let tools = &self.0;
         let deployment = super::deployment(tools, cx).await?;
@@ -107,10 +107,9 @@ impl GoLive {
         let release = tools.releases.record(&wanted, cx.now).await?;
         let live = tools.releases.live_of(&release.app).await?;
         let previous = live.map(|live| live.number).filter(|number| *number != release.number);
-        tools.runtime.start(&release, Some(Hint::wake(cx.run, "step-release"))).await?;
         let urls = release.hosts.iter().map(|host| tools.runtime.addresses().url(&release, host)).collect();
         let released = Released { release: release.number, previous, urls };
-        // Looked at again at once, now that it is in the journal what has to be brought back.
+        // Started with the next look, at once: by then it is in the journal what has to be brought back.
         Next::wait(cx.now, &released)
     }
 

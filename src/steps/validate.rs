@@ -72,16 +72,14 @@ impl Step for Validate {
         let mut inputs = inputs(source, &plan);
         inputs.extend(tools.artifacts.inputs(&wish.app(), &plan));
         let inputs_digest = Digest::of(serde_json::to_string(&inputs).unwrap_or_default().as_bytes());
-        let reused = tools.releases.artifact(&wish.org, inputs_digest).await?;
-        let reused = match reused {
-            Some(artifact)
-                if tools.artifacts.has(&wish.org, &wish.app(), artifact.digest, cx.now).await? =>
-            {
-                // Kept anew, so that no cleanup takes it away before it is released.
+        let reused = match tools.releases.artifact(&wish.org, inputs_digest).await? {
+            Some(artifact) => {
+                // Before the look: from here on a cleanup sees that it is needed.
                 tools.releases.keep_artifact(&wish.org, inputs_digest, &artifact, cx.now).await?;
-                Some(artifact)
+                let there = tools.artifacts.has(&wish.org, &wish.app(), artifact.digest, cx.now).await?;
+                there.then_some(artifact)
             }
-            _ => None,
+            None => None,
         };
         Next::with(&Validated { source, plan, inputs, inputs_digest, reused, hosts })
     }
