@@ -1,23 +1,23 @@
 //! Parses the command line, loads the settings, and runs one command.
 
+mod serving;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use windlass::ambient::SystemClock;
 use windlass::azure::doctor::Unknown;
-use windlass::cli::args::{Cli, Command, ConfigCommand, DeployFlags, DlqCommand, ServiceFlags};
+use windlass::cli::args::{Cli, Command, ConfigCommand, DeployFlags, DlqCommand};
 use windlass::cli::client::{Client, ClientError};
 use windlass::cli::deploy::{Order, follow, submit};
 use windlass::cli::screen::{Mode, Screen};
 use windlass::cli::{Ending, Identity, Output, doctor, exit, show, smoke};
-use windlass::config::{Backend, BadSettings, Level, Settings, explain};
+use windlass::config::{BadSettings, Level, Settings, explain};
 use windlass::package;
-use windlass::serve::{Extras, start, start_handler};
 use windlass::setup::{Setup, is_handler, setup};
-use windlass::telemetry::{self, Format, Telemetry};
+use windlass::telemetry::{self, Format};
 use windlass::triggers::host_json::generated;
 
 /// Where a service listens unless told otherwise.
@@ -73,10 +73,10 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     let mut out = Output { to: &mut stdout, json: cli.json };
     match cli.command {
         Command::Up { deploy, service } => {
-            return up(&settings, cli.server, deploy, &service, cli.json).await;
+            return serving::up(&settings, cli.server, deploy, &service, cli.json).await;
         }
-        Command::Serve { .. } => return serve(&settings, cli.json).await,
-        Command::Handler => return handler(&settings).await,
+        Command::Serve { .. } => return serving::serve(&settings, cli.json).await,
+        Command::Handler => return serving::handler(&settings).await,
         Command::Bench { command } => windlass::bench::run(&command, &settings, &mut out).await?,
         Command::Config { command: ConfigCommand::Explain, .. } => explain_settings(&values, &mut out)?,
         Command::Config { command: ConfigCommand::Host, .. } => {
@@ -258,110 +258,6 @@ async fn deploy_here(
     screen.close();
     tell(&ending, json)?;
     Ok(ending.exit_code())
-}
-
-/// `windlass up`: the main job in one command.
-async fn up(
-    settings: &Settings,
-    server: Option<String>,
-    flags: DeployFlags,
-    service: &ServiceFlags,
-    json: bool,
-) -> anyhow::Result<u8> {
-    let level = if settings.log_level == Level::INFO { Level::WARN } else { settings.log_level };
-    let telemetry = observe(settings, level, Format::People)?;
-    let named = server.or_else(|| settings.server.clone());
-    let wants_own = service.port.is_some() || service.data_dir.is_some() || service.apps_port.is_some();
-    let known = Client::new(&named.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", settings.port)))?;
-    if named.is_some() || (!wants_own && known.is_there().await) {
-        return telemetry.until(deploy_to(&known, settings, flags, false, json)).await;
-    }
-    telemetry.until(up_here(settings, flags, json)).await
-}
-
-async fn up_here(settings: &Settings, flags: DeployFlags, json: bool) -> anyhow::Result<u8> {
-    let service = start(settings, Extras::default()).await?;
-    let client = Client::new(&format!("http://{}", service.api))?;
-    // Listened to from before the deployment until the end, so that no signal falls in between.
-    let mut stop = std::pin::pin!(told_to_stop());
-    let code = tokio::select! {
-        code = deploy_here(&client, settings, flags, json) => code,
-        () = &mut stop => Ok(exit::DETACHED),
-    };
-    if code.as_ref().is_ok_and(|code| *code == exit::OK) {
-        if !json {
-            let api = service.api;
-            writeln!(std::io::stdout(), "Serving; the API is on http://{api}. Press Ctrl-C to stop.")?;
-        }
-        stop.await;
-    }
-    service.stop().await;
-    code
-}
-
-/// Logs and telemetry of a service.
-fn observe(settings: &Settings, level: Level, format: Format) -> anyhow::Result<Telemetry> {
-    let wanted = settings.telemetry.app_insights.as_ref().is_some_and(|insights| insights.with_identity);
-    let identity = if wanted { windlass::cloud::identity(settings)? } else { None };
-    if wanted && identity.is_none() {
-        let problem = "APPLICATIONINSIGHTS_AUTHENTICATION_STRING wants the tokens of WINDLASS_BACKEND=azure";
-        return Err(BadSettings(vec![problem.to_owned()]).into());
-    }
-    telemetry::start_exporting((level, format), &settings.telemetry, identity.as_ref())
-        .context("telemetry cannot be sent")
-}
-
-async fn serve(settings: &Settings, json: bool) -> anyhow::Result<u8> {
-    let people = std::io::stderr().is_terminal() && !json;
-    let format = if people { Format::People } else { Format::Json };
-    observe(settings, settings.log_level, format)?.until(serve_here(settings, json)).await
-}
-
-async fn serve_here(settings: &Settings, json: bool) -> anyhow::Result<u8> {
-    let service = start(settings, Extras::default()).await?;
-    if !json {
-        let (version, api, apps) = (env!("CARGO_PKG_VERSION"), service.api, service.apps.port());
-        writeln!(
-            std::io::stdout(),
-            "Windlass {version} serves on http://{api}, apps on http://<project>.localhost:{apps}"
-        )?;
-    }
-    told_to_stop().await;
-    service.stop().await;
-    Ok(exit::OK)
-}
-
-/// Under the Functions host: there is no way to end well, so every end is an error to it.
-async fn handler(settings: &Settings) -> anyhow::Result<u8> {
-    observe(settings, settings.log_level, Format::JsonForHost)?.until(Box::pin(handle(settings))).await
-}
-
-async fn handle(settings: &Settings) -> anyhow::Result<u8> {
-    if settings.backend == Backend::Azure {
-        let ended = tokio::select! {
-            ended = windlass::cloud::serve(settings) => ended.context("the custom handler cannot go on"),
-            () = told_to_stop() => Ok(()),
-        };
-        return ended.map(|()| exit::FAILED);
-    }
-    let service = start_handler(settings).await.context("the custom handler cannot start")?;
-    told_to_stop().await;
-    service.stop().await;
-    Ok(exit::FAILED)
-}
-
-/// Ctrl-C or SIGTERM.
-async fn told_to_stop() {
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminate => {}
-    }
 }
 
 fn explain_settings(values: &BTreeMap<String, String>, out: &mut Output<'_>) -> anyhow::Result<()> {
