@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 
 use crate::deploy::ids::DeploymentId;
 use crate::triggers::message::{admit_text, hint_text};
@@ -58,6 +58,14 @@ pub fn admit_letter(deployment: DeploymentId, now: Timestamp) -> Letter {
     }
 }
 
+/// The first whole second that is not before `time`: Service Bus schedules in whole seconds, and must not be early.
+#[must_use]
+pub fn whole_second(time: Timestamp) -> Timestamp {
+    let round = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
+    // Fails beyond the year 9999 only.
+    time.round(round).unwrap_or(time)
+}
+
 /// Sends what follows from a record that is already written. Late is better than refused: the sweep sends it again.
 pub async fn send_or_leave(post: &dyn Post, letter: Letter) {
     let (id, queue) = (letter.id.clone(), letter.queue);
@@ -72,9 +80,12 @@ pub struct PostedQueue(pub Arc<dyn Post>);
 #[async_trait]
 impl Queue for PostedQueue {
     async fn send(&self, hint: &Hint, not_before: Timestamp) -> Result<(), QueueError> {
-        let first = hint_letter(hint, not_before);
-        // Whoever sends a hint again means it: as the same message it would be dropped as a duplicate.
-        let id = format!("{}-{}", first.id, not_before.as_microsecond());
+        let due = whole_second(not_before);
+        let first = hint_letter(hint, due);
+        // Whoever sends a hint again means it: as the first message it would be dropped as a duplicate. Within a second one is
+        // enough, since it comes after all who asked for it. Without that, a doubled delivery while somebody else has the
+        // run would double the messages second by second.
+        let id = format!("{}-{}", first.id, due.as_second());
         let sent = self.0.send(Letter { id, ..first }).await;
         sent.map_err(|source| QueueError { run: hint.run, source })
     }

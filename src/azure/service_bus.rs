@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use serde_json::{Map, Value, json};
 
-use super::post::{Letter, PostError};
+use super::post::{Letter, PostError, whole_second};
 use super::transport::Wire;
 
 /// Audience of tokens for Service Bus, the same in every cloud.
@@ -69,11 +69,7 @@ fn broker_properties(letter: &Letter, now: Timestamp) -> Result<Value, PostError
         ("CorrelationId".to_owned(), json!(letter.about)),
     ]);
     if letter.due > now {
-        // Whole seconds only, and never early.
-        let due = letter
-            .due
-            .round(jiff::TimestampRound::new().smallest(jiff::Unit::Second).mode(jiff::RoundMode::Ceil))?;
-        let text = DateTimePrinter::new().timestamp_to_rfc9110_string(&due)?;
+        let text = DateTimePrinter::new().timestamp_to_rfc9110_string(&whole_second(letter.due))?;
         properties.insert("ScheduledEnqueueTimeUtc".to_owned(), json!(text));
     }
     Ok(Value::Object(properties))

@@ -12,21 +12,12 @@ use super::{ThrowAway, at, canary, round};
 use crate::ambient::{Clock as _, Ids as _, SystemClock, SystemIds, after};
 use crate::config::Settings;
 use crate::serve::{Extras, Service, start};
+use crate::triggers::table;
 use crate::workflow::chain::{Chain, Context, Next, Observer, Place, Step, StepError, StepName};
 use crate::workflow::journal::RunId;
 use crate::workflow::retry::RetryPolicy;
 use crate::workflow::state::{Event, Outcome, RunState};
 
-/// The functions that carry the steps, so that a chain takes the paths that deployments take.
-const FUNCTIONS: [&str; 7] = [
-    "step-validate",
-    "step-builder",
-    "step-sync",
-    "step-build",
-    "step-release",
-    "step-domain",
-    "step-cleanup",
-];
 /// Time before the measuring begins.
 const WARM_UP: Duration = Duration::from_millis(500);
 
@@ -187,17 +178,18 @@ pub(super) async fn chain(settings: &Settings, order: Order) -> anyhow::Result<V
     }))
 }
 
-fn empty_chain(steps: usize, waiting: &Arc<Waiting>, hops: &Arc<Hops>) -> Chain {
+fn empty_chain(length: usize, waiting: &Arc<Waiting>, hops: &Arc<Hops>) -> Chain {
+    let functions = table::steps();
     let place = |index: usize| Place {
         name: StepName::from(format!("bench-{index}")),
-        function: FUNCTIONS.get(index % FUNCTIONS.len()).copied().unwrap_or("step-build"),
+        function: functions.get(index % functions.len().max(1)).copied().unwrap_or("step-build"),
         retry: RetryPolicy::DEFAULT,
         step: Arc::new(Nothing),
     };
     Chain {
         name: "bench",
         version: 1,
-        steps: (0..steps).map(place).collect(),
+        steps: (0..length).map(place).collect(),
         cleanup: None,
         observer: Some(Arc::new(Ends(Arc::clone(waiting), Arc::clone(hops)))),
     }

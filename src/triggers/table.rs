@@ -124,6 +124,12 @@ pub fn function(name: &str) -> Option<&'static Function> {
     FUNCTIONS.iter().find(|function| function.name.eq_ignore_ascii_case(name))
 }
 
+/// The functions that carry the steps of a deployment, in their order.
+#[must_use]
+pub fn steps() -> Vec<&'static str> {
+    FOLDERS.iter().map(|(name, _)| *name).filter(|name| name.starts_with("step-")).collect()
+}
+
 /// Every queue that a function reads.
 #[must_use]
 pub fn queues() -> Vec<&'static str> {

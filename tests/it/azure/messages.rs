@@ -106,6 +106,10 @@ async fn a_hint_sent_again_is_not_taken_for_a_duplicate() {
     clock.advance(Duration::from_secs(60));
     queue.send(&hint, clock.now()).await.unwrap();
     assert_eq!(count(), 3, "the sweep means what it sends");
+    for soon in [50, 70] {
+        queue.send(&hint, after(clock.now(), Duration::from_millis(soon))).await.unwrap();
+    }
+    assert_eq!(count(), 4, "who finds the run busy twice within a second looks again once");
     queue.send(&hint, after(clock.now(), Duration::from_secs(20))).await.unwrap();
     let last = kept.lock().unwrap().last().unwrap().clone();
     let properties: Value = serde_json::from_str(last.header("brokerproperties").unwrap()).unwrap();

@@ -11,6 +11,7 @@ use windlass::ambient::{Clock as _, Ids as _, SystemClock, SystemIds};
 use windlass::azure::journal::CosmosJournal;
 use windlass::azure::post::{Letter, Post, PostError};
 use windlass::azure::services::Services;
+use windlass::triggers::table::steps;
 use windlass::workflow::Engine;
 use windlass::workflow::advance::Advanced;
 use windlass::workflow::chain::{Chain, Chains, Context, Next, Place, Step, StepError, StepName};
@@ -25,17 +26,6 @@ use super::settings;
 
 /// What each call to the store takes.
 const STORE: Duration = Duration::from_millis(5);
-/// The functions that carry the steps of a deployment; the last one cleans up.
-const FUNCTIONS: [&str; 7] = [
-    "step-validate",
-    "step-builder",
-    "step-sync",
-    "step-build",
-    "step-release",
-    "step-domain",
-    "step-cleanup",
-];
-
 /// A step without work.
 struct Nothing;
 
@@ -63,8 +53,9 @@ fn chain() -> Chain {
         retry: RetryPolicy::DEFAULT,
         step: Arc::new(Nothing),
     };
-    let [steps @ .., cleanup] = FUNCTIONS.map(place);
-    Chain { name: "empty", version: 1, steps: Vec::from(steps), cleanup: Some(cleanup), observer: None }
+    let mut steps: Vec<Place> = steps().into_iter().map(place).collect();
+    let cleanup = steps.pop();
+    Chain { name: "empty", version: 1, steps, cleanup, observer: None }
 }
 
 fn hint(letter: &Letter) -> Hint {
@@ -102,7 +93,7 @@ async fn a_move_costs_two_round_trips_to_the_store() {
         moves += 1;
     }
     let took = begun.elapsed();
-    assert_eq!(moves, FUNCTIONS.len());
+    assert_eq!(moves, steps().len());
     let (state, _) = engine.journal.history(run).await.unwrap().unwrap();
     assert!(state.is_over());
     let store = STORE * u32::try_from(1 + 2 * moves).unwrap();
