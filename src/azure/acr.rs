@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::app_body::repository_of;
 use super::arm::{Arm, Begun, Contract};
 use super::arm_error::{ArmError, TASKS_REFUSED};
-use super::builds::{Builds, PARTITION, Record, foreign, settled};
+use super::builds::{Builds, PARTITION, Record, foreign};
 use super::context::BuildContext;
 use super::cosmos::{Container, Stored};
 use super::transport::Wire;
@@ -74,7 +74,7 @@ pub struct AcrParts {
 pub struct AcrBuilder {
     arm: Arc<Arm>,
     registry: String,
-    builds: Builds,
+    builds: Builds<Record>,
     clock: Arc<dyn Clock>,
     /// Without a token: the addresses carry their own signatures.
     plain: Pipeline,
@@ -89,7 +89,7 @@ impl AcrBuilder {
     #[must_use]
     pub fn new(parts: AcrParts) -> Self {
         let plain = parts.wire.pipeline(RetryOptions::default(), None);
-        let builds = Builds { records: parts.records, blobs: parts.blobs, logs: parts.logs };
+        let builds = Builds::new(parts.records, parts.blobs, parts.logs);
         Self { arm: parts.arm, registry: parts.registry, builds, clock: parts.clock, plain }
     }
 
@@ -201,9 +201,7 @@ impl AcrBuilder {
     }
 
     async fn look(&self, run: RunId) -> Result<BuildStatus, BuilderError> {
-        let Some(Stored { body: mut record, .. }) = self.builds.find(run).await? else {
-            return Ok(BuildStatus::Unknown);
-        };
+        let Some(mut record) = self.builds.record(run).await? else { return Ok(BuildStatus::Unknown) };
         let Some(build) = record.of(BUILDER).map(str::to_owned) else { return Ok(BuildStatus::Unknown) };
         let Some(found) = self.arm.get(TASKS, &self.resource(&format!("runs/{build}"))).await? else {
             return Ok(BuildStatus::Unknown);
@@ -257,13 +255,11 @@ impl Builder for AcrBuilder {
     }
 
     async fn sync(&self, run: RunId, _org: &Name, source: &Manifest) -> Result<(), BuilderError> {
-        Ok(self.builds.sync(run, source).await?)
+        self.builds.sync(run, source).await
     }
 
     async fn start(&self, job: BuildJob) -> Result<Started, BuilderError> {
-        let Some(Stored { body: mut record, .. }) = self.builds.find(job.run).await? else {
-            return Ok(Started::NotFresh);
-        };
+        let Some(mut record) = self.builds.record(job.run).await? else { return Ok(Started::NotFresh) };
         if record.of(BUILDER).is_some() {
             return Ok(Started::Running);
         }
@@ -305,15 +301,11 @@ impl Builder for AcrBuilder {
     }
 
     async fn status(&self, run: RunId) -> BuildStatus {
-        let looked = self.look(run).await;
-        settled(run, looked, self.builds.whose(run), (self.builds.logs.as_ref(), self.clock.now())).await
+        self.builds.settled(run, self.look(run).await, self.clock.now()).await
     }
 
     async fn discard(&self, run: RunId) -> Result<(), BuilderError> {
-        let Some(Stored { body: record, .. }) = self.builds.find(run).await? else { return Ok(()) };
-        if record.is_foreign_to(BUILDER) {
-            return Ok(());
-        }
+        let Some(record) = self.builds.ours(run, BUILDER).await? else { return Ok(()) };
         let under_way = |found: &Value| {
             let status = found.pointer("/properties/status").and_then(Value::as_str);
             matches!(status, Some("Queued" | "Started" | "Running"))
@@ -335,6 +327,6 @@ impl Builder for AcrBuilder {
     }
 
     async fn leftovers(&self) -> Result<Vec<RunId>, BuilderError> {
-        Ok(self.builds.leftovers(BUILDER).await?)
+        self.builds.leftovers(BUILDER).await
     }
 }

@@ -10,7 +10,7 @@ use azure_storage_blob::models::{
     BlobClientDeleteOptions, BlobClientDownloadOptions, BlobClientGetPropertiesResultHeaders as _,
     BlobClientUploadOptions, BlobContainerClientListBlobsOptions, BlockLookupList,
 };
-use azure_storage_blob::{BlobClient, BlobContainerClient};
+use azure_storage_blob::{BlobClient, BlobContainerClient, BlockBlobClient};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
@@ -269,6 +269,19 @@ async fn upload(blob: &BlobClient, content: Bytes) -> azure_core::Result<()> {
     blob.upload(content.into(), Some(BlobClientUploadOptions::default())).await.map(drop)
 }
 
+/// Sends a block under an id, which it gives back; nobody sees it before [`commit`].
+pub(super) async fn stage(blob: &BlockBlobClient, id: String, block: Bytes) -> azure_core::Result<Vec<u8>> {
+    let id = id.into_bytes();
+    blob.stage_block(&id, block.len() as u64, block.into(), None).await?;
+    Ok(id)
+}
+
+/// Makes the blob of these blocks, in this order.
+pub(super) async fn commit(blob: &BlockBlobClient, ids: Vec<Vec<u8>>) -> azure_core::Result<()> {
+    let list = BlockLookupList { latest: Some(ids), ..BlockLookupList::default() };
+    blob.commit_block_list(list.try_into()?, None).await.map(drop)
+}
+
 struct Writer {
     blob: BlobClient,
     name: String,
@@ -285,11 +298,9 @@ struct Writer {
 impl Writer {
     async fn stage(&mut self) -> Result<(), BlobError> {
         let block = self.block.split().freeze();
-        let id = format!("{:016x}{:08}", self.mark, self.blocks.len()).into_bytes();
-        let staged =
-            self.blob.block_blob_client().stage_block(&id, block.len() as u64, block.into(), None).await;
-        staged.map_err(|error| unavailable(&self.name, error))?;
-        self.blocks.push(id);
+        let id = format!("{:016x}{:08}", self.mark, self.blocks.len());
+        let staged = stage(&self.blob.block_blob_client(), id, block).await;
+        self.blocks.push(staged.map_err(|error| unavailable(&self.name, error))?);
         Ok(())
     }
 }
@@ -309,18 +320,14 @@ impl BlobWriter for Writer {
             // Blocks that never become a blob are deleted by the service after a week.
             return Err(BlobError::Mismatch { expected: self.digest, found });
         }
-        let failed = |error| unavailable(&self.name, error);
-        if self.blocks.is_empty() {
-            return upload(&self.blob, self.block.split().freeze()).await.map_err(failed);
-        }
-        if !self.block.is_empty() {
-            self.stage().await?;
-        }
-        let failed = |error| unavailable(&self.name, error);
-        let list =
-            BlockLookupList { latest: Some(std::mem::take(&mut self.blocks)), ..BlockLookupList::default() };
-        let list = list.try_into().map_err(failed)?;
-        self.blob.block_blob_client().commit_block_list(list, None).await.map_err(failed)?;
-        Ok(())
+        let sent = if self.blocks.is_empty() {
+            upload(&self.blob, self.block.split().freeze()).await
+        } else {
+            if !self.block.is_empty() {
+                self.stage().await?;
+            }
+            commit(&self.blob.block_blob_client(), std::mem::take(&mut self.blocks)).await
+        };
+        sent.map_err(|error| unavailable(&self.name, error))
     }
 }

@@ -3,9 +3,11 @@
 //! The record names the builder that took the build on. A builder leaves the builds of others alone, so that one of them
 //! can go on where another one could not begin.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -16,18 +18,28 @@ use super::upload::UploadError;
 use crate::deploy::blobs::Blobs;
 use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, BuilderError};
 use crate::deploy::deployment::StoreError;
-use crate::deploy::ids::{DeploymentId, Digest};
+use crate::deploy::ids::{DeploymentId, Digest, Name};
 use crate::deploy::log::{self, Line, Logs};
 use crate::deploy::source::{Manifest, SourceError};
 use crate::workflow::journal::RunId;
 
-/// The partition of the builds' records.
+/// The partition of the records of builds that somebody else runs.
 pub(super) const PARTITION: &str = "builds";
-const KIND: &str = "build";
+/// What the record of a build says that it is.
+pub(super) const KIND: &str = "build";
 /// Lines of the log that a failure carries.
 const TAIL: usize = 50;
 /// What a line of the log carries that says why a build does not go on.
 const WAITS: &str = "BUILDER_UNAVAILABLE";
+
+/// What a builder remembers of a build.
+pub(super) trait Remembered: Serialize + DeserializeOwned + Send + Sync {
+    /// The partition of such records.
+    const PARTITION: &'static str;
+
+    /// Whose build it is, as far as it is known.
+    fn deployment(&self) -> Option<DeploymentId>;
+}
 
 /// A build of ours.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -87,6 +99,14 @@ impl Record {
     }
 }
 
+impl Remembered for Record {
+    const PARTITION: &'static str = PARTITION;
+
+    fn deployment(&self) -> Option<DeploymentId> {
+        self.deployment
+    }
+}
+
 impl From<ArmError> for BuilderError {
     fn from(error: ArmError) -> Self {
         if error.may_pass() {
@@ -131,74 +151,115 @@ pub(super) fn foreign(run: RunId) -> BuilderError {
     BuilderError::Unavailable(format!("another builder has the build of {run}"))
 }
 
-/// How a build stands after a look. What may pass by itself ends no build, but `whose` build it is hears why it waits.
-pub(super) async fn settled(
-    run: RunId,
-    looked: Result<BuildStatus, BuilderError>,
-    whose: impl Future<Output = Option<DeploymentId>> + Send,
-    (logs, now): (&dyn Logs, Timestamp),
-) -> BuildStatus {
-    let why = match looked {
-        Ok(status) => return status,
-        Err(BuilderError::Rejected { code, message }) => {
-            return BuildStatus::Failed(BuildFailure { code, message, detail: Value::Null });
-        }
-        Err(BuilderError::Unavailable(why)) => why,
-    };
-    tracing::warn!(run.id = %run, why, "the build of {run} cannot go on now");
-    if let Some(deployment) = whose.await {
-        let line = Line::new(now, "log", Some("build"), format!("the build waits: {why}"));
-        if let Err(error) = say_once(logs, deployment, line.with("code", WAITS)).await {
-            tracing::warn!(run.id = %run, error = %error, "nobody is told why the build of {run} waits");
-        }
-    }
-    BuildStatus::Running
-}
-
-/// Adds a reason to the log, unless it is the last one there: the same is found with every look.
-async fn say_once(logs: &dyn Logs, deployment: DeploymentId, line: Line) -> Result<(), StoreError> {
-    let lines = logs.read(deployment, log::From::Tail(TAIL), TAIL).await?;
-    let last = lines.iter().rev().find(|line| line.data.get("code") == Some(&json!(WAITS)));
-    if last.is_some_and(|last| last.text == line.text) {
-        return Ok(());
-    }
-    logs.append(deployment, vec![line]).await
-}
-
-/// The builds of this installation.
-pub(super) struct Builds {
+/// The builds of this installation that are remembered in one way.
+pub(super) struct Builds<R> {
     pub(super) records: Container,
     pub(super) blobs: Arc<dyn Blobs>,
-    pub(super) logs: Arc<dyn Logs>,
+    logs: Arc<dyn Logs>,
+    remembered: PhantomData<R>,
 }
 
-impl Builds {
+impl<R: Remembered> Builds<R> {
+    pub(super) fn new(records: Container, blobs: Arc<dyn Blobs>, logs: Arc<dyn Logs>) -> Self {
+        Self { records, blobs, logs, remembered: PhantomData }
+    }
+
     /// The record of a run's build, with the tag that guards its next change.
-    pub(super) async fn find(&self, run: RunId) -> Result<Option<Stored<Record>>, Fault> {
-        self.records.read_fresh(PARTITION, &run.to_string()).await
+    pub(super) async fn find(&self, run: RunId) -> Result<Option<Stored<R>>, Fault> {
+        self.records.read_fresh(R::PARTITION, &run.to_string()).await
     }
 
-    /// The deployment of a run's build, as far as it is known.
-    pub(super) async fn whose(&self, run: RunId) -> Option<DeploymentId> {
-        self.find(run).await.ok().flatten()?.body.deployment
+    /// The record of a run's build, for those who do not guard its next change.
+    pub(super) async fn record(&self, run: RunId) -> Result<Option<R>, Fault> {
+        Ok(self.find(run).await?.map(|stored| stored.body))
     }
 
-    pub(super) async fn keep(&self, run: RunId, record: &Record) -> Result<(), Fault> {
-        self.records.put(PARTITION, &run.to_string(), record).await
+    pub(super) async fn keep(&self, run: RunId, record: &R) -> Result<(), Fault> {
+        self.records.put(R::PARTITION, &run.to_string(), record).await
     }
 
     /// Writes over the record with this tag; false when somebody else was faster.
-    pub(super) async fn replace(&self, run: RunId, record: &Record, etag: &str) -> Result<bool, Fault> {
-        Ok(self.records.replace((PARTITION, &run.to_string()), record, etag).await?.is_some())
+    pub(super) async fn replace(&self, run: RunId, record: &R, etag: &str) -> Result<bool, Fault> {
+        Ok(self.records.replace((R::PARTITION, &run.to_string()), record, etag).await?.is_some())
     }
 
     pub(super) async fn forget(&self, run: RunId) -> Result<(), Fault> {
-        self.records.delete(PARTITION, &run.to_string(), None).await.map(drop)
+        self.records.delete(R::PARTITION, &run.to_string(), None).await.map(drop)
+    }
+
+    /// What is built.
+    pub(super) async fn source(&self, org: &Name, source: Digest) -> Result<Manifest, SourceError> {
+        Manifest::read(self.blobs.as_ref(), org, source).await
+    }
+
+    /// Adds lines to a deployment's log.
+    pub(super) async fn append(
+        &self,
+        deployment: DeploymentId,
+        lines: Vec<Line>,
+    ) -> Result<(), BuilderError> {
+        let kept = self.logs.append(deployment, lines).await;
+        kept.map_err(|error| BuilderError::Unavailable(error.to_string()))
+    }
+
+    /// How a build stands after a look. What may pass by itself ends no build, but whose build it is hears why it waits.
+    pub(super) async fn settled(
+        &self,
+        run: RunId,
+        looked: Result<BuildStatus, BuilderError>,
+        now: Timestamp,
+    ) -> BuildStatus {
+        let why = match looked {
+            Ok(status) => return status,
+            Err(BuilderError::Rejected { code, message }) => {
+                return BuildStatus::Failed(BuildFailure { code, message, detail: Value::Null });
+            }
+            Err(BuilderError::Unavailable(why)) => why,
+        };
+        tracing::warn!(run.id = %run, why, "the build of {run} cannot go on now");
+        let known = self.record(run).await.ok().flatten();
+        if let Some(deployment) = known.and_then(|record| record.deployment()) {
+            let line = Line::new(now, "log", Some("build"), format!("the build waits: {why}"));
+            if let Err(error) = self.say_once(deployment, line.with("code", WAITS)).await {
+                tracing::warn!(run.id = %run, error = %error, "nobody is told why the build of {run} waits");
+            }
+        }
+        BuildStatus::Running
+    }
+
+    /// Adds a reason to the log, unless it is the last one there: the same is found with every look.
+    async fn say_once(&self, deployment: DeploymentId, line: Line) -> Result<(), StoreError> {
+        let lines = self.logs.read(deployment, log::From::Tail(TAIL), TAIL).await?;
+        let last = lines.iter().rev().find(|line| line.data.get("code") == Some(&json!(WAITS)));
+        if last.is_some_and(|last| last.text == line.text) {
+            return Ok(());
+        }
+        self.logs.append(deployment, vec![line]).await
+    }
+
+    /// Runs with a record that no other builder has.
+    pub(super) async fn leftovers(&self, builder: &str) -> Result<Vec<RunId>, BuilderError> {
+        #[derive(Deserialize)]
+        struct Left {
+            id: RunId,
+            builder: Option<String>,
+        }
+        let text = "SELECT c.id, c.builder FROM c WHERE c.kind = 'build'";
+        let left: Vec<Left> = self.records.find(R::PARTITION, text, &[]).await?;
+        let ours = |left: &Left| left.builder.as_deref().is_none_or(|other| other == builder);
+        Ok(left.into_iter().filter(ours).map(|left| left.id).collect())
+    }
+}
+
+impl Builds<Record> {
+    /// The record of a run's build, unless another builder has it.
+    pub(super) async fn ours(&self, run: RunId, builder: &str) -> Result<Option<Record>, Fault> {
+        Ok(self.record(run).await?.filter(|record| !record.is_foreign_to(builder)))
     }
 
     /// Notes the source of a run; a build that somebody has stays known.
-    pub(super) async fn sync(&self, run: RunId, source: &Manifest) -> Result<(), Fault> {
-        let known = self.find(run).await?.map(|stored| stored.body);
+    pub(super) async fn sync(&self, run: RunId, source: &Manifest) -> Result<(), BuilderError> {
+        let known = self.record(run).await?;
         let gone = |known: &Record| known.contained.as_ref().is_some_and(|contained| contained.removed);
         let record = Record {
             kind: KIND.to_owned(),
@@ -206,12 +267,12 @@ impl Builds {
             files: source.files().len(),
             ..known.filter(|known| !gone(known)).unwrap_or_default()
         };
-        self.keep(run, &record).await
+        Ok(self.keep(run, &record).await?)
     }
 
     /// The source with its Dockerfile, packed.
     pub(super) async fn context(&self, job: &BuildJob, source: Digest) -> Result<BuildContext, BuilderError> {
-        let manifest = Manifest::read(self.blobs.as_ref(), &job.org, source).await?;
+        let manifest = self.source(&job.org, source).await?;
         Ok(context(&self.blobs, &job.org, &manifest, &job.plan))
     }
 
@@ -223,8 +284,7 @@ impl Builds {
     ) -> Result<bool, BuilderError> {
         let Some(deployment) = record.deployment.filter(|_| !lines.is_empty()) else { return Ok(false) };
         let lines = lines.into_iter().map(|(at, text)| Line::new(at, "log", Some("build"), text)).collect();
-        let kept = self.logs.append(deployment, lines).await;
-        kept.map_err(|error| BuilderError::Unavailable(error.to_string()))?;
+        self.append(deployment, lines).await?;
         Ok(true)
     }
 
@@ -233,18 +293,5 @@ impl Builds {
         let Some(deployment) = record.deployment else { return Vec::new() };
         let lines = self.logs.read(deployment, log::From::Tail(TAIL), TAIL).await.unwrap_or_default();
         lines.into_iter().filter(|line| line.step.as_deref() == Some("build")).map(|line| line.text).collect()
-    }
-
-    /// Runs with a record that no other builder has.
-    pub(super) async fn leftovers(&self, builder: &str) -> Result<Vec<RunId>, Fault> {
-        #[derive(Deserialize)]
-        struct Left {
-            id: RunId,
-            builder: Option<String>,
-        }
-        let text = "SELECT c.id, c.builder FROM c WHERE c.kind = 'build'";
-        let left: Vec<Left> = self.records.find(PARTITION, text, &[]).await?;
-        let ours = |left: &Left| left.builder.as_deref().is_none_or(|other| other == builder);
-        Ok(left.into_iter().filter(ours).map(|left| left.id).collect())
     }
 }

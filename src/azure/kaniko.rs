@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::app_body::repository_of;
 use super::arm::Begun;
 use super::arm_error::ArmError;
-use super::builds::{Builds, Contained, Record, foreign, settled};
+use super::builds::{Builds, Contained, Record, foreign};
 use super::cosmos::{Container, Stored};
 use super::kaniko_cell::{Cell, LAST_WORDS, Order, Seen, Verdict};
 use super::loans::Loans;
@@ -60,7 +60,7 @@ pub struct KanikoParts {
 /// [`Builder`] by kaniko.
 pub struct KanikoBuilder {
     cell: Box<dyn Cell>,
-    builds: Builds,
+    builds: Builds<Record>,
     loans: Loans,
     registries: Registries,
     clock: Arc<dyn Clock>,
@@ -88,7 +88,7 @@ impl KanikoBuilder {
     pub fn new(parts: KanikoParts) -> Self {
         Self {
             cell: parts.cell,
-            builds: Builds { records: parts.records, blobs: parts.blobs, logs: parts.logs },
+            builds: Builds::new(parts.records, parts.blobs, parts.logs),
             loans: parts.loans,
             registries: parts.registries,
             clock: parts.clock,
@@ -290,14 +290,12 @@ impl Builder for KanikoBuilder {
     }
 
     async fn sync(&self, run: RunId, _org: &Name, source: &Manifest) -> Result<(), BuilderError> {
-        Ok(self.builds.sync(run, source).await?)
+        self.builds.sync(run, source).await
     }
 
     async fn start(&self, job: BuildJob) -> Result<Started, BuilderError> {
         let word = self.cell.word();
-        let Some(Stored { body: mut record, .. }) = self.builds.find(job.run).await? else {
-            return Ok(Started::NotFresh);
-        };
+        let Some(mut record) = self.builds.record(job.run).await? else { return Ok(Started::NotFresh) };
         let removed = record.contained.as_ref().is_some_and(|contained| contained.removed);
         if removed || record.source.is_none() {
             return Ok(Started::NotFresh);
@@ -328,16 +326,12 @@ impl Builder for KanikoBuilder {
     }
 
     async fn status(&self, run: RunId) -> BuildStatus {
-        let looked = self.look(run).await;
-        settled(run, looked, self.builds.whose(run), (self.builds.logs.as_ref(), self.clock.now())).await
+        self.builds.settled(run, self.look(run).await, self.clock.now()).await
     }
 
     async fn discard(&self, run: RunId) -> Result<(), BuilderError> {
         let word = self.cell.word();
-        let Some(Stored { body: mut record, .. }) = self.builds.find(run).await? else { return Ok(()) };
-        if record.is_foreign_to(word) {
-            return Ok(());
-        }
+        let Some(mut record) = self.builds.ours(run, word).await? else { return Ok(()) };
         if let Some(name) = record.of(word) {
             self.loans.take_back(&loan_of(run)).await?;
             let gone = matches!(self.cell.remove(name).await?, Begun::Done(_));
@@ -351,7 +345,7 @@ impl Builder for KanikoBuilder {
     }
 
     async fn leftovers(&self) -> Result<Vec<RunId>, BuilderError> {
-        Ok(self.builds.leftovers(self.cell.word()).await?)
+        self.builds.leftovers(self.cell.word()).await
     }
 }
 

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::app_body::repository_of;
 use super::base::KnownBase;
-use super::builds::settled;
-use super::cosmos::{Container, Fault, Stored};
+use super::builds::{Builds, KIND, Remembered};
+use super::cosmos::Container;
 use super::layer::{self, pack};
 use super::push::{Content, Progress, Push};
 use super::registry::{Registries, Session};
@@ -29,10 +29,11 @@ use crate::deploy::ids::{DeploymentId, Digest, Name};
 use crate::deploy::image::{Base, config_descriptor, configuration, manifest};
 use crate::deploy::log::{Line, Logs};
 use crate::deploy::reference::Reference;
-use crate::deploy::source::{Manifest, SourceError};
+use crate::deploy::source::Manifest;
 use crate::workflow::journal::RunId;
 
-const PARTITION: &str = "layers";
+/// Whose builds these are.
+const BUILDER: &str = "layers";
 /// How long one look works on the base, and after it has packed the project on that: an invocation has 60 s, and the part
 /// that is under way is finished.
 const SLICE: Duration = Duration::from_secs(25);
@@ -52,6 +53,14 @@ struct Record {
     known: Option<KnownBase>,
     progress: Progress,
     image: Option<Packed>,
+}
+
+impl Remembered for Record {
+    const PARTITION: &'static str = BUILDER;
+
+    fn deployment(&self) -> Option<DeploymentId> {
+        self.job.as_ref().map(|job| job.deployment)
+    }
 }
 
 /// What is built, for looks by other processes.
@@ -81,7 +90,10 @@ pub struct LayersParts {
 
 /// [`Builder`] without a build service.
 pub struct LayersBuilder {
-    parts: LayersParts,
+    registries: Registries,
+    settings: BuilderSettings,
+    builds: Builds<Record>,
+    clock: Arc<dyn Clock>,
 }
 
 /// The sessions of one look, and what it works on.
@@ -107,30 +119,8 @@ impl LayersBuilder {
     /// A builder of these parts.
     #[must_use]
     pub fn new(parts: LayersParts) -> Self {
-        Self { parts }
-    }
-
-    async fn record(&self, run: RunId) -> Result<Option<Record>, Fault> {
-        let stored: Option<Stored<Record>> =
-            self.parts.records.read_fresh(PARTITION, &run.to_string()).await?;
-        Ok(stored.map(|stored| stored.body))
-    }
-
-    async fn whose(&self, run: RunId) -> Option<DeploymentId> {
-        Some(self.record(run).await.ok().flatten()?.job?.deployment)
-    }
-
-    async fn keep(&self, run: RunId, record: &Record) -> Result<(), Fault> {
-        self.parts.records.put(PARTITION, &run.to_string(), record).await
-    }
-
-    async fn say(&self, job: &Job, lines: Vec<Line>) -> Result<(), BuilderError> {
-        let kept = self.parts.logs.append(job.deployment, lines).await;
-        kept.map_err(|error| BuilderError::Unavailable(error.to_string()))
-    }
-
-    async fn source(&self, org: &Name, source: Digest) -> Result<Manifest, SourceError> {
-        Manifest::read(self.parts.blobs.as_ref(), org, source).await
+        let builds = Builds::new(parts.records, parts.blobs, parts.logs);
+        Self { registries: parts.registries, settings: parts.settings, builds, clock: parts.clock }
     }
 
     /// Why this project needs more than its files on a base.
@@ -138,12 +128,12 @@ impl LayersBuilder {
     /// # Errors
     /// [`BuilderError`] when its source cannot be read.
     pub async fn obstacle(&self, job: &BuildJob) -> Result<Option<String>, BuilderError> {
-        let source = self.record(job.run).await?.and_then(|record| record.source);
+        let source = self.builds.record(job.run).await?.and_then(|record| record.source);
         let Some(source) = source else { return Ok(None) };
-        let source = self.source(&job.org, source).await?;
+        let source = self.builds.source(&job.org, source).await?;
         let package = match source.get("package.json").filter(|file| file.size <= MOST_PACKAGE) {
             Some(file) => {
-                let read = self.parts.blobs.read(&job.org, file.sha256, MOST_PACKAGE).await;
+                let read = self.builds.blobs.read(&job.org, file.sha256, MOST_PACKAGE).await;
                 Some(read.map_err(|error| BuilderError::Unavailable(error.to_string()))?)
             }
             None => None,
@@ -153,7 +143,7 @@ impl LayersBuilder {
     }
 
     async fn look(&self, run: RunId) -> Result<BuildStatus, BuilderError> {
-        let Some(mut record) = self.record(run).await? else { return Ok(BuildStatus::Unknown) };
+        let Some(mut record) = self.builds.record(run).await? else { return Ok(BuildStatus::Unknown) };
         let Some(job) = record.job.clone() else { return Ok(BuildStatus::Unknown) };
         let Some(source) = record.source else { return Ok(BuildStatus::Unknown) };
         if let Some(image) = record.image {
@@ -164,7 +154,7 @@ impl LayersBuilder {
             record.image.clone_from(image);
         }
         // However it went on, what is done is done.
-        self.keep(run, &record).await?;
+        self.builds.keep(run, &record).await?;
         Ok(image?.map_or(BuildStatus::Running, BuildStatus::Done))
     }
 
@@ -175,18 +165,18 @@ impl LayersBuilder {
         source: Digest,
         record: &mut Record,
     ) -> Result<Option<Packed>, BuilderError> {
-        let until = after(self.parts.clock.now(), SLICE);
+        let until = after(self.clock.now(), SLICE);
         let work = self.sessions((run, job), source).await?;
         let base = self.base(&work, record).await?;
         if !self.bring(&work, &base, (until, &mut record.progress)).await? {
             return Ok(None);
         }
-        if record.progress.sent && self.parts.clock.now() >= until {
+        if record.progress.sent && self.clock.now() >= until {
             // Packing would take the time that sending needs; the next look has all of it.
             return Ok(None);
         }
-        let files = self.source(&job.org, source).await?;
-        let Some(app) = pack(self.parts.blobs.as_ref(), &job.org, &files, &job.plan).await? else {
+        let files = self.builds.source(&job.org, source).await?;
+        let Some(app) = pack(self.builds.blobs.as_ref(), &job.org, &files, &job.plan).await? else {
             let message = format!("the source has no files in `{}`", job.plan.output);
             return Err(BuilderError::Rejected { code: "BUILD_OUTPUT_MISSING", message });
         };
@@ -222,11 +212,11 @@ impl LayersBuilder {
     /// A session at the registry of a base that is not ours.
     async fn other(&self, name: &Reference) -> Result<Session, RegistryError> {
         let scopes = [format!("repository:{}:pull", name.repository)];
-        self.parts.registries.session(name.host(), &scopes).await
+        self.registries.session(name.host(), &scopes).await
     }
 
     fn push<'a>(&'a self, work: &'a Work<'_>, until: Timestamp) -> Push<'a> {
-        let clock = self.parts.clock.as_ref();
+        let clock = self.clock.as_ref();
         Push { session: &work.target, repository: &work.repository, clock, until }
     }
 
@@ -236,8 +226,8 @@ impl LayersBuilder {
         (run, job): (RunId, &'a Job),
         source: Digest,
     ) -> Result<Work<'a>, BuilderError> {
-        let registries = &self.parts.registries;
-        let Some(name) = self.parts.settings.base(job.plan.kind) else {
+        let registries = &self.registries;
+        let Some(name) = self.settings.base(job.plan.kind) else {
             return Err(unfit("there is no base for it"));
         };
         let repository = repository_of(&job.app);
@@ -252,7 +242,7 @@ impl LayersBuilder {
 
     /// The base for our platform. The first look says which one it is; later ones use the same.
     async fn base(&self, work: &Work<'_>, record: &mut Record) -> Result<Base, BuilderError> {
-        let (name, platform) = (&work.name, &self.parts.settings.platform);
+        let (name, platform) = (&work.name, &self.settings.platform);
         if let Some(known) = &record.known {
             return known.base(name, platform);
         }
@@ -263,8 +253,10 @@ impl LayersBuilder {
         };
         let base = known.base(name, platform)?;
         let text = format!("base {name} for {platform} is sha256:{}", known.digest);
-        let line = Line::new(self.parts.clock.now(), "log", Some("build"), text);
-        self.say(work.job, vec![line.with("base", format!("sha256:{}", known.digest))]).await?;
+        let line = Line::new(self.clock.now(), "log", Some("build"), text);
+        self.builds
+            .append(work.job.deployment, vec![line.with("base", format!("sha256:{}", known.digest))])
+            .await?;
         record.known = Some(known);
         Ok(base)
     }
@@ -277,7 +269,7 @@ impl LayersBuilder {
         app: &layer::Packed,
         progress: &mut Progress,
     ) -> Result<Option<Packed>, BuilderError> {
-        let push = self.push(work, after(self.parts.clock.now(), LAST_SLICE));
+        let push = self.push(work, after(self.clock.now(), LAST_SLICE));
         let config = Bytes::from(configuration(base, &work.job.plan, &app.layer));
         let about = config_descriptor(&config);
         for (blob, bytes) in [(&app.layer.descriptor(), &app.bytes), (&about, &config)] {
@@ -290,16 +282,16 @@ impl LayersBuilder {
         // As other builders do, so that every image is found by its run.
         let (source, run) = (work.source.to_string(), work.run.to_string());
         let mut tags = vec![source.as_str(), run.as_str()];
-        tags.extend(self.parts.settings.latest.then_some("latest"));
+        tags.extend(self.settings.latest.then_some("latest"));
         for tag in &tags {
             work.target.tag(&work.repository, tag, &manifest).await?;
         }
-        let image = format!("{}/{}@sha256:{digest}", self.parts.registries.own(), work.repository);
-        let now = self.parts.clock.now();
+        let image = format!("{}/{}@sha256:{digest}", self.registries.own(), work.repository);
+        let now = self.clock.now();
         let said = Line::new(now, "log", Some("build"), format!("pushed {image}"));
         let done = Line::new(now, "push.finished", Some("build"), image);
         let done = done.with("digest", digest.to_string()).with("tags", tags);
-        self.say(work.job, vec![said, done]).await?;
+        self.builds.append(work.job.deployment, vec![said, done]).await?;
         let layers: u64 = base.layers.iter().map(|layer| layer.size).sum();
         let bytes = layers + app.layer.size + about.size;
         Ok(Some(Packed { digest, bytes: Some(bytes), files: app.files }))
@@ -317,13 +309,13 @@ impl Builder for LayersBuilder {
     }
 
     async fn sync(&self, run: RunId, _org: &Name, source: &Manifest) -> Result<(), BuilderError> {
-        let known = self.record(run).await?.unwrap_or_default();
-        let record = Record { kind: "build".to_owned(), source: Some(source.digest()), ..known };
-        Ok(self.keep(run, &record).await?)
+        let known = self.builds.record(run).await?.unwrap_or_default();
+        let record = Record { kind: KIND.to_owned(), source: Some(source.digest()), ..known };
+        Ok(self.builds.keep(run, &record).await?)
     }
 
     async fn start(&self, job: BuildJob) -> Result<Started, BuilderError> {
-        let Some(mut record) = self.record(job.run).await? else { return Ok(Started::NotFresh) };
+        let Some(mut record) = self.builds.record(job.run).await? else { return Ok(Started::NotFresh) };
         if record.job.is_some() {
             return Ok(Started::Running);
         }
@@ -335,27 +327,19 @@ impl Builder for LayersBuilder {
         }
         let BuildJob { run, deployment, org, app, plan, .. } = job;
         record.job = Some(Job { deployment, org, app, plan });
-        self.keep(run, &record).await?;
+        self.builds.keep(run, &record).await?;
         Ok(Started::Running)
     }
 
     async fn status(&self, run: RunId) -> BuildStatus {
-        let looked = self.look(run).await;
-        settled(run, looked, self.whose(run), (self.parts.logs.as_ref(), self.parts.clock.now())).await
+        self.builds.settled(run, self.look(run).await, self.clock.now()).await
     }
 
     async fn discard(&self, run: RunId) -> Result<(), BuilderError> {
-        self.parts.records.delete(PARTITION, &run.to_string(), None).await?;
-        Ok(())
+        Ok(self.builds.forget(run).await?)
     }
 
     async fn leftovers(&self) -> Result<Vec<RunId>, BuilderError> {
-        #[derive(Deserialize)]
-        struct Left {
-            id: RunId,
-        }
-        let left: Vec<Left> =
-            self.parts.records.find(PARTITION, "SELECT c.id FROM c WHERE c.kind = 'build'", &[]).await?;
-        Ok(left.into_iter().map(|left| left.id).collect())
+        self.builds.leftovers(BUILDER).await
     }
 }

@@ -11,13 +11,15 @@ use azure_core::hmac::hmac_sha256;
 use azure_core::http::{StatusCode, Url};
 use azure_core::time::OffsetDateTime;
 use azure_core::{Error, base64};
-use azure_storage_blob::models::{BlockLookupList, KeyInfo};
+use azure_storage_blob::models::KeyInfo;
 use azure_storage_blob::{BlobClient, BlobServiceClient};
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use secrecy::SecretString;
 
+use super::blobs::{commit, stage};
 use super::context::Blocks;
+use super::upload::AT_ONCE;
 use crate::ambient::before;
 use crate::config::is_loopback;
 use crate::deploy::builder::BuilderError;
@@ -93,20 +95,16 @@ impl Loans {
     pub async fn lend(
         &self,
         name: &str,
-        mut blocks: Blocks,
+        blocks: Blocks,
         (now, until): (Timestamp, Timestamp),
     ) -> Result<SecretString, BuilderError> {
-        let blob = self.blob(name).block_blob_client();
-        let mut ids = Vec::new();
-        while let Some(block) = blocks.try_next().await? {
-            let id = format!("{:08}", ids.len()).into_bytes();
-            let staged = blob.stage_block(&id, block.len() as u64, block.into(), None).await;
-            staged.map_err(|error| refused(&error))?;
-            ids.push(id);
-        }
-        let list = BlockLookupList { latest: Some(ids), ..BlockLookupList::default() };
-        let list = list.try_into().map_err(|error| refused(&error))?;
-        blob.commit_block_list(list, None).await.map_err(|error| refused(&error))?;
+        let blob = &self.blob(name).block_blob_client();
+        let sent = blocks.enumerate().map(|(number, block)| async move {
+            let staged = stage(blob, format!("{number:08}"), block?).await;
+            staged.map_err(|error| refused(&error))
+        });
+        let ids: Vec<Vec<u8>> = sent.buffered(AT_ONCE).try_collect().await?;
+        commit(blob, ids).await.map_err(|error| refused(&error))?;
         let key = self.key(now, until).await.map_err(|error| refused(&error))?;
         let address = self.place.signed(name, &key).map_err(|error| refused(&error))?;
         Ok(SecretString::from(address))

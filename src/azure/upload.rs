@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use super::context::{Blocks, ContextError};
 
 /// Blocks on their way at the same time; with the one that is being packed they are what is held in memory.
-const AT_ONCE: usize = 4;
+pub(super) const AT_ONCE: usize = 4;
 
 /// Why content did not get there.
 #[derive(Debug, thiserror::Error)]
