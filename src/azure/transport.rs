@@ -12,14 +12,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
+use azure_core::http::headers::Headers;
 use azure_core::http::policies::Policy;
 use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
 use azure_core::http::{
-    AsyncRawResponse, ClientOptions, ExponentialRetryOptions, HttpClient, Pipeline, Request, RetryOptions,
-    Transport, Url,
+    AsyncRawResponse, ClientOptions, Context, ExponentialRetryOptions, HttpClient, Pipeline,
+    PipelineSendOptions, Request, RetryOptions, Transport, Url,
 };
 use azure_core::time::Duration as Span;
 use azure_core::{Error, Result};
+use bytes::Bytes;
 
 use super::dependency;
 use crate::config::{AzureSettings, is_loopback};
@@ -156,6 +158,35 @@ impl Wire {
         }
         url
     }
+}
+
+/// What a service answered, whatever its status.
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: Headers,
+    /// The body, whole.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Asks, and leaves it to the caller which status is a success.
+///
+/// # Errors
+/// When there is no answer, or no token to ask with.
+pub async fn ask(pipeline: &Pipeline, mut request: Request) -> Result<Answer> {
+    let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
+    let answer = pipeline.send(&Context::new(), &mut request, Some(options)).await?;
+    let (status, headers, body) = answer.deconstruct();
+    Ok(Answer { status: status.into(), headers, body: body.into() })
 }
 
 async fn in_time(client: &dyn HttpClient, request: &Request) -> Result<AsyncRawResponse> {
