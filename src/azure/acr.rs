@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use azure_core::http::{Context, Method, Pipeline, Request, RetryOptions, Url};
+use azure_core::http::{Method, Pipeline, Request, RetryOptions, Url};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use super::arm_error::{ArmError, TASKS_REFUSED};
 use super::builds::{Builds, PARTITION, Record, foreign};
 use super::context::BuildContext;
 use super::cosmos::{Container, Stored};
-use super::transport::Wire;
+use super::transport::{Wire, ask};
 use super::upload::upload;
 use crate::ambient::{Clock, after, between};
 use crate::deploy::blobs::Blobs;
@@ -171,14 +171,11 @@ impl AcrBuilder {
         let mut request = Request::new(Wire::secure(url), Method::Get);
         let last = record.logged + PAGE as u64 - 1;
         request.insert_header("x-ms-range".to_owned(), format!("bytes={}-{last}", record.logged));
-        let options = azure_core::http::PipelineSendOptions { skip_checks: true, ..Default::default() };
-        let answer = self.plain.send(&Context::new(), &mut request, Some(options)).await;
-        let (status, _, body) = answer.map_err(|error| unavailable(&error))?.deconstruct();
-        let new = match u16::from(status) {
-            206 => body.as_ref(),
-            200 => {
-                body.as_ref().get(usize::try_from(record.logged).unwrap_or(usize::MAX)..).unwrap_or_default()
-            }
+        let answer = ask(&self.plain, request).await.map_err(|error| unavailable(&error))?;
+        let body: &[u8] = &answer.body;
+        let new = match answer.status {
+            206 => body,
+            200 => body.get(usize::try_from(record.logged).unwrap_or(usize::MAX)..).unwrap_or_default(),
             // Not there until the agent has started, or nothing new.
             _ => return Ok(false),
         };

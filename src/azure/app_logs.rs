@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use azure_core::credentials::TokenCredential;
 use azure_core::http::headers::CONTENT_TYPE;
-use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Url};
+use azure_core::http::{Method, Pipeline, Request, RetryOptions, Url};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::arm_error::{ArmError, Cause};
-use super::transport::Wire;
+use super::transport::{Wire, ask};
 use crate::config::AzureSettings;
 use crate::deploy::runtime::RuntimeError;
 
@@ -86,13 +86,9 @@ impl AppLogs {
         let unavailable =
             |error: azure_core::Error| RuntimeError::Unavailable(format!("Log Analytics: {error}"));
         request.set_json(&json!({ "query": query, "timespan": SPAN })).map_err(unavailable)?;
-        let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
-        let answer =
-            self.pipeline.send(&Context::new(), &mut request, Some(options)).await.map_err(unavailable)?;
-        let (status, _, body) = answer.deconstruct();
-        let text = String::from_utf8_lossy(body.as_ref()).into_owned();
+        let answer = ask(&self.pipeline, request).await.map_err(unavailable)?;
+        let (status, text) = (answer.status, answer.text());
         let body: Value = serde_json::from_str(&text).unwrap_or_default();
-        let status = u16::from(status);
         if status == 200 {
             let rows = body.pointer("/tables/0/rows").and_then(Value::as_array);
             return Ok(rows.cloned().unwrap_or_default());

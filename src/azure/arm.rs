@@ -6,11 +6,11 @@ use std::time::Duration;
 use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::headers::{ACCEPT, CONTENT_TYPE, HeaderName, Headers};
-use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, Request, RetryOptions, Url};
+use azure_core::http::{Method, Pipeline, Request, RetryOptions, Url};
 use serde_json::Value;
 
 use super::arm_error::{ArmError, Cause};
-use super::transport::{Wire, patient};
+use super::transport::{Wire, ask, patient};
 use crate::config::AzureSettings;
 
 const ASYNC_OPERATION: HeaderName = HeaderName::from_static("azure-asyncoperation");
@@ -281,13 +281,10 @@ impl Arm {
         } else if method == Method::Post {
             request.insert_header("content-length".to_owned(), "0".to_owned());
         }
-        let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
-        let response =
-            pipeline.send(&Context::new(), &mut request, Some(options)).await.map_err(unreachable)?;
-        let (status, headers, body) = response.deconstruct();
-        let text = String::from_utf8_lossy(body.as_ref()).into_owned();
+        let answer = ask(pipeline, request).await.map_err(unreachable)?;
+        let text = answer.text();
         let body = serde_json::from_str(&text).unwrap_or_default();
-        Ok(Answer { status: status.into(), headers, body, text })
+        Ok(Answer { status: answer.status, headers: answer.headers, body, text })
     }
 }
 

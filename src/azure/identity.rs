@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use azure_core::credentials::{Secret, TokenCredential};
-use azure_core::error::ErrorKind;
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{AsyncRawResponse, ClientOptions, Context, Request, Url};
 use azure_identity::{
@@ -15,7 +14,7 @@ use azure_identity::{
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
-use super::transport::Wire;
+use super::transport::{Wire, onward};
 use crate::config::{Auth, AzureSettings};
 
 /// The configured credential. Tokens are fetched when they are needed.
@@ -66,10 +65,7 @@ struct PlainErrors;
 #[async_trait]
 impl Policy for PlainErrors {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
-        let [first, rest @ ..] = next else {
-            return Err(azure_core::Error::with_message(ErrorKind::Other, "nothing sends the request"));
-        };
-        let answer = first.send(ctx, request, rest).await?;
+        let answer = onward(ctx, request, next).await?;
         if answer.status().is_success() {
             return Ok(answer);
         }

@@ -11,9 +11,9 @@ use azure_core::http::{Method, Request, Url};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::registry_door::{Answer, Door, RegistryError};
+use super::registry_door::{Door, RegistryError};
 use super::registry_login::{Login, authorization};
-use super::transport::Wire;
+use super::transport::{Answer, Wire};
 use crate::deploy::ids::Digest;
 use crate::deploy::image::{MANIFEST, MANIFESTS};
 

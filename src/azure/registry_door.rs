@@ -1,11 +1,9 @@
 //! The way to an image registry: what is asked and answered there, without who asks.
 
-use azure_core::http::headers::Headers;
-use azure_core::http::{Context, Pipeline, PipelineSendOptions, Request, Url};
-use bytes::Bytes;
+use azure_core::http::{Pipeline, Request, Url};
 use serde_json::Value;
 
-use super::transport::{Wire, patient};
+use super::transport::{Answer, Wire, ask, patient};
 use crate::config::registry_address;
 use crate::deploy::builder::BuilderError;
 
@@ -54,13 +52,6 @@ impl From<RegistryError> for BuilderError {
     }
 }
 
-/// What a registry answered.
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Headers,
-    pub(super) body: Bytes,
-}
-
 /// One registry's address and the way there, without a sign-in.
 pub(super) struct Door {
     pipeline: Pipeline,
@@ -78,11 +69,8 @@ impl Door {
         Ok(Self { pipeline, host: host.to_owned(), base: Wire::secure(&base) })
     }
 
-    pub(super) async fn ask(&self, mut request: Request) -> Result<Answer, RegistryError> {
-        let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
-        let sent = self.pipeline.send(&Context::new(), &mut request, Some(options)).await;
-        let (status, headers, body) = sent.map_err(|error| self.unavailable(&error))?.deconstruct();
-        Ok(Answer { status: u16::from(status), headers, body: body.into() })
+    pub(super) async fn ask(&self, request: Request) -> Result<Answer, RegistryError> {
+        ask(&self.pipeline, request).await.map_err(|error| self.unavailable(&error))
     }
 
     /// The registry's interface below `/v2/`.

@@ -12,14 +12,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
-use azure_core::http::policies::Policy;
+use azure_core::http::headers::Headers;
 use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
+use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{
-    AsyncRawResponse, ClientOptions, ExponentialRetryOptions, HttpClient, Pipeline, Request, RetryOptions,
-    Transport, Url,
+    AsyncRawResponse, ClientOptions, Context, ExponentialRetryOptions, HttpClient, Pipeline,
+    PipelineSendOptions, Request, RetryOptions, Transport, Url,
 };
 use azure_core::time::Duration as Span;
 use azure_core::{Error, Result};
+use bytes::Bytes;
 
 use super::dependency;
 use crate::config::{AzureSettings, is_loopback};
@@ -27,6 +29,11 @@ use crate::config::{AzureSettings, is_loopback};
 /// Longest wait for the head of an answer: an invocation has 60 s.
 const ANSWER: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(5);
+/// Longest silence in the middle of an answer, for bodies that are read piece by piece.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Longest call in all, with what is repeated and what is waited for in between: a service may ask to wait for minutes, and
+/// an invocation has to say what became of it before it is ended.
+const WHOLE: Duration = Duration::from_secs(45);
 
 /// Why no client can be made.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +68,13 @@ pub struct Wire {
     transport: Transport,
     /// Whether everything is asked once only.
     hasty: bool,
+    /// Longest call.
+    whole: Duration,
 }
+
+/// Ends a call that takes too long, whatever it waits for.
+#[derive(Debug)]
+struct Bound(Duration);
 
 #[derive(Debug)]
 struct Client {
@@ -106,14 +119,14 @@ impl Wire {
             .filter(|url| url.scheme() == "http" && is_loopback(url))
             .map(|url| authority(&url))
             .collect();
-        let builder = || crate::tls::client().connect_timeout(CONNECT);
+        let builder = || crate::tls::client().connect_timeout(CONNECT).read_timeout(SILENCE);
         let inside = builder().no_proxy();
         let inside = match root {
             Some(root) => inside.tls_certs_merge([root]),
             None => inside,
         };
         let client = Client { outside: builder().build()?, inside: inside.build()?, plain };
-        Ok(Self { transport: Transport::new(Arc::new(client)), hasty: false })
+        Ok(Self { transport: Transport::new(Arc::new(client)), hasty: false, whole: WHOLE })
     }
 
     /// The same client for somebody who would rather hear of trouble than wait until it has passed.
@@ -122,11 +135,22 @@ impl Wire {
         Self { hasty: true, ..self }
     }
 
+    /// The same client for somebody who has less time for a call.
+    #[must_use]
+    pub fn within(self, whole: Duration) -> Self {
+        Self { whole, ..self }
+    }
+
     /// Options for a client of the SDK.
     #[must_use]
     pub fn options(&self) -> ClientOptions {
         let retry = if self.hasty { RetryOptions::none() } else { RetryOptions::default() };
-        ClientOptions { transport: Some(self.transport.clone()), retry, ..ClientOptions::default() }
+        ClientOptions {
+            per_call_policies: vec![Arc::new(Bound(self.whole))],
+            transport: Some(self.transport.clone()),
+            retry,
+            ..ClientOptions::default()
+        }
     }
 
     /// A pipeline of our own; with a token of this audience when somebody and an audience are given.
@@ -156,6 +180,55 @@ impl Wire {
         }
         url
     }
+}
+
+/// Leaves the rest to the policies that come next.
+pub(super) async fn onward(
+    ctx: &Context<'_>,
+    request: &mut Request,
+    next: &[Arc<dyn Policy>],
+) -> PolicyResult {
+    match next {
+        [first, rest @ ..] => first.send(ctx, request, rest).await,
+        [] => Err(Error::with_message(ErrorKind::Other, "nothing sends the request")),
+    }
+}
+
+#[async_trait]
+impl Policy for Bound {
+    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
+        let late = |_| Error::with_message(ErrorKind::Io, format!("no answer within {} s", self.0.as_secs()));
+        tokio::time::timeout(self.0, onward(ctx, request, next)).await.map_err(late)?
+    }
+}
+
+/// What a service answered, whatever its status.
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: Headers,
+    /// The body, whole.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Asks, and leaves it to the caller which status is a success.
+///
+/// # Errors
+/// When there is no answer, or no token to ask with.
+pub async fn ask(pipeline: &Pipeline, mut request: Request) -> Result<Answer> {
+    let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
+    let answer = pipeline.send(&Context::new(), &mut request, Some(options)).await?;
+    let (status, headers, body) = answer.deconstruct();
+    Ok(Answer { status: status.into(), headers, body: body.into() })
 }
 
 async fn in_time(client: &dyn HttpClient, request: &Request) -> Result<AsyncRawResponse> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use azure_core::base64::decode_url_safe;
 use azure_core::http::headers::HeaderName;
-use azure_core::http::{Context, Method, PipelineSendOptions, Request, RetryOptions};
+use azure_core::http::{Method, Request, RetryOptions};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ use crate::ambient::between;
 use crate::api::finding::Finding;
 use crate::azure::arm::Contract;
 use crate::azure::arm_error::ArmError;
-use crate::azure::transport::Wire;
+use crate::azure::transport::{Wire, ask};
 use crate::config::{Auth, AzureSettings};
 
 const CLI: &str = "azure-cli";
@@ -86,15 +86,12 @@ impl Doctor<'_> {
             return vec![Finding::failed(row, seen, "set it to the id of the directory")];
         };
         let pipeline = self.services.wire().pipeline(RetryOptions::none(), None);
-        let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
-        let mut request = Request::new(url, Method::Get);
-        let answer = match pipeline.send(&Context::new(), &mut request, Some(options)).await {
+        let answer = match ask(&pipeline, Request::new(url, Method::Get)).await {
             Ok(answer) => answer,
             Err(error) => return vec![self.place(row).failed(&Trouble::of(&error))],
         };
-        let date = answer.headers().get_optional_string(&HeaderName::from_static("date"));
-        let text = String::from_utf8_lossy(answer.body().as_ref()).into_owned();
-        let found = match (u16::from(answer.status()), entra_advice(&text, self.settings)) {
+        let date = answer.headers.get_optional_string(&HeaderName::from_static("date"));
+        let found = match (answer.status, entra_advice(&answer.text(), self.settings)) {
             (200, _) => Finding::ok(row, format!("{base} knows the directory {tenant}")),
             (status, Some(advice)) => {
                 Finding::failed(row, format!("{base} answers {status} for the directory {tenant}"), advice)

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use azure_core::http::headers::{HeaderName, HeaderValue};
-use azure_core::http::{Context, Method, PipelineSendOptions, Request, RetryOptions, Url};
+use azure_core::http::{Method, Request, RetryOptions, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
 use super::Doctor;
 use super::trouble::Trouble;
 use crate::api::finding::Finding;
-use crate::azure::transport::Wire;
+use crate::azure::transport::{Wire, ask};
 use crate::config::{Auth, AzureSettings};
 
 const ROW: &str = "identity";
@@ -63,11 +63,8 @@ impl Probe {
     /// Asks within a second.
     pub async fn ask(&self, wire: &Wire) -> Finding {
         let pipeline = wire.pipeline(RetryOptions::none(), None);
-        let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
-        let (context, mut request) = (Context::new(), self.request());
-        let asked = pipeline.send(&context, &mut request, Some(options));
         let nobody = "nothing gives tokens here: on a machine outside Azure sign in with az login and set WINDLASS_AZURE_AUTH=cli";
-        match tokio::time::timeout(PATIENCE, asked).await {
+        match tokio::time::timeout(PATIENCE, ask(&pipeline, self.request())).await {
             Err(_) => {
                 let seen = format!("{} does not answer within {} s", self.platform(), PATIENCE.as_secs());
                 Finding::failed(ROW, seen, nobody)
@@ -76,7 +73,7 @@ impl Probe {
                 let seen = format!("{} does not answer: {}", self.platform(), Trouble::of(&error).seen);
                 Finding::failed(ROW, seen, nobody)
             }
-            Ok(Ok(answer)) => self.judge(u16::from(answer.status()), answer.body().as_ref()),
+            Ok(Ok(answer)) => self.judge(answer.status, &answer.body),
         }
     }
 

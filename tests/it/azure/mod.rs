@@ -32,6 +32,7 @@ mod remains;
 mod round_trips;
 mod storage;
 mod telemetry;
+mod transport;
 mod vault;
 mod vaulted;
 mod whole;
