@@ -7,6 +7,7 @@ pub mod ambient;
 pub mod api;
 pub mod azure;
 pub mod bench;
+pub mod causes;
 pub mod cli;
 pub mod cloud;
 pub mod config;

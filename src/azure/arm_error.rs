@@ -1,9 +1,10 @@
 //! What Azure Resource Manager says when it does not do something, in whichever of its shapes.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::causes::causes;
 
 /// Codes that only say that there is a cause further in.
 const WRAPPERS: [&str; 6] = [
@@ -273,12 +274,7 @@ impl ArmError {
     #[must_use]
     pub fn sign_in(source: azure_core::Error) -> Self {
         // The pipeline wraps what the sign-in said.
-        let mut said = source.to_string();
-        let mut cause = source.source();
-        while let Some(inner) = cause {
-            said += &inner.to_string();
-            cause = inner.source();
-        }
+        let said = causes(&source);
         match REFUSALS.iter().find(|(code, _)| said.contains(code)) {
             Some(&(_, advice)) => Self::SignInRefused { advice, source },
             None => Self::SignIn(source),

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tracing::Instrument as _;
 
-use crate::triggers::dispatch::{DispatchError, Event, causes, dispatch};
+use crate::causes::causes;
+use crate::triggers::dispatch::{DispatchError, Event, dispatch};
 use crate::triggers::table::{FUNCTIONS, Function, Trigger, function};
 use crate::windlass::Windlass;
 

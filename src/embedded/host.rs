@@ -20,7 +20,8 @@ use super::queue::{Delivery, SqliteQueues};
 use super::schedule::Schedule;
 use super::upstream::{Pool, full};
 use crate::ambient::between;
-use crate::triggers::dispatch::{Event, causes, dispatch};
+use crate::causes::causes;
+use crate::triggers::dispatch::{Event, dispatch};
 use crate::triggers::table::{FUNCTIONS, Function, Trigger, queue_of};
 use crate::windlass::Windlass;
 

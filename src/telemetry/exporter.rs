@@ -15,6 +15,7 @@ use super::app_insights::Ingestion;
 use super::collector::Span;
 use super::otlp::Otlp;
 use crate::ambient::{Clock as _, SystemClock, spawn};
+use crate::causes::causes;
 use crate::config::is_loopback;
 
 /// Pieces of work that wait to be put into a request: a burst of a few seconds.
@@ -234,14 +235,14 @@ impl Exporter {
                 Ok(Some(token)) => call.bearer_auth(token),
                 Ok(None) => call,
                 Err(error) => {
-                    return Answer::Away(format!("there is no token: {:#}", anyhow::Error::from(error)));
+                    return Answer::Away(format!("there is no token: {}", causes(&error)));
                 }
             },
             Receiver::Otlp(_) => call,
         };
         let answer = match call.body(request.body.clone()).send().await {
             Ok(answer) => answer,
-            Err(error) => return Answer::Away(format!("{:#}", anyhow::Error::from(error.without_url()))),
+            Err(error) => return Answer::Away(causes(&error.without_url())),
         };
         match answer.status().as_u16() {
             200..=299 => Answer::Taken { refused: refused(&answer.bytes().await.unwrap_or_default()) },

@@ -64,18 +64,6 @@ impl DispatchError {
     }
 }
 
-/// An error with its causes, on one line.
-#[must_use]
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 impl From<JournalError> for DispatchError {
     fn from(error: JournalError) -> Self {
         Self::Action(error.into())

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::api::finding::Finding;
 use crate::azure::arm_error::{ArmError, Cause};
+use crate::causes;
 use crate::config::{Auth, AzureSettings};
 
 /// What [`Cause`] says where there is no code.
@@ -63,15 +64,13 @@ struct Answered {
 /// The error and its causes in one line, without what repeats.
 pub(in crate::azure) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
+    for error in causes::all(error) {
         let text = error.to_string();
         // The SDK appends links to its own pages.
         let text = text.split("\nTo troubleshoot").next().unwrap_or_default().replace(['\r', '\n'], " ");
         if !text.is_empty() && !texts.iter().any(|known| known.contains(&text)) {
             texts.push(text);
         }
-        next = error.source();
     }
     texts.join(": ").chars().take(LONGEST).collect()
 }
@@ -178,8 +177,7 @@ impl Trouble {
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         let text = chain(error);
         let silent = unanswered(&text);
-        let mut next = Some(error);
-        while let Some(error) = next {
+        for error in causes::all(error) {
             // An answer may have any words in it. Only Cosmos DB's client gives a status where nobody answered.
             let found = answered(error).filter(|answer| silent.is_none() || answer.code != COSMOS);
             if let Some(answer) = found {
@@ -187,7 +185,6 @@ impl Trouble {
                 let seen = seen.replace(['\r', '\n'], " ").chars().take(LONGEST).collect();
                 return Self { kind: answer.kind(), seen };
             }
-            next = error.source();
         }
         Self { kind: silent.unwrap_or(Kind::Other), seen: text }
     }

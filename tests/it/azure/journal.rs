@@ -32,6 +32,17 @@ pub(crate) fn journal(account: &Account, clock: &Arc<ManualClock>) -> CosmosJour
     CosmosJournal::new(account.runs.clone(), outbox, Arc::clone(clock) as Arc<_>, Arc::new(SystemIds))
 }
 
+/// A run that has begun, in an account of its own.
+async fn begun() -> (Account, Arc<ManualClock>, CosmosJournal, RunId) {
+    let account = Account::new().await;
+    let clock = Arc::new(ManualClock::new("2026-11-20T09:00:00Z".parse().unwrap()));
+    let journal = journal(&account, &clock);
+    let run = RunId::new(clock.now(), 1);
+    let (first, state, hint) = begin(run, clock.now());
+    journal.create(run, &first, &state, hint).await.unwrap();
+    (account, clock, journal, run)
+}
+
 /// Moves the run `steps` times and gives how often a move had to be begun again.
 pub(crate) async fn walk(
     journal: &CosmosJournal,
@@ -84,12 +95,7 @@ pub(crate) async fn walk(
 
 #[tokio::test]
 async fn a_long_history_is_paged_and_folds_to_the_same() {
-    let account = Account::new().await;
-    let clock = Arc::new(ManualClock::new("2026-11-20T09:00:00Z".parse().unwrap()));
-    let journal = journal(&account, &clock);
-    let run = RunId::new(clock.now(), 1);
-    let (first, state, hint) = begin(run, clock.now());
-    journal.create(run, &first, &state, hint).await.unwrap();
+    let (_account, clock, journal, run) = begun().await;
     assert_eq!(walk(&journal, run, &clock, 400).await, 0);
     let (stored, entries) = journal.history(run).await.unwrap().unwrap();
     assert_eq!((stored.version, entries.len()), (401, 401));
@@ -130,12 +136,7 @@ async fn answers_that_are_lost_cost_time_and_nothing_else() {
 
 #[tokio::test]
 async fn looks_that_say_nothing_new_do_not_let_the_run_grow() {
-    let account = Account::new().await;
-    let clock = Arc::new(ManualClock::new("2026-11-20T09:00:00Z".parse().unwrap()));
-    let journal = journal(&account, &clock);
-    let run = RunId::new(clock.now(), 1);
-    let (first, state, hint) = begin(run, clock.now());
-    journal.create(run, &first, &state, hint).await.unwrap();
+    let (account, clock, journal, run) = begun().await;
     let look = async |memo: Value| {
         clock.advance(Duration::from_secs(5));
         let now = clock.now();
@@ -180,12 +181,7 @@ async fn looks_that_say_nothing_new_do_not_let_the_run_grow() {
 
 #[tokio::test]
 async fn a_lease_goes_by_itself_however_it_was_written() {
-    let account = Account::new().await;
-    let clock = Arc::new(ManualClock::new("2026-11-20T09:00:00Z".parse().unwrap()));
-    let journal = journal(&account, &clock);
-    let run = RunId::new(clock.now(), 1);
-    let (first, state, hint) = begin(run, clock.now());
-    journal.create(run, &first, &state, hint).await.unwrap();
+    let (account, clock, journal, run) = begun().await;
     let lease = Duration::from_secs(30);
     let ttl = async || {
         let stored = account.runs.read_fresh::<Value>(&run.to_string(), "lease").await.unwrap().unwrap();

@@ -36,7 +36,8 @@ fn default(variable: &str) -> String {
 
 fn check(table: &[(&str, &str, &str, &str)]) {
     for (file, resource, name, value) in table {
-        let found = setting(file, &format!("resource \"{resource}\""), name);
+        let (kind, label) = resource.split_once('.').unwrap();
+        let found = setting(file, &format!("resource \"{kind}\" \"{label}\""), name);
         assert_eq!(found, *value, "{name} of {resource} in {file}");
     }
 }
@@ -52,17 +53,12 @@ fn terraform_has_the_documents_defaults() {
         assert_eq!(default(variable), value, "{variable}");
     }
     check(&[
-        ("main.tf", "azurerm_resource_group\" \"this", "location", "var.location"),
-        ("registry.tf", "azurerm_container_registry\" \"this", "sku", "var.registry_sku"),
-        ("storage.tf", "azurerm_storage_account\" \"this", "account_tier", "Standard"),
-        (
-            "storage.tf",
-            "azurerm_storage_account\" \"this",
-            "account_replication_type",
-            "var.storage_replication",
-        ),
-        ("cosmos.tf", "azurerm_cosmosdb_account\" \"this", "consistency_level", "var.cosmos_consistency"),
-        ("keyvault.tf", "azurerm_key_vault\" \"this", "rbac_authorization_enabled", "true"),
+        ("main.tf", "azurerm_resource_group.this", "location", "var.location"),
+        ("registry.tf", "azurerm_container_registry.this", "sku", "var.registry_sku"),
+        ("storage.tf", "azurerm_storage_account.this", "account_tier", "Standard"),
+        ("storage.tf", "azurerm_storage_account.this", "account_replication_type", "var.storage_replication"),
+        ("cosmos.tf", "azurerm_cosmosdb_account.this", "consistency_level", "var.cosmos_consistency"),
+        ("keyvault.tf", "azurerm_key_vault.this", "rbac_authorization_enabled", "true"),
     ]);
     // Terraform makes the queues that the functions listen on.
     assert!(
@@ -77,23 +73,18 @@ fn terraform_has_the_documents_defaults() {
 #[test]
 fn nothing_is_opened_by_a_key_or_a_password() {
     check(&[
-        ("storage.tf", "azurerm_storage_account\" \"this", "shared_access_key_enabled", "false"),
-        ("storage.tf", "azurerm_storage_account\" \"this", "local_user_enabled", "false"),
-        ("messaging.tf", "azurerm_servicebus_namespace\" \"this", "local_auth_enabled", "false"),
-        ("cosmos.tf", "azurerm_cosmosdb_account\" \"this", "local_authentication_disabled", "true"),
-        ("registry.tf", "azurerm_container_registry\" \"this", "admin_enabled", "false"),
-        (
-            "monitoring.tf",
-            "azurerm_log_analytics_workspace\" \"this",
-            "local_authentication_enabled",
-            "false",
-        ),
-        ("monitoring.tf", "azurerm_application_insights\" \"this", "local_authentication_disabled", "true"),
-        ("backing.tf", "azurerm_postgresql_flexible_server\" \"apps", "password_auth_enabled", "false"),
-        ("backing.tf", "azurerm_managed_redis\" \"apps", "access_keys_authentication_enabled", "false"),
+        ("storage.tf", "azurerm_storage_account.this", "shared_access_key_enabled", "false"),
+        ("storage.tf", "azurerm_storage_account.this", "local_user_enabled", "false"),
+        ("messaging.tf", "azurerm_servicebus_namespace.this", "local_auth_enabled", "false"),
+        ("cosmos.tf", "azurerm_cosmosdb_account.this", "local_authentication_disabled", "true"),
+        ("registry.tf", "azurerm_container_registry.this", "admin_enabled", "false"),
+        ("monitoring.tf", "azurerm_log_analytics_workspace.this", "local_authentication_enabled", "false"),
+        ("monitoring.tf", "azurerm_application_insights.this", "local_authentication_disabled", "true"),
+        ("backing.tf", "azurerm_postgresql_flexible_server.apps", "password_auth_enabled", "false"),
+        ("backing.tf", "azurerm_managed_redis.apps", "access_keys_authentication_enabled", "false"),
         (
             "functions.tf",
-            "azurerm_function_app_flex_consumption\" \"this",
+            "azurerm_function_app_flex_consumption.this",
             "storage_authentication_type",
             "UserAssignedIdentity",
         ),

@@ -1,0 +1,15 @@
+//! An error and what caused it.
+
+use std::error::Error;
+
+/// The error, its cause, the cause of that, and so on.
+pub fn all(error: &(dyn Error + 'static)) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// The error with its causes, on one line.
+#[must_use]
+pub fn causes(error: &(dyn Error + 'static)) -> String {
+    let texts: Vec<String> = all(error).map(ToString::to_string).collect();
+    texts.join(": ")
+}
