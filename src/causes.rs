@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// The error, its cause, the cause of that, and so on.
-pub fn all(error: &(dyn Error + 'static)) -> impl Iterator<Item = &(dyn Error + 'static)> {
+pub fn all<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+use windlass::deploy::ids::Digest;
 
 use super::arm_domains::{Domains, domains_of, not_found, refused};
 use super::doubles::{Answer, Asked, Double};
 use super::groups_double::Instances;
+use super::images::IMAGE;
 use super::jobs_double::Jobs;
 use super::openapi::Contract;
 
@@ -210,7 +212,7 @@ impl State {
 
     fn build(&self, index: usize) -> Value {
         let done = self.builds[index] == 0;
-        let image = json!({ "registry": "registry.azurecr.io", "repository": "app", "digest": format!("sha256:{}", "ab".repeat(32)) });
+        let image = json!({ "registry": "registry.azurecr.io", "repository": "app", "digest": format!("sha256:{}", Digest::of(IMAGE)) });
         json!({ "name": "run", "properties": {
             "runId": format!("cb{index}"), "status": if done { "Succeeded" } else { "Running" },
             "outputImages": if done { vec![image] } else { Vec::new() },

@@ -1,14 +1,18 @@
 //! All of Azure for the real program: Cosmos DB's emulator, Azurite, doubles for the rest, and the host that calls it.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use azure_core::credentials::TokenCredential as _;
 use azure_storage_queue::models::QueueClientReceiveMessagesOptions;
 use serde_json::{Value, json};
 use windlass::ambient::{Clock as _, SystemClock};
+use windlass::config::AzureSettings;
 use windlass::triggers::table::function;
 
 use super::arm_double::ArmDouble;
@@ -18,6 +22,7 @@ use super::cosmos::{self, Account, Served};
 use super::doubles::{Answer, Double, Moody, watch};
 use super::envelope::queued;
 use super::host::{Host, Outcome};
+use super::images::registry;
 use super::vault::vault;
 use crate::e2e::until;
 
@@ -40,7 +45,30 @@ pub(crate) struct Cloud {
     pub(crate) ingestion: Double,
     pub(crate) account: Account,
     azurite: Azurite,
+    elsewhere: Elsewhere,
     _identity: Double,
+    _registry: Double,
+}
+
+/// Where everything goes that is meant for another machine, and ends.
+struct Elsewhere {
+    address: String,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Elsewhere {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let calls: Arc<AtomicUsize> = Arc::default();
+        let count = Arc::clone(&calls);
+        std::thread::spawn(move || {
+            for _ in listener.incoming() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self { address, calls }
+    }
 }
 
 /// The identity endpoint of App Service.
@@ -54,6 +82,35 @@ async fn identity() -> Double {
     })
 }
 
+fn same_everywhere() -> [(&'static str, String); 8] {
+    [
+        ("WINDLASS_BACKEND", "azure"),
+        ("WINDLASS_BUILDER", "acr"),
+        ("MAX_CONCURRENT_DEPLOYMENTS", "50"),
+        ("MAX_CONCURRENT_PER_ORGANIZATION", "50"),
+        ("IDENTITY_HEADER", "secret"),
+        ("NO_PROXY", "127.0.0.1,localhost"),
+        ("COSMOS_DISABLE_IMDS", "1"),
+        ("APPLICATIONINSIGHTS_AUTHENTICATION_STRING", "Authorization=AAD"),
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
+}
+
+/// What is called how, and where Azurite is.
+fn names(settings: &AzureSettings) -> [(&'static str, String); 9] {
+    [
+        ("WINDLASS_BLOB_ENDPOINT", settings.blobs.to_string()),
+        ("WINDLASS_QUEUE_ENDPOINT", settings.queues.to_string()),
+        ("WINDLASS_ROOT_CERTIFICATE", settings.root_certificate.as_ref().unwrap().display().to_string()),
+        ("AZURE_SUBSCRIPTION_ID", settings.subscription.clone()),
+        ("AZURE_RESOURCE_GROUP", settings.group.clone()),
+        ("AZURE_LOCATION", settings.location.clone()),
+        ("CONTAINER_APPS_ENVIRONMENT", settings.environment.clone()),
+        ("APPS_IDENTITY", settings.apps_identity.clone()),
+        ("AZURE_CONTAINER_REGISTRY", settings.registry.clone()),
+    ]
+}
+
 impl Cloud {
     /// Everything but the program, which starts with its first call; `None`, said loudly, where Azurite is not installed.
     pub(crate) async fn start(seed: u64) -> Option<Self> {
@@ -65,41 +122,44 @@ impl Cloud {
         let azurite = Azurite::start().await?;
         let (arm, vault, bus, identity) = (ArmDouble::start(), vault(), Bus::start(), identity().await);
         let ingestion = Double::start(|_| -> Answer { (200, Vec::new(), "{}".to_owned()) });
+        let (images, elsewhere) = (registry("windlass/"), Elsewhere::start());
         let served = cosmos::serve();
         let settings = &azurite.settings;
         let variables = [
-            ("WINDLASS_BACKEND", "azure".to_owned()),
-            ("WINDLASS_BUILDER", "acr".to_owned()),
-            ("MAX_CONCURRENT_DEPLOYMENTS", "50".to_owned()),
-            ("MAX_CONCURRENT_PER_ORGANIZATION", "50".to_owned()),
             ("COSMOS_ENDPOINT", served.address.clone()),
             ("SERVICEBUS_NAMESPACE", bus.double.address.clone()),
-            ("WINDLASS_BLOB_ENDPOINT", settings.blobs.to_string()),
-            ("WINDLASS_QUEUE_ENDPOINT", settings.queues.to_string()),
-            ("WINDLASS_ROOT_CERTIFICATE", settings.root_certificate.as_ref().unwrap().display().to_string()),
             ("WINDLASS_ARM_ENDPOINT", arm.double.address.clone()),
             ("KEYVAULT_URL", vault.address.clone()),
             ("IDENTITY_ENDPOINT", identity.address.clone()),
-            ("IDENTITY_HEADER", "secret".to_owned()),
-            ("AZURE_SUBSCRIPTION_ID", settings.subscription.clone()),
-            ("AZURE_RESOURCE_GROUP", settings.group.clone()),
-            ("AZURE_LOCATION", settings.location.clone()),
-            ("CONTAINER_APPS_ENVIRONMENT", settings.environment.clone()),
-            ("APPS_IDENTITY", settings.apps_identity.clone()),
-            ("AZURE_CONTAINER_REGISTRY", settings.registry.clone()),
-            ("COSMOS_DISABLE_IMDS", "1".to_owned()),
+            (
+                "ACR_LOGIN_SERVER",
+                images.address.trim_start_matches("http://").trim_end_matches('/').to_owned(),
+            ),
+            ("HTTPS_PROXY", elsewhere.address.clone()),
             (
                 "APPLICATIONINSIGHTS_CONNECTION_STRING",
                 format!("InstrumentationKey=k;IngestionEndpoint={}", ingestion.address),
             ),
-            ("APPLICATIONINSIGHTS_AUTHENTICATION_STRING", "Authorization=AAD".to_owned()),
         ];
+        let variables = same_everywhere().into_iter().chain(names(settings)).chain(variables);
         let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
-        let variables: BTreeMap<&str, String> = variables.into_iter().chain(more).collect();
+        let variables: BTreeMap<&str, String> = variables.chain(more).collect();
         let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let account = served.account().await;
         let host = Host::new(variables, azurite.folder().to_owned(), account.runs.clone(), seed);
-        let cloud = Self { host, arm, bus, served, vault, ingestion, account, azurite, _identity: identity };
+        let cloud = Self {
+            host,
+            arm,
+            bus,
+            served,
+            vault,
+            ingestion,
+            account,
+            azurite,
+            elsewhere,
+            _identity: identity,
+            _registry: images,
+        };
         for mood in cloud.moods() {
             watch(mood, &cloud.host.tap());
         }
@@ -226,5 +286,6 @@ impl Cloud {
         assert_eq!(letters["deadLetters"], json!([]), "{letters}");
         assert_eq!(self.host.complaints(), [""; 0], "{}", self.host.log());
         assert_eq!(self.arm.violations(), [""; 0]);
+        assert_eq!(self.elsewhere.calls.load(Ordering::Relaxed), 0, "somebody called another machine");
     }
 }

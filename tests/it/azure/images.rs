@@ -14,11 +14,12 @@ use super::doubles::{Answer, Asked, Double};
 use super::settings;
 
 /// The manifest of an image.
-const IMAGE: &[u8] = b"{}";
+pub(crate) const IMAGE: &[u8] = b"{}";
 
-/// A registry with one image, of `o/shop`, and its identity that may read there only.
-fn registry() -> Double {
-    Double::start(|asked: &Asked| -> Answer {
+/// A registry that has [`IMAGE`] in each repository with this beginning, and an identity that may read there only.
+pub(crate) fn registry(repositories: &'static str) -> Double {
+    let scope = format!("scope=repository%3A{}", repositories.replace('/', "%2F"));
+    Double::start(move |asked: &Asked| -> Answer {
         let given = |name: &str, token: &str| (200, Vec::new(), json!({ (name): token }).to_string());
         match (asked.method.as_str(), asked.path.as_str()) {
             ("POST", "/oauth2/exchange") => {
@@ -31,7 +32,7 @@ fn registry() -> Double {
             }
             ("POST", "/oauth2/token") => {
                 assert!(asked.body.ends_with("&refresh_token=refresh"), "{}", asked.body);
-                if asked.body.contains("scope=repository%3Awindlass%2Fo%2Fshop%3Apull") {
+                if asked.body.contains(&scope) {
                     given("access_token", "access")
                 } else {
                     (401, Vec::new(), String::new())
@@ -46,7 +47,8 @@ fn registry() -> Double {
                 assert!(
                     asked.header("accept").unwrap().contains("application/vnd.oci.image.manifest.v1+json")
                 );
-                let there = path == format!("/v2/windlass/o/shop/manifests/sha256:{}", Digest::of(IMAGE));
+                let there = path.starts_with(&format!("/v2/{repositories}"))
+                    && path.ends_with(&format!("/manifests/sha256:{}", Digest::of(IMAGE)));
                 if path.ends_with(&Digest::of(b"refused").to_string()) {
                     (405, Vec::new(), String::new())
                 } else if there {
@@ -69,7 +71,7 @@ pub(crate) fn services(double: &Double) -> Services {
 #[tokio::test]
 async fn an_image_is_reused_while_the_registry_has_it() {
     let (image, now): (_, Timestamp) = (Digest::of(IMAGE), Timestamp::UNIX_EPOCH);
-    let double = registry();
+    let double = registry("windlass/o/shop");
     let images = services(&double).images();
     let org: Name = "o".parse().unwrap();
     let has = async |app: &str, image| images.has(&org, app, image, now).await.unwrap();
