@@ -62,7 +62,7 @@ pub struct Tools {
 #[derive(Debug, Clone, Copy)]
 pub struct Looks {
     /// At a build.
-    pub build: Duration,
+    pub build: Pace,
     /// At a revision that starts, and at a change of the runtime.
     pub release: Duration,
     /// How often and how fast a step is tried again.
@@ -72,10 +72,27 @@ pub struct Looks {
 impl Looks {
     /// Where whatever ends wakes its run, and everything is on one machine.
     pub const WOKEN: Self = Self {
-        build: Duration::from_secs(30),
+        build: Pace { first: Duration::from_secs(30), last: Duration::from_secs(30) },
         release: Duration::from_secs(20),
         retry: RetryPolicy::DEFAULT,
     };
+}
+
+/// How often to look at what takes a second or an hour: soon at first, then more and more rarely.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The shortest pause.
+    pub first: Duration,
+    /// The longest one.
+    pub last: Duration,
+}
+
+impl Pace {
+    /// The pause after `waited`: a sixth of that, so that a look comes late by no more than a sixth.
+    #[must_use]
+    pub fn after(self, waited: Duration) -> Duration {
+        (waited / 6).clamp(self.first, self.last)
+    }
 }
 
 /// Something that the service depends on.

@@ -42,15 +42,18 @@ use crate::deploy::log::Logs;
 use crate::deploy::retention::Remains;
 use crate::deploy::secrets::Secrets;
 use crate::deploy::size::Size;
-use crate::windlass::{Check, Looks, Tools, Windlass};
+use crate::windlass::{Check, Looks, Pace, Tools, Windlass};
 use crate::workflow::Engine;
 use crate::workflow::chain::Chains;
 use crate::workflow::retry::RetryPolicy;
 
 /// Nobody wakes a run when a build or a revision is ready, so that somebody has to look. Every step calls services that may
 /// be gone for a while.
-const LOOKS: Looks =
-    Looks { build: Duration::from_secs(5), release: Duration::from_secs(3), retry: RetryPolicy::PATIENT };
+const LOOKS: Looks = Looks {
+    build: Pace { first: Duration::from_secs(1), last: Duration::from_secs(5) },
+    release: Duration::from_secs(3),
+    retry: RetryPolicy::PATIENT,
+};
 
 /// Why the service cannot start on Azure.
 #[derive(Debug, thiserror::Error)]

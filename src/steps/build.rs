@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Validated, names};
-use crate::ambient::after;
+use crate::ambient::{after, between};
 use crate::deploy::builder::{BuildJob, BuildStatus, Packed, Started};
 use crate::deploy::deployment::Deployment;
 use crate::deploy::release::Artifact;
@@ -16,6 +18,12 @@ use crate::workflow::queue::Hint;
 
 /// Raised when the same inputs would give another artifact.
 pub const BUILDER_VERSION: &str = "process-2";
+
+/// What is remembered while it builds.
+#[derive(Serialize, Deserialize)]
+struct Building {
+    since: Timestamp,
+}
 
 /// The step. Output: the [`Artifact`] and whether it was reused.
 pub(super) struct Build(pub(super) Arc<Tools>);
@@ -80,5 +88,7 @@ fn job(cx: &Context<'_>, deployment: &Deployment, validated: &Validated) -> Buil
 }
 
 fn wait(tools: &Tools, cx: &Context<'_>) -> Result<Next, StepError> {
-    Next::wait(after(cx.now, tools.looks.build), &json!({ "workspace": cx.run }))
+    let building = cx.remembered::<Building>()?.unwrap_or(Building { since: cx.now });
+    let pause = tools.looks.build.after(between(building.since, cx.now));
+    Next::wait(after(cx.now, pause), &building)
 }

@@ -76,7 +76,8 @@ pub(crate) struct Host {
     killer: Arc<Killer>,
     chance: SeededIds,
     client: reqwest::Client,
-    busy: Mutex<BTreeMap<String, usize>>,
+    /// How many calls work on a run, and whether one of them died.
+    busy: Mutex<BTreeMap<String, (usize, bool)>>,
     complaints: Mutex<Vec<String>>,
     cut: AtomicUsize,
 }
@@ -351,17 +352,18 @@ impl Host {
             single(function, &batch[0], before)
         };
         for run in &runs {
-            *self.busy.lock().unwrap().entry(run.clone()).or_default() += 1;
+            self.busy.lock().unwrap().entry(run.clone()).or_default().0 += 1;
         }
         let outcome = self.invoke(function, &body).await;
         for run in &runs {
-            let left = {
+            let only_the_dead = {
                 let mut busy = self.busy.lock().unwrap();
-                let count = busy.get_mut(run).unwrap();
+                let (count, died) = busy.get_mut(run).unwrap();
                 *count -= 1;
-                *count
+                *died |= outcome == Outcome::Cut;
+                *count == 0 && std::mem::take(died)
             };
-            if outcome == Outcome::Cut && left == 0 {
+            if only_the_dead {
                 self.let_time_pass(run).await;
             }
         }
