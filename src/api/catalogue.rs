@@ -256,6 +256,15 @@ pub const CODES: &[Code] = &[
         ("The image cannot be pulled", "Deploy again; the apps' identity needs AcrPull on the registry."),
     ),
     code(
+        "RELEASE_NOT_SCALED",
+        0,
+        User,
+        (
+            "The app would not scale as it was asked to",
+            "Deploy again; see whether a policy or a person changes the scale of container apps.",
+        ),
+    ),
+    code(
         "RELEASE_NOT_UNPACKED",
         0,
         ProviderTransient,

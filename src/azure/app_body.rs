@@ -5,13 +5,13 @@
 
 use serde_json::{Value, json};
 
+use super::app_scale::scale;
 use super::app_traffic::{kept, target_port};
 use crate::deploy::detect::Probe;
 use crate::deploy::dockerfile::PORT;
 use crate::deploy::ids::{Digest, dns_label};
 use crate::deploy::release::Release;
 use crate::deploy::runtime::Health;
-use crate::deploy::size::Replicas;
 
 /// Characters of an app's name; with `--` and the suffix of a revision it stays below 54.
 const MOST_LABEL: usize = 26;
@@ -105,16 +105,6 @@ fn probes(probe: &Probe, port: u16) -> Value {
         with("Readiness", period, u64::from(probe.retries)),
         with("Liveness", period.max(10), u64::from(probe.retries)),
     ])
-}
-
-/// When replicas are added. Load of the processor cannot bring an app back from none.
-fn rules(replicas: Replicas) -> Vec<Value> {
-    let http = json!({ "name": "http-scaling", "http": { "metadata": { "concurrentRequests": "100" } } });
-    let cpu = json!({
-        "name": "cpu-scaling",
-        "custom": { "type": "cpu", "metadata": { "type": "Utilization", "value": "70" } },
-    });
-    if replicas.min > 0 { vec![http, cpu] } else { vec![http] }
 }
 
 /// The variables of a container. A name twice lets the activation fail without a reason; what was set for the deployment
@@ -233,11 +223,7 @@ pub fn body(
                 "revisionSuffix": suffix(release),
                 "terminationGracePeriodSeconds": 30,
                 "containers": [container(release, place, secrets)],
-                "scale": {
-                    "minReplicas": release.replicas.min,
-                    "maxReplicas": release.replicas.max,
-                    "rules": rules(release.replicas),
-                },
+                "scale": scale(release.replicas),
             },
         },
     })
@@ -411,18 +397,6 @@ mod tests {
         assert_eq!(repositories.len(), names.len(), "{repositories:?}");
         let fits = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || "-/".contains(char);
         assert!(repositories.iter().all(|repository| repository.chars().all(fits)), "{repositories:?}");
-    }
-
-    #[test]
-    fn load_adds_replicas_and_a_sleeping_app_is_woken_by_requests_only() {
-        let awake = rules(Replicas { min: 2, max: 10 });
-        assert_eq!(awake[0].pointer("/http/metadata/concurrentRequests").unwrap(), "100");
-        assert_eq!(awake[1].pointer("/custom/metadata/value").unwrap(), "70");
-        assert_eq!(
-            awake.iter().map(|rule| rule["name"].as_str().unwrap()).collect::<Vec<_>>(),
-            ["http-scaling", "cpu-scaling"]
-        );
-        assert_eq!(rules(Replicas { min: 0, max: 2 }).len(), 1);
     }
 
     #[test]

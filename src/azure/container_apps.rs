@@ -16,6 +16,7 @@ use super::app_body::{
 use super::app_changes::{APPS, Changes, app};
 use super::app_domains::{Domains, serves};
 use super::app_logs::AppLogs;
+use super::app_scale::unlike;
 use super::app_secrets::{AppSecrets, references};
 use super::app_traffic::moved;
 use super::arm::Arm;
@@ -25,6 +26,7 @@ use crate::ambient::Clock;
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::release::Release;
 use crate::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
+use crate::deploy::size::Replicas;
 use crate::deploy::target::Target;
 use crate::deploy::wish::Environment;
 use crate::workflow::journal::RunId;
@@ -45,6 +47,9 @@ struct Known {
     /// Whose secrets it reads.
     #[serde(default)]
     deployment: Option<DeploymentId>,
+    /// How many of it were asked for.
+    #[serde(default)]
+    replicas: Option<Replicas>,
     number: u64,
     hosts: Vec<String>,
 }
@@ -157,7 +162,13 @@ impl ContainerApps {
                 _ => Health::Unknown,
             });
         };
-        Ok(health(&found, &self.replicas(&known).await?))
+        let health = health(&found, &self.replicas(&known).await?);
+        Ok(match known.replicas.and_then(|asked| unlike(asked, &found)) {
+            Some(message) if health == Health::Healthy => {
+                Health::Failed { code: "RELEASE_NOT_SCALED", message, tail: Vec::new() }
+            }
+            Some(_) | None => health,
+        })
     }
 
     async fn replicas(&self, known: &Known) -> Result<Value, ArmError> {
@@ -177,6 +188,7 @@ impl Runtime for ContainerApps {
             revision: format!("{name}--{}", suffix(release)),
             name: name.clone(),
             deployment: Some(release.deployment),
+            replicas: Some(release.replicas),
             number: release.number,
             hosts: release.hosts.clone(),
         };

@@ -6,6 +6,7 @@ pub mod app_body;
 mod app_changes;
 mod app_domains;
 pub mod app_logs;
+mod app_scale;
 pub mod app_secrets;
 mod app_traffic;
 pub mod arm;

@@ -228,6 +228,25 @@ async fn a_revision_that_does_not_start_says_why_and_the_old_one_stays() {
 }
 
 #[tokio::test]
+async fn a_revision_that_does_not_scale_as_asked_gets_no_traffic() {
+    let story = Story::new().await;
+    let first = story.go_live(1).await;
+    let before = story.arm.serving(APP);
+    story.arm.does_not_scale();
+    let second = story.release(2);
+    story.runtime.start(&second, None).await.unwrap();
+    let Health::Failed { code, message, .. } = story.settled(&second).await else {
+        panic!("it is taken for healthy")
+    };
+    assert_eq!(code, "RELEASE_NOT_SCALED");
+    assert!(message.contains("1 to 1 replicas by no rule; asked for was 1 to 3"), "{message}");
+    story.runtime.stop(second.run).await.unwrap();
+    assert_eq!(story.arm.serving(APP), before);
+    assert_eq!(story.runtime.answers(&first.hosts[0]).await.unwrap(), Some(first.run));
+    assert_eq!(story.arm.violations(), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_release_with_another_port_takes_the_port_along_with_the_traffic() {
     let story = Story::new().await;
     let first = story.go_live(1).await;

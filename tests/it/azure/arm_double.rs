@@ -39,6 +39,8 @@ pub(super) struct State {
     /// Answers that are given instead, each once: method, part of the path, answer.
     troubles: Vec<(String, String, Answer)>,
     fate: Option<Fate>,
+    /// Whatever is asked for, there is always one replica.
+    unscaled: bool,
     /// Looks until each build is over.
     builds: Vec<u32>,
     domains: Domains,
@@ -57,6 +59,7 @@ struct Revision {
     active: bool,
     looks: u32,
     fate: Fate,
+    template: Value,
 }
 
 /// The double.
@@ -79,6 +82,7 @@ impl Revision {
             "properties": {
                 "active": self.active, "trafficWeight": traffic, "replicas": 1, "provisioningState": provisioning,
                 "runningState": running, "healthState": health, "provisioningError": error,
+                "template": self.template,
             },
         })
     }
@@ -129,7 +133,11 @@ impl State {
     fn put(&mut self, name: &str, body: Value, address: &str) -> Answer {
         let fate = self.fate.clone().unwrap_or(Fate::Healthy(1));
         let looks = if let Fate::Healthy(looks) = fate { looks } else { 1 };
-        let suffix = body["properties"]["template"]["revisionSuffix"].as_str().unwrap().to_owned();
+        let mut template = body["properties"]["template"].clone();
+        let suffix = template["revisionSuffix"].as_str().unwrap().to_owned();
+        if self.unscaled {
+            template["scale"] = json!({ "minReplicas": 1, "maxReplicas": 1 });
+        }
         let app = self.apps.entry(name.to_owned()).or_insert_with(|| App {
             body: Value::Null,
             busy: 0,
@@ -146,7 +154,7 @@ impl State {
         }
         app.failed = matches!(fate, Fate::NeverMade);
         if !app.failed && !app.revisions.iter().any(|known| known.name == revision) {
-            app.revisions.push(Revision { name: revision, active: true, looks, fate });
+            app.revisions.push(Revision { name: revision, active: true, looks, fate, template });
         }
         app.body = body;
         app.busy = 1;
@@ -378,6 +386,11 @@ impl ArmDouble {
     /// What the next revisions become.
     pub(crate) fn fate(&self, fate: Fate) {
         self.state.lock().unwrap().fate = Some(fate);
+    }
+
+    /// The next revisions do not scale.
+    pub(crate) fn does_not_scale(&self) {
+        self.state.lock().unwrap().unscaled = true;
     }
 
     /// The revision that has the traffic of an app, and the active ones.
