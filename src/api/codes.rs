@@ -84,4 +84,24 @@ mod tests {
     fn codes_are_sorted_and_unique() {
         assert!(CODES.windows(2).all(|pair| pair[0].code < pair[1].code));
     }
+
+    #[test]
+    fn each_code_says_whose_turn_it_is_and_whether_to_try_again() {
+        for (code, category, retryable) in [
+            ("VALIDATION_FAILED", Category::User, false),
+            ("BUILD_FAILED", Category::User, false),
+            ("STORE_UNAVAILABLE", Category::ProviderTransient, true),
+            ("AZURE_CAPACITY", Category::ProviderTransient, true),
+            ("SECRET_UNREADABLE", Category::ProviderPermanent, false),
+            ("INTERNAL", Category::Internal, false),
+        ] {
+            let found = find(code).unwrap();
+            assert_eq!((found.category, found.retryable), (category, retryable), "{code}");
+        }
+        for code in CODES {
+            let passes = matches!(code.category, Category::Quota | Category::ProviderTransient);
+            assert_eq!(code.retryable, passes, "{}", code.code);
+            assert!(!code.title.is_empty() && !code.advice.is_empty(), "{}", code.code);
+        }
+    }
 }

@@ -497,6 +497,9 @@ mod tests {
         let problems = check(&[("WINDLASS_ARM_ENDPOINT", "http://example.com/")]).unwrap_err().0;
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("http only on loopback"), "{problems:?}");
+        let vault = [("KEYVAULT_URL", ""), ("AZURE_KEY_VAULT_URI", "http://wl-vault.vault.azure.net/")];
+        let problems = check(&vault).unwrap_err().0;
+        assert!(problems.iter().any(|problem| problem.contains("http only on loopback")), "{problems:?}");
     }
 
     #[test]

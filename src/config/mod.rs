@@ -400,6 +400,15 @@ mod tests {
     }
 
     #[test]
+    fn every_level_of_the_log_has_its_name() {
+        let levels = [Level::DEBUG, Level::INFO, Level::WARN, Level::ERROR];
+        for (word, level) in ["debug", "info", "warn", "error"].into_iter().zip(levels) {
+            assert_eq!(check(&[("LOG_LEVEL", word)]).unwrap().log_level, level);
+        }
+        assert!(check(&[("LOG_LEVEL", "loud")]).is_err());
+    }
+
+    #[test]
     fn secrets_are_not_explained() {
         let values = [
             ("AZURE_CLIENT_SECRET", "canary"),

@@ -282,6 +282,9 @@ mod tests {
     fn the_digest_is_of_names_modes_and_contents() {
         let one = check(&["a", "b"]).unwrap();
         assert_eq!(Manifest::from_text(&one.to_text()).unwrap(), one);
+        // As `sha256sum` gives it of the two lines.
+        let known = "17e248e00ae32f1b0980a2f95723649b715937152d6a1f8564052f8a2b70876f";
+        assert_eq!(one.digest().to_string(), known);
         assert_ne!(one.digest(), check(&["a", "c"]).unwrap().digest());
         let other =
             Manifest::new(vec![file("a"), FileEntry { mode: 0o755, ..file("b") }], &SourceLimits::default())

@@ -373,6 +373,15 @@ mod tests {
     }
 
     #[test]
+    fn an_environment_is_one_of_those_that_the_refusal_lists() {
+        for text in ["development", "staging", "production", "preview", "preview-7"] {
+            assert_eq!(text.parse::<Environment>().unwrap().to_string(), text);
+            let said = "prod".parse::<Environment>().unwrap_err();
+            assert!(said.contains(text.trim_end_matches('7')), "{said}");
+        }
+    }
+
+    #[test]
     fn an_environment_is_bounded_as_a_whole_and_in_each_value() {
         let with = |count: usize, bytes: usize| {
             let mut body = full();

@@ -143,6 +143,14 @@ async fn health_and_status_have_the_documented_shapes() {
         (queue["depth"].as_u64(), queue["inFlight"].as_u64(), queue["deadLetters"]["count"].as_u64()),
         (Some(0), Some(0), Some(0))
     );
+    assert_eq!(
+        (&queue["queue"], &queue["deadLetters"]["queue"]),
+        (&json!("deployment-queue"), &json!("deployment-dlq"))
+    );
+    assert!(queue["oldestMessageAgeSeconds"].is_u64() && queue["ratePerMinute"].is_f64(), "{queue}");
+    let took = &status["durationMs"];
+    assert!(took["p50"].is_u64() && took["p95"].is_u64() && status["uptimeSeconds"].is_u64(), "{status}");
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     // A status comes from records alone: no content is read for it.
     let path = format!("/deploy/{}/status", accepted["deploymentId"].as_str().unwrap());
     let before = server.get(&path).await;
@@ -151,6 +159,13 @@ async fn health_and_status_have_the_documented_shapes() {
     assert_eq!(server.get(&path).await, before);
     let (code, detailed) = server.get("/health/detailed").await;
     assert_eq!((code, detailed["status"].as_str()), (503, Some("degraded")));
+    let error = detailed["dependencies"]["content"]["lastError"].as_str().unwrap();
+    let folder = server.folder.path().to_str().unwrap();
+    assert!(error.starts_with("the content store cannot be written") && !error.contains(folder), "{error}");
+    assert_eq!(
+        server.get("/health").await,
+        (503, json!({ "status": "unhealthy", "services": { "content": "failing", "store": "ok" } }))
+    );
     assert_eq!(server.get("/health/live").await.0, 200);
 }
 
@@ -257,20 +272,24 @@ async fn a_deployment_that_takes_too_long_ends() {
     assert!(super::children_of(server.folder.path()).is_empty());
 }
 
+/// Deployments that are asked for at the same time.
+const POSTS: u32 = 50;
+
 #[tokio::test]
 async fn no_more_than_the_cap_run_at_once_and_posts_return_at_once() {
     let server = Server::with(&[("MAX_CONCURRENT_DEPLOYMENTS", "2")]);
-    let mut ids = Vec::new();
-    for number in 0..12 {
+    let server = &server;
+    let posts = (0..POSTS).map(|number| async move {
         let mut body = request(&format!("p{number}"));
         body["buildCommand"] = json!("sleep 0.2");
         let begun = std::time::Instant::now();
-        let (_, accepted) = server.post("/deploy", &body).await;
-        assert!(begun.elapsed() < std::time::Duration::from_secs(1));
-        ids.push(accepted["deploymentId"].as_str().unwrap().to_owned());
-    }
+        assert_eq!(server.post("/deploy", &body).await.0, 202);
+        // What waited for all the builds would take as long as they do.
+        assert!(begun.elapsed() < std::time::Duration::from_millis(200) * (POSTS / 2));
+    });
+    futures_util::future::join_all(posts).await;
     let (mut most, mut ended) = (0, 0);
-    while ended < ids.len() as u64 {
+    while ended < u64::from(POSTS) {
         let (_, status) = server.get("/status").await;
         most = most.max(status["deployments"]["running"].as_u64().unwrap());
         ended = status["deployments"]["succeeded"].as_u64().unwrap();
@@ -326,9 +345,25 @@ async fn uploads_are_verified_and_resumable() {
 #[tokio::test]
 async fn a_followed_log_resumes_after_an_id() {
     let server = Server::start();
-    let (_, accepted) = server.post("/deploy", &request("logged")).await;
+    let mut body = request("logged");
+    body["buildCommand"] = json!("echo building");
+    let (_, accepted) = server.post("/deploy", &body).await;
     let id = accepted["deploymentId"].as_str().unwrap();
     server.ended(id).await;
+    // Building and pushing are parts of their own, and what the build says stands between them.
+    let (_, built) = server.get(&format!("/deploy/{id}/logs?step=build")).await;
+    let told: Vec<&str> =
+        built["logs"].as_array().unwrap().iter().filter_map(|line| line["type"].as_str()).collect();
+    let wanted = [
+        "step.started",
+        "build.started",
+        "log",
+        "build.finished",
+        "push.started",
+        "push.finished",
+        "step.finished",
+    ];
+    assert_eq!(told, wanted, "{built}");
     let stream = async |after: &str| {
         let headers = [("accept", "text/event-stream"), ("last-event-id", after)];
         let answer = server.call("GET", &format!("/deploy/{id}/logs"), &headers, Bytes::new()).await;

@@ -9,6 +9,10 @@ use super::{Server, children_of, copy_of, example, have, until, windlass};
 async fn up_deploys_the_hello_example_and_a_second_up_uploads_one_file() {
     let folder = tempfile::tempdir().unwrap();
     let project = copy_of("hello", folder.path());
+    std::fs::create_dir(project.join("notes")).unwrap();
+    for number in 0..193 {
+        std::fs::write(project.join(format!("notes/{number}.txt")), format!("note {number}")).unwrap();
+    }
     let mut uploads = Vec::new();
     for text in ["Hello from Windlass", "Changed"] {
         let page = project.join("pages/index.html");
@@ -30,10 +34,9 @@ async fn up_deploys_the_hello_example_and_a_second_up_uploads_one_file() {
             std::process::Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap();
         assert!(stopped.success() && child.wait().unwrap().success());
     }
-    assert!(
-        uploads[0].starts_with("Uploading 7 of 7 files") && uploads[1].starts_with("Uploading 1 of 7 files"),
-        "{uploads:?}"
-    );
+    let page = std::fs::metadata(project.join("pages/index.html")).unwrap().len();
+    assert!(uploads[0].starts_with("Uploading 200 of 200 files"), "{uploads:?}");
+    assert_eq!(uploads[1], format!("Uploading 1 of 200 files, {page} bytes (199 unchanged)"));
     assert!(children_of(folder.path()).is_empty());
 }
 

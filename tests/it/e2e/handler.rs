@@ -1,5 +1,6 @@
 //! The custom handler's side of the Functions host protocol, over HTTP, with the stored payloads.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
@@ -137,10 +138,10 @@ async fn our_own_messages_work_in_every_form_the_host_may_use() {
             200
         );
     }
-    // A job of the documents' shape, in a batch with a bad element: the good one is taken, the call fails.
-    let job = request("from-the-queue").to_string();
-    let (status, _) =
-        handler.json("admit", &json!({ "Data": { "msgs": json!([job, "bad"]).to_string() } })).await;
+    // Jobs of the documents' shape, in a full batch with a bad element: the good ones are taken, the call fails.
+    let mut jobs: Vec<String> = (0..9).map(|n| request(&format!("from-the-queue-{n}")).to_string()).collect();
+    jobs.insert(4, "bad".to_owned());
+    let (status, _) = handler.json("admit", &json!({ "Data": { "msgs": json!(jobs).to_string() } })).await;
     assert_eq!(status, 400);
     let page = || async {
         let list = Request::get("/status/deployments")
@@ -149,10 +150,16 @@ async fn our_own_messages_work_in_every_form_the_host_may_use() {
             .unwrap();
         parsed(&handler.pool.fetch(handler.address, list).await.unwrap()).1
     };
-    assert_eq!(page().await["deployments"][0]["projectId"], "from-the-queue");
-    // Delivered again, it is the same deployment.
-    handler.json("admit", &json!({ "Data": { "msgs": json!([job]).to_string() } })).await;
-    assert_eq!(page().await["deployments"].as_array().unwrap().len(), 1);
+    let taken = || async {
+        let page = page().await;
+        let rows = page["deployments"].as_array().unwrap();
+        rows.iter().map(|row| row["projectId"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    let wanted: BTreeSet<String> = (0..9).map(|n| format!("from-the-queue-{n}")).collect();
+    assert_eq!(taken().await, wanted);
+    // Delivered again, they are the same deployments.
+    handler.json("admit", &json!({ "Data": { "msgs": json!([jobs[0], jobs[9]]).to_string() } })).await;
+    assert_eq!(page().await["deployments"].as_array().unwrap().len(), 9);
 }
 
 #[tokio::test]

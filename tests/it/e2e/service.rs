@@ -140,6 +140,8 @@ async fn a_bad_connection_string_is_told_by_its_field() {
         .unwrap();
     let shown = String::from_utf8(explained.stdout).unwrap();
     assert!(shown.contains("AccountEndpoint=https://a/;AccountKey=[redacted]"), "{shown}");
+    let location = shown.lines().find(|line| line.starts_with("AZURE_LOCATION ")).unwrap();
+    assert!(location.contains(" eastus ") && location.contains(" default "), "{location}");
     assert!(!said.contains("canary") && !shown.contains("canary"));
 }
 

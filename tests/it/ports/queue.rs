@@ -59,20 +59,22 @@ async fn a_message_that_keeps_failing_ends_in_the_dead_letters() {
     for delivery in 1..=4 {
         let message = store.queues.take("step-build", 1).await.remove(0);
         assert_eq!(message.count, delivery);
+        store.clock.advance(Duration::from_secs(1));
         store.queues.abandon("step-build", message, format!("error {delivery}"), 4).await.unwrap();
     }
     assert!(store.ready().is_empty());
     let notice = store.queues.take("deployment-dlq", 1).await.remove(0);
     assert!(notice.body.contains("deadLetter"));
-    let (error, deliveries): (String, u32) = store
+    let (body, error, deliveries, span): (String, String, u32, i64) = store
         .db
         .read(|c| {
-            c.query_row("SELECT error, deliveries FROM dead_letters", [], |row| {
-                Ok((row.get(0)?, row.get(1)?))
+            c.query_row("SELECT body, error, deliveries, last_at - first_at FROM dead_letters", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })
         })
         .unwrap();
-    assert_eq!((error.as_str(), deliveries), ("error 4", 4));
+    assert_eq!((body.as_str(), error.as_str(), deliveries), ("poison", "error 4", 4));
+    assert_eq!(span, 4_000_000, "first and last time are kept, in microseconds");
 }
 
 #[tokio::test]
