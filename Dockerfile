@@ -1,5 +1,6 @@
 # Windlass itself in a container: the binary, and a shell and certificates for what it builds.
 # Build the binary first: cargo build --release
+# The same binary and base make the same image each time with `podman build --timestamp 0`.
 ARG BASE=debian:bookworm-slim
 FROM ${BASE}
 COPY target/release/windlass /usr/local/bin/windlass

@@ -9,7 +9,7 @@ use super::detect::{Kind, Plan};
 /// Where an app listens inside its container unless its project says otherwise.
 pub const PORT: u16 = 8080;
 /// Raised when the same plan gives another text, so that no older image passes for the new one.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// The user that runs the app.
 pub const USER: u32 = 1000;
 /// Where an app lives in its image.
@@ -102,7 +102,7 @@ pub fn dockerfile(plan: &Plan, has: &dyn Fn(&str) -> bool) -> String {
     let port = plan.port.unwrap_or(PORT);
     let mut lines = vec![format!("FROM {}", recipe.base)];
     if plan.kind == Kind::Static {
-        lines.push("USER root".to_owned());
+        lines = vec![format!("FROM {} AS build", recipe.base), "USER root".to_owned()];
     }
     lines.push(format!("WORKDIR {APP}"));
     if let Some((files, command)) = recipe.install {
@@ -121,12 +121,11 @@ pub fn dockerfile(plan: &Plan, has: &dyn Fn(&str) -> bool) -> String {
         lines.push(format!("RUN {}", serde_json::json!(["/bin/sh", "-c", build])));
     }
     if plan.kind == Kind::Static {
-        let output = if plan.output == "." { String::new() } else { format!("/{}", plan.output) };
-        lines.push(format!("RUN rm -rf {SITE} && cp -R {APP}{output} {SITE}"));
+        lines.extend(site(recipe.base, &plan.output));
     } else {
         lines.push(format!("ENV PORT={port}"));
+        lines.push(format!("RUN chown -R {USER}:{USER} {APP}"));
     }
-    lines.push(format!("RUN chown -R {USER}:{USER} {APP}"));
     lines.push(format!("USER {USER}"));
     lines.push(format!("EXPOSE {port}"));
     lines.push(format!(
@@ -137,6 +136,18 @@ pub fn dockerfile(plan: &Plan, has: &dyn Fn(&str) -> bool) -> String {
         lines.push(format!("CMD {command}"));
     }
     lines.join("\n") + "\n"
+}
+
+/// A second stage, so that a site's image has what was built and nothing that it was built of.
+fn site(base: &str, output: &str) -> [String; 4] {
+    let built = if output == "." { APP.to_owned() } else { format!("{APP}/{output}") };
+    [
+        format!("FROM {base}"),
+        "USER root".to_owned(),
+        // The base has pages of its own there.
+        format!("RUN rm -rf {SITE}"),
+        format!("COPY --from=build {}", serde_json::json!([built, SITE])),
+    ]
 }
 
 /// What the text depends on besides the source's files, the build command, its variables and the folder that it fills; by
@@ -243,6 +254,18 @@ mod tests {
         let ports: Vec<&str> = text.lines().filter(|line| line.starts_with("EXPOSE")).collect();
         assert_eq!(ports, ["EXPOSE 8000"]);
         assert!(text.contains("ENV PORT=8000\n") && text.contains("http://127.0.0.1:8000/"), "{text}");
+    }
+
+    #[test]
+    fn a_site_brings_what_was_built_and_nothing_else() {
+        for (output, folder) in [(".", "/app"), ("my site", "/app/my site")] {
+            let plan = Plan { output: output.to_owned(), ..Plan::new(Kind::Static, None) };
+            let text = dockerfile(&plan, &|_| true);
+            let (build, site) = text.split_once("\nFROM ").unwrap();
+            assert!(build.contains(" AS build\n") && build.contains("COPY . ."), "{text}");
+            let copies: Vec<&str> = site.lines().filter(|line| line.starts_with("COPY")).collect();
+            assert_eq!(copies, [format!("COPY --from=build [\"{folder}\",\"{SITE}\"]")]);
+        }
     }
 
     #[test]

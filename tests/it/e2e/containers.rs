@@ -1,7 +1,11 @@
-//! Projects with a Dockerfile, built and run by the real podman.
+//! Projects with a Dockerfile, and the Dockerfiles that are ours, built and run by the real podman.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::{Value, json};
+use windlass::deploy::detect::{Kind, Plan};
+use windlass::deploy::dockerfile::{dockerfile, recipe};
 
 use super::{Server, have, until};
 
@@ -136,4 +140,108 @@ async fn a_dockerfile_that_fails_or_hangs_ends_and_leaves_nothing() {
     let running = Command::new("pgrep").args(["-f", "busybox sleep 4711"]).output().unwrap();
     assert!(running.stdout.is_empty(), "the build goes on");
     assert_eq!(left(&server), "");
+}
+
+/// Stands in for the bases that the Dockerfiles name: a shell with its tools, a user, and a page as a web server brings it.
+const BASE: &str = r#"FROM scratch
+COPY busybox /bin/busybox
+RUN ["/bin/busybox", "sh", "-c", "/bin/busybox --install -s /bin && mkdir -p /etc /tmp /usr/share/nginx/html && echo root:x:0:0::/:/bin/sh >/etc/passwd && echo theirs >/usr/share/nginx/html/50x.html"]
+"#;
+
+/// Images of a test, which go with it.
+struct Images {
+    conf: PathBuf,
+    folder: tempfile::TempDir,
+    made: Vec<String>,
+}
+
+impl Drop for Images {
+    fn drop(&mut self) {
+        for name in self.made.iter().rev() {
+            drop(Command::new("podman").args(["rmi", "--force", name]).output());
+        }
+    }
+}
+
+impl Images {
+    fn podman(&self, arguments: &[&str]) -> String {
+        let output =
+            Command::new("podman").args(arguments).env("CONTAINERS_CONF", &self.conf).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Builds these files and remembers nothing of an earlier build; gives the image's name.
+    fn build(&mut self, files: &[(&str, &[u8])], more: &[&str]) -> String {
+        let name = format!("localhost/windlass-test-{}:{}", std::process::id(), self.made.len());
+        // Another folder, so that the files are new ones.
+        let context = self.folder.path().join(self.made.len().to_string());
+        for (path, content) in files {
+            let path = context.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        self.made.push(name.clone());
+        let context = context.to_str().unwrap();
+        // Without layers nothing is left of a first stage.
+        let fixed = ["build", "--quiet", "--no-cache", "--layers=false", "--timestamp", "0", "--tag", &name];
+        self.podman(&[&fixed[..], more, &[context]].concat());
+        name
+    }
+
+    /// What the engine says of an image.
+    fn said(&self, name: &str) -> Value {
+        let said: Value = serde_json::from_str(&self.podman(&["image", "inspect", name])).unwrap();
+        said[0].clone()
+    }
+
+    /// Builds them twice, and gives the name of the one image that they make.
+    fn build_twice(&mut self, files: &[(&str, &[u8])], more: &[&str]) -> String {
+        let names = [self.build(files, more), self.build(files, more)];
+        let [one, other] = names.clone().map(|name| self.said(&name));
+        assert_eq!((&one["Id"], &one["Digest"]), (&other["Id"], &other["Digest"]));
+        names[0].clone()
+    }
+}
+
+#[test]
+fn the_dockerfiles_that_are_ours_make_the_same_image_each_time() {
+    let Some(conf) = engine() else { return };
+    let mut images = Images { conf, folder: tempfile::tempdir().unwrap(), made: Vec::new() };
+    let busybox = std::fs::read("/bin/busybox").unwrap();
+    let base = images.build(&[("busybox", &busybox), ("Dockerfile", BASE.as_bytes())], &[]);
+
+    // A site without a Dockerfile: its base runs as somebody who may not write.
+    let web = format!("FROM {base}\nUSER 101\n");
+    let web = images.build(&[("Dockerfile", web.as_bytes())], &[]);
+    let plan = Plan {
+        build: Some("mkdir 'my site' && cp page.html 'my site/index.html'".to_owned()),
+        output: "my site".to_owned(),
+        ..Plan::new(Kind::Static, None)
+    };
+    let text = dockerfile(&plan, &|_| false).replace(recipe(Kind::Static).base, &web);
+    let files: [(&str, &[u8]); 2] = [("page.html", b"hello"), ("Dockerfile", text.as_bytes())];
+    let site = images.build_twice(&files, &[]);
+    // The OCI format has no health check.
+    let said = images.build(&files, &["--format", "docker"]);
+    let said = images.said(&said);
+    let config = &said["Config"];
+    assert_eq!((&config["User"], &config["ExposedPorts"]), (&json!("1000"), &json!({ "8080/tcp": {} })));
+    let look = &said["Healthcheck"];
+    let second: u64 = 1_000_000_000;
+    assert_eq!((&look["Interval"], &look["Timeout"]), (&json!(30 * second), &json!(30 * second)));
+    assert_eq!((&look["StartPeriod"], &look["Retries"]), (&json!(5 * second), &json!(3)));
+    let run =
+        ["run", "--rm", "--network=none", "--no-healthcheck", &site, "/bin/ls", "/usr/share/nginx/html"];
+    assert_eq!(images.podman(&run), "index.html\n");
+    let run = ["run", "--rm", "--network=none", "--no-healthcheck", &site, "/bin/ls", "/"];
+    let top = images.podman(&run);
+    assert!(!top.lines().any(|name| name == "app"), "what it was built of came along: {top}");
+
+    // Our own: the binary stands for any other.
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile");
+    let own = std::fs::read(own).unwrap();
+    let files: [(&str, &[u8]); 2] = [("target/release/windlass", &busybox), ("Dockerfile", &own)];
+    let own = images.build_twice(&files, &["--build-arg", &format!("BASE={base}")]);
+    assert_eq!(images.said(&own)["Config"]["User"], "1000:1000");
 }

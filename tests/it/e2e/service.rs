@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
-use super::{Server, windlass};
+use super::{Server, have, request, windlass};
 
 #[tokio::test]
 async fn a_second_service_on_the_same_folder_is_refused_with_the_holders_pid() {
@@ -276,6 +276,36 @@ async fn operators_check_measure_and_clean_a_service() {
     ] {
         assert!(code == 200 && metrics.contains(line), "{metrics}");
     }
+}
+
+#[tokio::test]
+async fn the_documented_ways_to_read_a_log_work() {
+    if !have("curl") {
+        return;
+    }
+    let server = Server::start();
+    let mut body = request("logged");
+    body["buildCommand"] = serde_json::json!("echo building");
+    let (_, accepted) = server.post("/deploy", &body).await;
+    let id = accepted["deploymentId"].as_str().unwrap();
+    server.ended(id).await;
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let said: Vec<String> = std::fs::read_to_string(readme)
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("curl ") && line.contains("$id"))
+        .map(|line| {
+            let line = line.replace("localhost:3010", &server.api.to_string());
+            let mut shell = std::process::Command::new("sh");
+            let output = shell.args(["-c", &line]).env("id", id).env("NO_PROXY", "*").output().unwrap();
+            assert!(output.status.success(), "{line}");
+            String::from_utf8(output.stdout).unwrap()
+        })
+        .collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("\"succeeded\"") && said[1].contains("\"building\""), "{said:?}");
+    let built = String::from_utf8(server.cli(&["logs", id, "--step", "build"]).stdout).unwrap();
+    assert!(built.contains("building") && built.lines().all(|line| line.contains(" build ")), "{built}");
 }
 
 #[tokio::test]
