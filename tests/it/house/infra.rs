@@ -259,6 +259,31 @@ fn logic_apps_take_their_secrets_as_secure_parameters() {
     assert_eq!((&daily["hour"]["defaultValue"], &daily["minute"]["defaultValue"]), (&json!(9), &json!(0)));
 }
 
+#[test]
+fn logic_apps_start_and_send_as_the_documents_say() {
+    let templates = templates();
+    let definition = |name: &str| {
+        let resources = templates[name]["resources"].as_array().unwrap();
+        let workflow = resources.iter().find(|resource| resource["type"] == "Microsoft.Logic/workflows");
+        workflow.unwrap()["properties"]["definition"].clone()
+    };
+    let event = definition("event-driven-deploy");
+    let webhook = &event["triggers"]["When_a_Dataverse_record_is_created"];
+    assert_eq!(webhook["type"], "ApiConnectionWebhook");
+    assert_eq!(webhook["inputs"]["body"]["url"], "@{listCallbackUrl()}");
+    let call = &event["actions"]["Call_Azure_Function"]["inputs"];
+    assert_eq!((&call["method"], &call["uri"]), (&json!("POST"), &json!("@{parameters('functionUrl')}")));
+    assert_eq!(call["body"], json!({ "trigger": "dataverse_record_created", "data": "@triggerBody()" }));
+
+    let daily = definition("scheduled-deploy");
+    let recurrence = &daily["triggers"]["Daily_Reminder_Check"]["recurrence"];
+    assert_eq!((&recurrence["frequency"], &recurrence["interval"]), (&json!("Day"), &json!(1)));
+    assert_eq!(recurrence["schedule"]["hours"], json!(["[parameters('hour')]"]));
+    let sessions = daily.pointer("/actions/Is_Dataverse_given/actions/Get_Sessions_Today/inputs").unwrap();
+    assert_eq!(sessions["method"], "GET");
+    assert_eq!(sessions["authentication"]["value"], "Bearer @{parameters('bearerToken')}");
+}
+
 /// `name = value` lines of a file of values.
 fn values(preset: &str) -> BTreeMap<String, String> {
     text(&format!("infra/terraform/presets/{preset}.tfvars"))
@@ -283,6 +308,11 @@ fn the_tiers_are_presets_and_their_costs_add_up() {
     has("mvp", ["Free", "none", "none"]);
     has("standard", ["Free", "burstable", "none"]);
     has("full", ["Standard", "general", "replicated"]);
+    let full = values("full");
+    assert_eq!(
+        (full["front_door"].as_str(), full["always_ready"].as_str()),
+        ("Standard", "{ \"http\" = 2 }")
+    );
     let check = text("infra/terraform/prove");
     assert!(check.contains("for preset in mvp standard full; do"), "the presets are not planned");
 
@@ -292,17 +322,17 @@ fn the_tiers_are_presets_and_their_costs_add_up() {
         .filter(|line| line.starts_with("| "))
         .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
         .collect();
-    assert_eq!(rows[0], ["USD a month", "mvp", "standard"]);
+    assert_eq!(rows[0], ["USD a month", "mvp", "standard", "with a cache"]);
     let (total, lines) = rows[2..].split_last().unwrap();
-    assert_eq!(lines.len(), 4);
-    for column in 1..=2 {
+    assert_eq!(lines.len(), 5);
+    for column in 1..=3 {
         let sum = lines
             .iter()
             .map(|line| range(line[column]))
             .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         assert_eq!(sum, range(total[column]), "the total of {}", rows[0][column]);
     }
-    assert_eq!(total[1], "25", "the documents' total");
+    assert_eq!((total[1], total[3]), ("25", "52-55"), "the documents' totals");
 }
 
 const STUBS: [(&str, &str); 2] = [
