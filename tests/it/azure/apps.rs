@@ -196,6 +196,8 @@ async fn secrets_go_by_reference_and_never_into_a_request_to_arm() {
     let secret = secrets.iter().find(|secret| secret["name"] == reference.as_str()).unwrap();
     assert!(secret["keyVaultUrl"].as_str().unwrap().ends_with("/v2"), "{secret}");
     assert!(container["image"].as_str().unwrap().starts_with("registry.azurecr.io/windlass/o/shop@sha256:"));
+    let registry = &body["properties"]["configuration"]["registries"][0];
+    assert!(registry["identity"].is_string() && registry["passwordSecretRef"].is_null(), "{registry}");
     let sent: Vec<String> = story.arm.double.asked().iter().map(|asked| format!("{asked:?}")).collect();
     assert!(sent.iter().all(|sent| !sent.contains("canary")));
     let kept = story.asked_vault.asked().iter().filter(|asked| asked.body.contains("canary-9")).count();

@@ -195,6 +195,13 @@ async fn lists_are_newest_first_with_cursors_and_filters() {
     assert_eq!(names(&next), ids[2..4]);
     assert_eq!(names(&server.get("/status/deployments?status=succeeded").await.1).len(), 5);
     assert!(names(&server.get("/deploy/project/listed?environment=production").await.1).is_empty());
+    // A page has 20 rows, and never more than 100.
+    for _ in 0..100 {
+        assert_eq!(server.post("/deploy", &request("listed")).await.0, 202);
+    }
+    for (path, rows) in [("/status/deployments", 20), ("/status/deployments?limit=1000", 100)] {
+        assert_eq!(names(&server.get(path).await.1).len(), rows, "{path}");
+    }
 }
 
 #[tokio::test]

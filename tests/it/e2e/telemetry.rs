@@ -83,6 +83,9 @@ fn check_otlp(otlp: &Double, id: &str) {
     assert_eq!(attribute(failed[0], "exception.type"), &json!({ "stringValue": "BUILD_FAILED" }));
     let build = spans.iter().find(|span| span["status"]["message"] == "BUILD_FAILED").unwrap();
     assert_eq!((&build["name"], &build["status"]["code"]), (&json!("step build"), &json!(2)));
+    assert_eq!(attribute(build, "step.name"), &json!({ "stringValue": "build" }));
+    assert_eq!(attribute(build, "step.attempt"), &json!({ "intValue": "1" }));
+    assert!(attribute(build, "run.id")["stringValue"].is_string());
     let metrics = sent(otlp, "/v1/metrics", "/resourceMetrics/0/scopeMetrics/0/metrics");
     let points = |metric: &Value| metric["histogram"]["dataPoints"].as_array().unwrap().clone();
     let points: Vec<Value> = metrics

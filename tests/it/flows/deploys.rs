@@ -386,7 +386,8 @@ async fn what_does_not_fit_its_target_is_refused_before_it_is_built() {
         let id = world.submit(&body).await;
         world.run_until_idle().await;
         let fault = world.get(id).await.result.fault.unwrap();
-        assert_eq!(fault.code, "VALIDATION_PROJECT");
+        assert_eq!((fault.code.as_str(), fault.step.as_str()), ("VALIDATION_PROJECT", "validate"));
+        assert!(world.runtime.hosts().is_empty() && world.builder.workspaces() == 0);
         assert!(fault.message.contains(says), "{}", fault.message);
     }
     assert_eq!(world.builder.built(), 0);
