@@ -275,12 +275,10 @@ impl Doctor<'_> {
             let seen = format!("the environment {name} is in {there}, AZURE_LOCATION is {wanted}");
             return vec![Finding::failed(place.name, seen, format!("set AZURE_LOCATION={}", region(there)))];
         }
-        let builder = &self.settings.builder;
-        let group: &[Right] = match builder.strategy {
-            Strategy::Job => &[APPS, JOBS],
-            Strategy::Auto if builder.kaniko.is_some() => &[APPS, JOBS],
-            Strategy::Aci => &[APPS, GROUPS],
-            Strategy::Auto | Strategy::Layers | Strategy::Acr => &[APPS],
+        let group: &[Right] = match self.settings.builder.strategy {
+            Strategy::Job(_) | Strategy::Auto(Some(_)) => &[APPS, JOBS],
+            Strategy::Aci(_) => &[APPS, GROUPS],
+            Strategy::Auto(None) | Strategy::Layers | Strategy::Acr => &[APPS],
         };
         let mut row = self.with_rights(&place, format!("{name} in {there}, apps on {domain}"), group).await;
         let others: [(String, &[Right]); 2] =
