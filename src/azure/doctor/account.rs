@@ -131,7 +131,7 @@ impl Doctor<'_> {
     fn way(&self) -> &'static str {
         match self.settings.auth {
             Auth::ManagedIdentity { .. } => "managed identity",
-            Auth::WorkloadIdentity => "workload identity",
+            Auth::WorkloadIdentity(_) => "workload identity",
             Auth::ServicePrincipal { .. } => "service principal",
             Auth::Cli => "the Azure CLI",
         }
@@ -178,7 +178,7 @@ impl Doctor<'_> {
             Auth::Cli if trouble.seen.contains("not found on PATH") => "install the Azure CLI: see the row azure-cli".to_owned(),
             Auth::Cli => "az login, with --tenant where there are several directories".to_owned(),
             Auth::ManagedIdentity { .. } => "see the row identity".to_owned(),
-            Auth::WorkloadIdentity => "see that AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_FEDERATED_TOKEN_FILE are what the platform sets".to_owned(),
+            Auth::WorkloadIdentity(_) => "see that AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_FEDERATED_TOKEN_FILE are what the platform sets".to_owned(),
             Auth::ServicePrincipal { .. } => {
                 let place = Place { setting: "WINDLASS_AUTHORITY", ..self.place(super::SIGN_IN) };
                 place.failed(trouble).next.unwrap_or_default()

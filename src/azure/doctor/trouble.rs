@@ -290,7 +290,8 @@ pub(super) fn entra_advice(text: &str, settings: &AzureSettings) -> Option<Strin
         Auth::ServicePrincipal { client, .. } | Auth::ManagedIdentity { client: Some(client) } => {
             client.as_str()
         }
-        Auth::ManagedIdentity { client: None } | Auth::WorkloadIdentity | Auth::Cli => "AZURE_CLIENT_ID",
+        Auth::WorkloadIdentity(workload) => workload.client.as_str(),
+        Auth::ManagedIdentity { client: None } | Auth::Cli => "AZURE_CLIENT_ID",
     };
     let tenant = settings.tenant.as_deref().unwrap_or("(not set)");
     Some(advice.replace("{client}", client).replace("{tenant}", tenant))

@@ -475,6 +475,31 @@ async fn a_refused_sign_in_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_signs_in_or_hears_what_is_missing() {
+    let azure = Installation::start();
+    let file = azure.folder.path().join("token");
+    let path = file.to_str().unwrap();
+    let doctor = |azure: &Installation, path: &str| {
+        let workload = [("WINDLASS_AZURE_AUTH", "workload-identity"), ("AZURE_FEDERATED_TOKEN_FILE", path)];
+        azure.doctor(&["--json"], &workload)
+    };
+    let missing = format!("AZURE_FEDERATED_TOKEN_FILE {path} cannot be read");
+    doctor(&azure, path).check("sign-in", "failed", &missing, "what the platform sets");
+    std::fs::write(&file, "canary").unwrap();
+    let said = doctor(&azure, path);
+    said.check("sign-in", "ok", "by workload identity", "");
+    assert!(!said.out.contains("canary") && !said.err.contains("canary"));
+    let unset = doctor(&azure, "");
+    assert_eq!(unset.code, 78);
+    assert!(unset.err.contains("AZURE_FEDERATED_TOKEN_FILE is not set; workload-identity"), "{}", unset.err);
+    let stranger = entra(401, 700_213, "No matching federated identity record found.");
+    let azure =
+        Installation::with(Troubles { authority: vec![("/oauth2/", stranger)], ..Troubles::default() });
+    let advice = format!("no federated credential of {CLIENT} fits the workload");
+    doctor(&azure, path).check("sign-in", "failed", "AADSTS700213", &advice);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_secret_is_in_no_line_at_any_level() {
     let refused = entra(401, 7_000_215, "Invalid client secret provided.");
     for authority in [Vec::new(), vec![("/oauth2/", refused)]] {
