@@ -164,6 +164,7 @@ struct Installation {
     vault: Double,
     storage: Double,
     logs: Double,
+    bus: Double,
     cosmos: cosmos::Served,
     violations: Arc<Mutex<Vec<String>>>,
     folder: tempfile::TempDir,
@@ -206,6 +207,10 @@ impl Installation {
                 assert!(asked.body.contains("windlass-doctor"), "{}", asked.body);
                 ok(&json!({ "tables": [{ "rows": [] }] }))
             }),
+            bus: Double::start(|asked| -> Answer {
+                assert_eq!((asked.method.as_str(), asked.header("authorization")), ("GET", None));
+                (401, Vec::new(), String::new())
+            }),
             cosmos: cosmos::serve(),
             violations,
             folder: tempfile::tempdir().unwrap(),
@@ -223,6 +228,7 @@ impl Installation {
         let mut values = variables(&[
             ("WINDLASS_AUTHORITY", &self.authority.address),
             ("WINDLASS_ARM_ENDPOINT", &self.arm.address),
+            ("SERVICEBUS_NAMESPACE", &self.bus.address),
             ("KEYVAULT_URL", &self.vault.address),
             ("WINDLASS_BLOB_ENDPOINT", &self.storage.address),
             ("WINDLASS_QUEUE_ENDPOINT", &self.storage.address),
@@ -434,6 +440,46 @@ async fn trouble_on_the_way_is_told_from_trouble_there() {
     said.check("connection-strings", "warn", "AZURE_STORAGE_CONNECTION_STRING", "take the key out");
     assert!(!said.out.contains("Y2FuYXJ5") && !said.err.contains("Y2FuYXJ5"));
     assert_eq!(*azure.violations.lock().unwrap(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_without_an_address_says_which_setting_to_check() {
+    let azure = Installation::start();
+    // The C library refuses a name with so long a part by itself, so that nobody outside is asked. TLS would refuse it before
+    // that, but sees the alias only.
+    let file = azure.folder.path().join("aliases");
+    std::fs::write(&file, format!("nothing {}.invalid\n", "a".repeat(64))).unwrap();
+    let aliases = ("HOSTALIASES", file.to_str().unwrap());
+    let doctor = |names: &[&'static str]| {
+        let nowhere = names.iter().map(|name| (*name, "https://nothing/"));
+        azure.doctor(&["--json"], &nowhere.chain([aliases]).collect::<Vec<_>>())
+    };
+    let said = doctor(&[
+        "COSMOS_ENDPOINT",
+        "SERVICEBUS_NAMESPACE",
+        "KEYVAULT_URL",
+        "WINDLASS_BLOB_ENDPOINT",
+        "WINDLASS_QUEUE_ENDPOINT",
+        "WINDLASS_LOG_ANALYTICS_ENDPOINT",
+    ]);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    let check = |said: &Said, row: &str, setting: &str| {
+        said.check(row, "failed", "nothing/", &format!("the name has no address: check {setting};"));
+    };
+    check(&said, "cosmos", "COSMOS_ENDPOINT");
+    check(&said, "service-bus", "SERVICEBUS_NAMESPACE");
+    check(&said, "key-vault", "KEYVAULT_URL");
+    for row in ["storage-content", "storage-logs", "storage-alarm"] {
+        check(&said, row, "STORAGE_ACCOUNT");
+    }
+    said.check("log-analytics", "failed", "dns error", "the network's way to Log Analytics");
+    let said = doctor(&["WINDLASS_ARM_ENDPOINT"]);
+    for row in ["subscription", "service-bus", "container-apps", "registry"] {
+        check(&said, row, "WINDLASS_AZURE_CLOUD and WINDLASS_ARM_ENDPOINT");
+    }
+    let said = doctor(&["WINDLASS_AUTHORITY"]);
+    check(&said, "sign-in", "WINDLASS_AUTHORITY");
+    check(&said, "sign-in-service", "WINDLASS_AZURE_CLOUD");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
