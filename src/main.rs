@@ -4,6 +4,7 @@ mod serving;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -13,7 +14,7 @@ use windlass::cli::args::{Cli, Command, ConfigCommand, DeployFlags, DlqCommand};
 use windlass::cli::client::{Client, ClientError};
 use windlass::cli::deploy::{Order, follow, submit};
 use windlass::cli::screen::{Mode, Screen};
-use windlass::cli::{Ending, Identity, Output, doctor, exit, show, smoke};
+use windlass::cli::{Ending, Identity, Output, doctor, exit, init, show, smoke};
 use windlass::config::{BadSettings, Level, Settings, explain};
 use windlass::package;
 use windlass::setup::{Setup, is_handler, setup};
@@ -82,6 +83,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Config { command: ConfigCommand::Host, .. } => {
             writeln!(out.to, "{:#}", generated(settings.host.queue))?;
         }
+        Command::Init => init::write(Path::new(""), &mut out)?,
         Command::Version => out
             .put(&serde_json::json!({ "name": "windlass", "version": env!("CARGO_PKG_VERSION") }), |to| {
                 writeln!(to, "windlass {}", env!("CARGO_PKG_VERSION"))
@@ -155,6 +157,7 @@ async fn remote(
         | Command::Handler
         | Command::Bench { .. }
         | Command::Config { .. }
+        | Command::Init
         | Command::Version
         | Command::Completions { .. }
         | Command::Package { .. }
@@ -271,7 +274,7 @@ fn explain_settings(values: &BTreeMap<String, String>, out: &mut Output<'_>) -> 
 }
 
 /// Says what the Functions host would not run.
-fn verify_package(path: &std::path::Path, out: &mut Output<'_>) -> anyhow::Result<u8> {
+fn verify_package(path: &Path, out: &mut Output<'_>) -> anyhow::Result<u8> {
     let findings = package::verify(path)?;
     for finding in &findings {
         out.put(finding, |to| writeln!(to, "{finding}"))?;

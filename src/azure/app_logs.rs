@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::arm_error::{ArmError, Cause};
+use super::doctor::chain;
 use super::transport::{Wire, ask};
 use crate::config::AzureSettings;
 use crate::deploy::runtime::RuntimeError;
@@ -84,7 +85,7 @@ impl AppLogs {
         let mut request = Request::new(url.clone(), Method::Post);
         request.insert_header(CONTENT_TYPE, "application/json");
         let unavailable =
-            |error: azure_core::Error| RuntimeError::Unavailable(format!("Log Analytics: {error}"));
+            |error: azure_core::Error| RuntimeError::Unavailable(format!("Log Analytics: {}", chain(&error)));
         request.set_json(&json!({ "query": query, "timespan": SPAN })).map_err(unavailable)?;
         let answer = ask(&self.pipeline, request).await.map_err(unavailable)?;
         let (status, text) = (answer.status, answer.text());

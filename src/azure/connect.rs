@@ -39,6 +39,7 @@ use crate::config::{AzureSettings, Settings, Strategy};
 use crate::deploy::blobs::Blobs;
 use crate::deploy::builder::Builder;
 use crate::deploy::log::Logs;
+use crate::deploy::reference::PinnedImage;
 use crate::deploy::retention::Remains;
 use crate::deploy::secrets::Secrets;
 use crate::deploy::size::Size;
@@ -148,32 +149,29 @@ enum Where {
 
 impl Parts<'_> {
     fn builder(&self, stores: Stores<'_>) -> Result<Arc<dyn Builder>, ConnectError> {
-        Ok(match self.azure.builder.strategy {
-            Strategy::Auto => {
-                let contained = self.kaniko(Where::Job, stores)?;
-                let service = ServiceBuilder { tasks: self.tasks(stores), contained };
+        Ok(match &self.azure.builder.strategy {
+            Strategy::Auto(image) => {
+                let contained = image.as_ref().map(|image| self.kaniko(image, Where::Job, stores));
+                let service = ServiceBuilder { tasks: self.tasks(stores), contained: contained.transpose()? };
                 Arc::new(AutoBuilder { layers: self.layers(stores), service })
             }
             Strategy::Layers => Arc::new(self.layers(stores)),
             Strategy::Acr => Arc::new(self.tasks(stores)),
-            Strategy::Job => self.forced(Where::Job, stores)?,
-            Strategy::Aci => self.forced(Where::Group, stores)?,
+            Strategy::Job(image) => Arc::new(self.kaniko(image, Where::Job, stores)?),
+            Strategy::Aci(image) => Arc::new(self.kaniko(image, Where::Group, stores)?),
         })
     }
 
-    fn forced(&self, place: Where, stores: Stores<'_>) -> Result<Arc<dyn Builder>, ConnectError> {
-        match self.kaniko(place, stores)? {
-            Some(kaniko) => Ok(Arc::new(kaniko)),
-            None => Err(ConnectError::Settings),
-        }
-    }
-
-    /// The builder by kaniko; none without an image of it.
-    fn kaniko(&self, place: Where, (blobs, logs): Stores<'_>) -> Result<Option<KanikoBuilder>, ConnectError> {
-        let settings = &self.azure.builder;
-        let Some(image) = settings.kaniko.clone() else { return Ok(None) };
-        let (arm, identity) = (Arc::clone(self.arm), settings.puller.clone());
-        let site = Site { location: self.azure.location.clone(), image, identity, size: self.build };
+    /// The builder by this image of kaniko.
+    fn kaniko(
+        &self,
+        image: &PinnedImage,
+        place: Where,
+        (blobs, logs): Stores<'_>,
+    ) -> Result<KanikoBuilder, ConnectError> {
+        let (arm, identity) = (Arc::clone(self.arm), self.azure.builder.puller.clone());
+        let (location, image) = (self.azure.location.clone(), image.clone());
+        let site = Site { location, image, identity, size: self.build };
         let cell: Box<dyn Cell> = match place {
             Where::Job => Box::new(JobCell {
                 environment: arm.id(&environment(&self.azure.environment)),
@@ -183,7 +181,7 @@ impl Parts<'_> {
             }),
             Where::Group => Box::new(GroupCell { arm, site }),
         };
-        Ok(Some(KanikoBuilder::new(KanikoParts {
+        Ok(KanikoBuilder::new(KanikoParts {
             cell,
             blobs: Arc::clone(blobs),
             logs: Arc::clone(logs),
@@ -191,7 +189,7 @@ impl Parts<'_> {
             loans: self.services.loans()?,
             registries: self.services.registries(),
             clock: Arc::clone(self.clock),
-        })))
+        }))
     }
 
     fn layers(&self, (blobs, logs): Stores<'_>) -> LayersBuilder {

@@ -22,6 +22,7 @@ use super::app_traffic::moved;
 use super::arm::Arm;
 use super::arm_error::ArmError;
 use super::cosmos::{Container, Fault, Stored};
+use super::targets::health_of;
 use crate::ambient::Clock;
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::release::Release;
@@ -219,16 +220,7 @@ impl Runtime for ContainerApps {
     }
 
     async fn health(&self, revision: RunId) -> Health {
-        match self.look(revision).await {
-            Ok(health) => health,
-            Err(RuntimeError::Unavailable(why)) => {
-                tracing::warn!(run.id = %revision, why, "the health of {revision} is not known now");
-                Health::Starting
-            }
-            Err(RuntimeError::Rejected { code, message }) => {
-                Health::Failed { code, message, tail: Vec::new() }
-            }
-        }
+        health_of(revision, self.look(revision).await)
     }
 
     async fn switch(&self, release: &Release) -> Result<(), RuntimeError> {

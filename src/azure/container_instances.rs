@@ -20,6 +20,7 @@ use super::arm_error::ArmError;
 use super::cosmos::{Container, Fault, Stored};
 use super::group_body::{CONTAINER, Seen, body, group_of, label_of, restarts, seen};
 use super::group_door::{Door, GroupAddresses};
+use super::targets::health_of;
 use super::transport::Wire;
 use crate::ambient::{Clock, between};
 use crate::deploy::detect::Probe;
@@ -270,16 +271,7 @@ impl Runtime for ContainerInstances {
     }
 
     async fn health(&self, revision: RunId) -> Health {
-        match self.look(revision).await {
-            Ok(health) => health,
-            Err(RuntimeError::Unavailable(why)) => {
-                tracing::warn!(run.id = %revision, why, "the health of {revision} is not known now");
-                Health::Starting
-            }
-            Err(RuntimeError::Rejected { code, message }) => {
-                Health::Failed { code, message, tail: Vec::new() }
-            }
-        }
+        health_of(revision, self.look(revision).await)
     }
 
     async fn switch(&self, release: &Release) -> Result<(), RuntimeError> {

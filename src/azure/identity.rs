@@ -1,15 +1,17 @@
 //! Who we are to Azure: one credential, chosen by configuration.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use azure_core::credentials::{Secret, TokenCredential};
+use azure_core::error::ErrorKind;
 use azure_core::http::policies::{Policy, PolicyResult};
-use azure_core::http::{AsyncRawResponse, ClientOptions, Context, Request, Url};
+use azure_core::http::{AsyncRawResponse, ClientMethodOptions, ClientOptions, Context, Request, Url};
 use azure_identity::{
-    AzureCliCredential, AzureCliCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
-    ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential,
-    WorkloadIdentityCredentialOptions,
+    AzureCliCredential, AzureCliCredentialOptions, ClientAssertion, ClientAssertionCredential,
+    ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
+    ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
 };
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
@@ -30,11 +32,12 @@ pub fn credential(settings: &AzureSettings, wire: &Wire) -> azure_core::Result<A
                 client_options: options,
             }))?
         }
-        Auth::WorkloadIdentity => {
-            let mut workload = WorkloadIdentityCredentialOptions::default();
-            workload.credential_options.client_options = entra(settings, wire);
-            WorkloadIdentityCredential::new(Some(workload))?
-        }
+        Auth::WorkloadIdentity(workload) => ClientAssertionCredential::new(
+            workload.tenant.clone(),
+            workload.client.clone(),
+            TokenFile(workload.token_file.clone()),
+            Some(ClientAssertionCredentialOptions { client_options: entra(settings, wire) }),
+        )?,
         Auth::ServicePrincipal { tenant, client, secret } => ClientSecretCredential::new(
             tenant,
             client.clone(),
@@ -46,6 +49,30 @@ pub fn credential(settings: &AzureSettings, wire: &Wire) -> azure_core::Result<A
             ..AzureCliCredentialOptions::default()
         }))?,
     })
+}
+
+/// Where the platform keeps a workload's token. The SDK's own credential for workloads (`azure_identity` 1.0) reads it when
+/// the program starts and then keeps it for ten minutes; this one reads what is there, and says which setting is wrong.
+#[derive(Debug)]
+struct TokenFile(PathBuf);
+
+impl TokenFile {
+    fn wrong(&self, why: &str) -> azure_core::Error {
+        let text = format!("AZURE_FEDERATED_TOKEN_FILE {} {why}", self.0.display());
+        azure_core::Error::with_message(ErrorKind::Credential, text)
+    }
+}
+
+#[async_trait]
+impl ClientAssertion for TokenFile {
+    async fn secret(&self, _options: Option<ClientMethodOptions<'_>>) -> azure_core::Result<String> {
+        let read = tokio::fs::read_to_string(&self.0).await;
+        let text = read.map_err(|error| self.wrong(&format!("cannot be read: {error}")))?;
+        match text.trim() {
+            "" => Err(self.wrong("is empty: the platform has not put a token into it")),
+            token => Ok(token.to_owned()),
+        }
+    }
 }
 
 /// Options for those who ask Entra ID themselves.

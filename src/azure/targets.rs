@@ -50,6 +50,18 @@ impl Addresses for Targets {
     }
 }
 
+/// The health that a look found. What may pass by itself leaves the revision starting.
+pub(super) fn health_of(revision: RunId, looked: Result<Health, RuntimeError>) -> Health {
+    match looked {
+        Ok(health) => health,
+        Err(RuntimeError::Unavailable(why)) => {
+            tracing::warn!(run.id = %revision, why, "the health of {revision} is not known now");
+            Health::Starting
+        }
+        Err(RuntimeError::Rejected { code, message }) => Health::Failed { code, message, tail: Vec::new() },
+    }
+}
+
 /// Whoever knows nothing of a run or an app has nothing to do for it, so that both may be asked.
 #[async_trait]
 impl Runtime for Targets {

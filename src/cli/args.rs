@@ -253,6 +253,9 @@ pub enum Command {
         #[command(flatten)]
         service: ServiceFlags,
     },
+    /// Writes `.env.example` here: every setting and what it means, to be copied to `.env`.
+    #[command(after_help = "Example:\n  windlass init && cp .env.example .env && windlass serve")]
+    Init,
     /// Explains the settings.
     #[command(
         after_help = "Examples:\n  windlass config explain\n  QUEUE_MAX_RETRIES=5 windlass config host"

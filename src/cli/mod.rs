@@ -4,6 +4,7 @@ pub mod args;
 pub mod client;
 pub mod deploy;
 pub mod doctor;
+pub mod init;
 pub mod screen;
 pub mod show;
 pub mod smoke;

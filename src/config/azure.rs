@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use super::builder::BuilderSettings;
 use super::connection::REDACTED;
+use super::workload::Workload;
 use super::{Reader, Variable, may_have_key, shown, variable};
 
 /// Names of services in one of Microsoft's clouds.
@@ -84,7 +85,7 @@ pub enum Auth {
         client: Option<String>,
     },
     /// A token file that the platform renews.
-    WorkloadIdentity,
+    WorkloadIdentity(Workload),
     /// An app registration with a secret.
     ServicePrincipal {
         /// Its directory.
@@ -104,7 +105,7 @@ impl std::fmt::Debug for Auth {
             Self::ManagedIdentity { client } => {
                 f.debug_struct("ManagedIdentity").field("client", client).finish()
             }
-            Self::WorkloadIdentity => f.write_str("WorkloadIdentity"),
+            Self::WorkloadIdentity(workload) => f.debug_tuple("WorkloadIdentity").field(workload).finish(),
             Self::ServicePrincipal { tenant, client, secret: _ } => f
                 .debug_struct("ServicePrincipal")
                 .field("tenant", tenant)
@@ -177,7 +178,7 @@ pub struct AzureSettings {
 }
 
 /// Every variable of this page.
-pub(super) const AZURE_VARIABLES: [Variable; 28] = [
+pub(super) const AZURE_VARIABLES: [Variable; 29] = [
     variable("WINDLASS_AZURE_CLOUD", "public", "Microsoft's cloud: public, usgovernment or china"),
     variable(
         "WINDLASS_AZURE_AUTH",
@@ -187,6 +188,7 @@ pub(super) const AZURE_VARIABLES: [Variable; 28] = [
     variable("AZURE_TENANT_ID", "", "directory of the service principal, and of the Azure CLI's tokens"),
     variable("AZURE_CLIENT_ID", "", "id of the service principal, or of a user-assigned identity"),
     variable("AZURE_CLIENT_SECRET", "", "secret of the service principal"),
+    variable("AZURE_FEDERATED_TOKEN_FILE", "", "file with the token of workload-identity"),
     variable("AZURE_SUBSCRIPTION_ID", "", "subscription that apps are deployed to"),
     variable("AZURE_RESOURCE_GROUP", "", "resource group of the apps"),
     variable("AZURE_LOCATION", "eastus", "region of the apps"),
@@ -303,7 +305,7 @@ impl Reader<'_> {
         let client = self.text("AZURE_CLIENT_ID").map(str::to_owned);
         match self.text("WINDLASS_AZURE_AUTH").unwrap_or("managed-identity") {
             "managed-identity" => Auth::ManagedIdentity { client },
-            "workload-identity" => Auth::WorkloadIdentity,
+            "workload-identity" => Auth::WorkloadIdentity(self.workload()),
             "service-principal" => Auth::ServicePrincipal {
                 tenant: self.needed(&["AZURE_TENANT_ID"]),
                 client: self.needed(&["AZURE_CLIENT_ID"]),

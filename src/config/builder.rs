@@ -11,28 +11,34 @@ use crate::deploy::image::{Platform, runs_as};
 use crate::deploy::reference::{PinnedImage, Reference};
 
 /// What makes images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Strategy {
-    /// `layers` where nothing has to be run, else ACR Tasks, and `job` where the registry refuses those.
-    Auto,
+    /// `layers` where nothing has to be run, else ACR Tasks; where the registry refuses those, `job` if there is an image.
+    Auto(Option<PinnedImage>),
     /// The project's files as a layer on a base, without a build service.
     Layers,
     /// ACR Tasks.
     Acr,
-    /// kaniko in a job of Container Apps.
-    Job,
-    /// kaniko in a container group of Azure Container Instances.
-    Aci,
+    /// This image of kaniko in a job of Container Apps.
+    Job(PinnedImage),
+    /// The same in a container group of Azure Container Instances.
+    Aci(PinnedImage),
 }
 
-/// Strategies by the word in the setting.
-const STRATEGIES: [(&str, Strategy); 5] = [
-    ("auto", Strategy::Auto),
-    ("layers", Strategy::Layers),
-    ("acr", Strategy::Acr),
-    ("job", Strategy::Job),
-    ("aci", Strategy::Aci),
-];
+impl Strategy {
+    /// The strategy of a word in the setting. `job` and `aci` are none without an image.
+    fn of(word: &str, kaniko: Option<PinnedImage>) -> Option<Self> {
+        match word {
+            "auto" => Some(Self::Auto(kaniko)),
+            "layers" => Some(Self::Layers),
+            "acr" => Some(Self::Acr),
+            "job" => kaniko.map(Self::Job),
+            "aci" => kaniko.map(Self::Aci),
+            _ => None,
+        }
+    }
+}
+
 /// Bases by the word in the setting: a kind of project that has one of its own.
 const KINDS: [(&str, Kind); 4] =
     [("static", Kind::Static), ("node", Kind::Node), ("python", Kind::Python), ("procfile", Kind::Procfile)];
@@ -55,9 +61,7 @@ pub struct BuilderSettings {
     pub platform: Platform,
     /// Whether the newest one of a project has the tag `latest` too.
     pub latest: bool,
-    /// The image of kaniko that `job` and `aci` run; always there for these two.
-    pub kaniko: Option<PinnedImage>,
-    /// Id of the identity that pulls it, where it is not public.
+    /// Id of the identity that pulls the image of kaniko, where it is not public.
     pub puller: Option<String>,
     /// Instead of the identity.
     pub login: Option<RegistryLogin>,
@@ -110,10 +114,6 @@ pub(super) const BUILDER_VARIABLES: [Variable; 8] = [
 impl Reader<'_> {
     /// How images are made.
     pub(super) fn builder(&mut self) -> BuilderSettings {
-        let strategy =
-            self.parsed("WINDLASS_BUILDER", Strategy::Auto, "use auto, layers, acr, job or aci", |text| {
-                STRATEGIES.iter().find(|(word, _)| *word == text).map(|(_, strategy)| *strategy)
-            });
         let wanted = "use linux/<architecture>, such as linux/amd64";
         let platform =
             self.parsed("WINDLASS_PLATFORM", Platform::default(), wanted, |text| text.parse().ok());
@@ -128,13 +128,17 @@ impl Reader<'_> {
         }
         let wanted = "use <registry>/<repository>@sha256:<64 hexadecimal digits>";
         let kaniko = self.parsed("WINDLASS_KANIKO_IMAGE", None, wanted, |text| text.parse().ok().map(Some));
-        if kaniko.is_none() && matches!(strategy, Strategy::Job | Strategy::Aci) {
-            self.problems
-                .push("set WINDLASS_KANIKO_IMAGE: WINDLASS_BUILDER=job and =aci run that image".to_owned());
-        }
+        let wanted = if self.text("WINDLASS_KANIKO_IMAGE").is_some() {
+            "use auto, layers, acr, job or aci"
+        } else {
+            "use auto, layers or acr; job and aci run the image of WINDLASS_KANIKO_IMAGE, which is not set"
+        };
+        let usual = Strategy::Auto(kaniko.clone());
+        let strategy =
+            self.parsed("WINDLASS_BUILDER", usual, wanted, |word| Strategy::of(word, kaniko.clone()));
         let puller = self.text("WINDLASS_KANIKO_IDENTITY").map(str::to_owned);
         let login = user.zip(secret).map(|(user, secret)| RegistryLogin { user, secret: secret.into() });
-        BuilderSettings { strategy, platform, latest, kaniko, puller, login, bases }
+        BuilderSettings { strategy, platform, latest, puller, login, bases }
     }
 }
 
@@ -163,7 +167,7 @@ mod tests {
     fn every_base_and_strategy_has_a_default_and_can_be_set() {
         let (plain, problems) = check(&[]);
         assert_eq!(problems, [""; 0]);
-        assert_eq!((plain.strategy, plain.latest), (Strategy::Auto, false));
+        assert_eq!((&plain.strategy, plain.latest), (&Strategy::Auto(None), false));
         assert_eq!(plain.platform.to_string(), "linux/amd64");
         for kind in [Kind::Static, Kind::Node, Kind::Python, Kind::Rust, Kind::Go, Kind::Procfile] {
             assert!(plain.base(kind).is_some(), "{kind:?}");
@@ -177,14 +181,19 @@ mod tests {
             ("WINDLASS_TAG_LATEST", "true"),
             ("WINDLASS_REGISTRY_USER", "robot"),
             ("WINDLASS_REGISTRY_SECRET", "s"),
-            ("WINDLASS_KANIKO_IMAGE", &format!("127.0.0.1:5000/kaniko@sha256:{digest}")),
         ]);
         assert_eq!(problems, [""; 0]);
-        assert_eq!((set.strategy, set.latest, set.login.is_some()), (Strategy::Layers, true, true));
-        assert_eq!(
-            set.kaniko.as_ref().unwrap().to_string(),
-            format!("127.0.0.1:5000/kaniko@sha256:{digest}")
-        );
+        assert_eq!((&set.strategy, set.latest, set.login.is_some()), (&Strategy::Layers, true, true));
+        let text = format!("127.0.0.1:5000/kaniko@sha256:{digest}");
+        let image: PinnedImage = text.parse().unwrap();
+        for (word, strategy) in [
+            ("auto", Strategy::Auto(Some(image.clone()))),
+            ("job", Strategy::Job(image.clone())),
+            ("aci", Strategy::Aci(image)),
+        ] {
+            let (set, problems) = check(&[("WINDLASS_BUILDER", word), ("WINDLASS_KANIKO_IMAGE", &text)]);
+            assert_eq!((set.strategy, problems), (strategy, Vec::new()));
+        }
         assert_eq!(set.base(Kind::Node).unwrap().host(), "mirror.azurecr.io");
         assert_eq!(set.base(Kind::Go).unwrap().to_string(), "127.0.0.1:5000/base:1");
         assert_eq!(set.base(Kind::Python), plain.base(Kind::Python));

@@ -6,6 +6,7 @@ mod connection;
 pub mod env_file;
 mod telemetry;
 mod vaulted;
+mod workload;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -35,6 +36,7 @@ pub use azure::{Auth, AzureSettings, PlatformIdentity, is_loopback, registry_add
 pub use builder::{BuilderSettings, RegistryLogin, Strategy};
 pub use telemetry::{AppInsights, TelemetrySettings};
 pub use vaulted::{Vaulted, vaulted};
+pub use workload::Workload;
 
 /// All settings.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Doctor;
-use super::trouble::{Place, REACTIVATE, Trouble, entra_advice};
+use super::trouble::{Kind, Place, REACTIVATE, Trouble, entra_advice};
 use crate::ambient::between;
 use crate::api::finding::Finding;
 use crate::azure::arm::Contract;
@@ -131,7 +131,7 @@ impl Doctor<'_> {
     fn way(&self) -> &'static str {
         match self.settings.auth {
             Auth::ManagedIdentity { .. } => "managed identity",
-            Auth::WorkloadIdentity => "workload identity",
+            Auth::WorkloadIdentity(_) => "workload identity",
             Auth::ServicePrincipal { .. } => "service principal",
             Auth::Cli => "the Azure CLI",
         }
@@ -174,12 +174,13 @@ impl Doctor<'_> {
 
     /// What helps when nobody gives a reason with a code.
     fn remedy(&self, trouble: &Trouble) -> String {
+        let on_the_way = matches!(trouble.kind, Kind::Unresolved | Kind::Unreachable | Kind::Untrusted);
         match self.settings.auth {
             Auth::Cli if trouble.seen.contains("not found on PATH") => "install the Azure CLI: see the row azure-cli".to_owned(),
             Auth::Cli => "az login, with --tenant where there are several directories".to_owned(),
             Auth::ManagedIdentity { .. } => "see the row identity".to_owned(),
-            Auth::WorkloadIdentity => "see that AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_FEDERATED_TOKEN_FILE are what the platform sets".to_owned(),
-            Auth::ServicePrincipal { .. } => {
+            Auth::WorkloadIdentity(_) if !on_the_way => "see that AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_FEDERATED_TOKEN_FILE are what the platform sets".to_owned(),
+            Auth::WorkloadIdentity(_) | Auth::ServicePrincipal { .. } => {
                 let place = Place { setting: "WINDLASS_AUTHORITY", ..self.place(super::SIGN_IN) };
                 place.failed(trouble).next.unwrap_or_default()
             }

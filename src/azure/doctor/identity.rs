@@ -112,7 +112,7 @@ impl Doctor<'_> {
                 let Some(probe) = Probe::of(self.settings, client.clone()) else { return Vec::new() };
                 return vec![probe.ask(&self.services.wire()).await];
             }
-            Auth::WorkloadIdentity => "workload-identity",
+            Auth::WorkloadIdentity(_) => "workload-identity",
             Auth::ServicePrincipal { .. } => "service-principal",
             Auth::Cli => {
                 let seen = "not looked at: WINDLASS_AZURE_AUTH is cli, so the rows below tell what you may do, and not what the service's identity may";

@@ -32,13 +32,13 @@ const WRITE: Right = Right {
 };
 
 /// What images are made with: by tasks the registry itself pushes, all others push by themselves.
-fn rights(strategy: Strategy, by_repository: bool) -> &'static [Right] {
+fn rights(strategy: &Strategy, by_repository: bool) -> &'static [Right] {
     match (strategy, by_repository) {
         (Strategy::Acr, _) => &[TASKS],
-        (Strategy::Auto, false) => &[TASKS, PUSH],
-        (Strategy::Auto, true) => &[TASKS, WRITE],
-        (Strategy::Layers | Strategy::Job | Strategy::Aci, false) => &[PUSH],
-        (Strategy::Layers | Strategy::Job | Strategy::Aci, true) => &[WRITE],
+        (Strategy::Auto(_), false) => &[TASKS, PUSH],
+        (Strategy::Auto(_), true) => &[TASKS, WRITE],
+        (Strategy::Layers | Strategy::Job(_) | Strategy::Aci(_), false) => &[PUSH],
+        (Strategy::Layers | Strategy::Job(_) | Strategy::Aci(_), true) => &[WRITE],
     }
 }
 
@@ -69,21 +69,23 @@ impl Doctor<'_> {
             return vec![Finding::failed(NAME, seen, format!("set ACR_LOGIN_SERVER={server}"))];
         }
         let by_repository = text("roleAssignmentMode") == "AbacRepositoryPermissions";
-        let strategy = self.settings.builder.strategy;
+        let strategy = &self.settings.builder.strategy;
         let row = self.with_rights(&place, server.to_owned(), rights(strategy, by_repository)).await;
         let tasks = match strategy {
-            Strategy::Acr | Strategy::Auto if row.state == State::Ok => {
+            Strategy::Acr | Strategy::Auto(_) if row.state == State::Ok => {
                 self.tasks(server, by_repository).await
             }
             Strategy::Acr if by_repository => self.tasks(server, by_repository).await,
-            Strategy::Auto | Strategy::Acr | Strategy::Layers | Strategy::Job | Strategy::Aci => None,
+            Strategy::Auto(_) | Strategy::Acr | Strategy::Layers | Strategy::Job(_) | Strategy::Aci(_) => {
+                None
+            }
         };
         vec![tasks.unwrap_or(row)]
     }
 
     /// The row of a registry that does not run tasks, or whose tasks cannot push, as far as that can be known before.
     async fn tasks(&self, server: &str, by_repository: bool) -> Option<Finding> {
-        let builder = &self.settings.builder;
+        let strategy = &self.settings.builder.strategy;
         if by_repository {
             let seen =
                 format!("{server} gives roles by repository (ABAC); builds by ACR Tasks may not push there");
@@ -91,14 +93,14 @@ impl Doctor<'_> {
                 "az acr update --name {} --role-assignment-mode rbac, or WINDLASS_BUILDER=job with WINDLASS_KANIKO_IMAGE",
                 self.settings.registry
             );
-            return Some(match builder.strategy {
+            return Some(match strategy {
                 Strategy::Acr => Finding::failed(NAME, seen, next),
-                Strategy::Auto | Strategy::Layers | Strategy::Job | Strategy::Aci => {
+                Strategy::Auto(_) | Strategy::Layers | Strategy::Job(_) | Strategy::Aci(_) => {
                     Finding::warn(NAME, seen, next)
                 }
             });
         }
-        if builder.strategy == Strategy::Auto && builder.kaniko.is_some() {
+        if matches!(strategy, Strategy::Auto(Some(_))) {
             return None;
         }
         let subscription = self.subscribed().await.ok()?;
@@ -115,21 +117,23 @@ impl Doctor<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deploy::reference::PinnedImage;
 
     #[test]
     fn each_way_of_making_images_needs_its_own_roles() {
-        let roles = |strategy, by_repository| {
+        let image: PinnedImage = format!("ghcr.io/o/kaniko@sha256:{}", "ab".repeat(32)).parse().unwrap();
+        let roles = |strategy: &Strategy, by_repository| {
             rights(strategy, by_repository).iter().map(|right| right.role).collect::<Vec<_>>()
         };
         for (strategy, by_repository, wanted) in [
             (Strategy::Acr, false, &[TASKS.role][..]),
-            (Strategy::Auto, false, &[TASKS.role, PUSH.role][..]),
-            (Strategy::Auto, true, &[TASKS.role, WRITE.role][..]),
+            (Strategy::Auto(None), false, &[TASKS.role, PUSH.role][..]),
+            (Strategy::Auto(None), true, &[TASKS.role, WRITE.role][..]),
             (Strategy::Layers, false, &[PUSH.role][..]),
-            (Strategy::Job, false, &[PUSH.role][..]),
-            (Strategy::Aci, true, &[WRITE.role][..]),
+            (Strategy::Job(image.clone()), false, &[PUSH.role][..]),
+            (Strategy::Aci(image), true, &[WRITE.role][..]),
         ] {
-            assert_eq!(roles(strategy, by_repository), wanted, "{strategy:?}");
+            assert_eq!(roles(&strategy, by_repository), wanted, "{strategy:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Whether everything that the service uses is there, and whether the identity may use it.
 
-use azure_core::http::{StatusCode, Url};
+use azure_core::http::{Method, Request, RetryOptions, StatusCode, Url};
 use futures_util::future::join_all;
 use serde_json::Value;
 
@@ -10,6 +10,7 @@ use super::trouble::{Kind, Place, Trouble};
 use crate::api::finding::{Finding, State};
 use crate::azure::app_changes::environment;
 use crate::azure::arm::Contract;
+use crate::azure::transport::{Wire, ask};
 use crate::config::{Strategy, is_loopback};
 use crate::deploy::runtime::RuntimeError;
 use crate::triggers::table::{FUNCTIONS, Trigger};
@@ -107,6 +108,13 @@ impl Doctor<'_> {
         }
     }
 
+    /// Whether the namespace answers at all. What Resource Manager knows of it is no sign that our messages get there.
+    async fn bus_answers(&self) -> Result<(), Trouble> {
+        let pipeline = self.services.wire().pipeline(RetryOptions::none(), None);
+        let request = Request::new(Wire::secure(&self.settings.service_bus), Method::Get);
+        ask(&pipeline, request).await.map(drop).map_err(|error| Trouble::of(&error))
+    }
+
     pub(super) async fn service_bus(&self) -> Vec<Finding> {
         let namespace = format!("Microsoft.ServiceBus/namespaces/{}", name_in(&self.settings.service_bus));
         let place = Place {
@@ -116,6 +124,9 @@ impl Doctor<'_> {
             scope: self.arm.id(&namespace),
             make: format!("make the namespace and its queues: {TERRAFORM}"),
         };
+        if let Err(trouble) = self.bus_answers().await {
+            return vec![place.failed(&trouble)];
+        }
         let looks = join_all(bus_queues().map(|queue| {
             let id = self.arm.id(&format!("{namespace}/queues/{queue}"));
             async move { (queue, self.arm.look(Contract::ServiceBus, &id).await) }
@@ -275,12 +286,10 @@ impl Doctor<'_> {
             let seen = format!("the environment {name} is in {there}, AZURE_LOCATION is {wanted}");
             return vec![Finding::failed(place.name, seen, format!("set AZURE_LOCATION={}", region(there)))];
         }
-        let builder = &self.settings.builder;
-        let group: &[Right] = match builder.strategy {
-            Strategy::Job => &[APPS, JOBS],
-            Strategy::Auto if builder.kaniko.is_some() => &[APPS, JOBS],
-            Strategy::Aci => &[APPS, GROUPS],
-            Strategy::Auto | Strategy::Layers | Strategy::Acr => &[APPS],
+        let group: &[Right] = match self.settings.builder.strategy {
+            Strategy::Job(_) | Strategy::Auto(Some(_)) => &[APPS, JOBS],
+            Strategy::Aci(_) => &[APPS, GROUPS],
+            Strategy::Auto(None) | Strategy::Layers | Strategy::Acr => &[APPS],
         };
         let mut row = self.with_rights(&place, format!("{name} in {there}, apps on {domain}"), group).await;
         let others: [(String, &[Right]); 2] =
@@ -310,7 +319,7 @@ impl Doctor<'_> {
                     scope: "the workspace in LOG_ANALYTICS_WORKSPACE".to_owned(),
                     make: String::new(),
                 };
-                self.failed(&place, &Trouble { kind: Kind::Forbidden, seen: message })
+                self.failed(&place, &Trouble { kind: Kind::Forbidden, seen: message, setting: None })
             }
             Err(RuntimeError::Rejected { message, .. }) => Finding::failed(
                 row,

@@ -15,6 +15,8 @@ use crate::config::{Auth, AzureSettings};
 const UNKNOWN: &str = "Unknown";
 /// The code of what Cosmos DB's client says.
 const COSMOS: &str = "Cosmos DB";
+/// What says where Resource Manager is, which most rows ask.
+const MANAGER: &str = "WINDLASS_AZURE_CLOUD and WINDLASS_ARM_ENDPOINT";
 /// Characters of an error that are shown.
 const LONGEST: usize = 400;
 
@@ -52,6 +54,8 @@ pub(super) enum Kind {
 pub(super) struct Trouble {
     pub(super) kind: Kind,
     pub(super) seen: String,
+    /// What says where it was asked, when that is not the setting of the place itself.
+    pub(super) setting: Option<&'static str>,
 }
 
 /// What a service answered.
@@ -61,8 +65,16 @@ struct Answered {
     message: String,
 }
 
-/// The error and its causes in one line, without what repeats.
+/// The error and its causes in one line, without what repeats, as far as it is shown.
 pub(in crate::azure) fn chain(error: &(dyn Error + 'static)) -> String {
+    shortened(&whole_chain(error))
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(LONGEST).collect()
+}
+
+fn whole_chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     for error in causes::all(error) {
         let text = error.to_string();
@@ -72,7 +84,7 @@ pub(in crate::azure) fn chain(error: &(dyn Error + 'static)) -> String {
             texts.push(text);
         }
     }
-    texts.join(": ").chars().take(LONGEST).collect()
+    texts.join(": ")
 }
 
 /// The text between the tags of an element that has no others in it.
@@ -175,18 +187,22 @@ fn unanswered(text: &str) -> Option<Kind> {
 impl Trouble {
     /// Understands an error by its innermost answer, or by what the network said.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
-        let text = chain(error);
+        // An address may be so long that what went wrong comes after what is shown.
+        let text = whole_chain(error);
         let silent = unanswered(&text);
+        let manager = causes::all(error)
+            .any(|error| matches!(error.downcast_ref::<ArmError>(), Some(ArmError::Unreachable(_))));
+        let setting = manager.then_some(MANAGER);
         for error in causes::all(error) {
             // An answer may have any words in it. Only Cosmos DB's client gives a status where nobody answered.
             let found = answered(error).filter(|answer| silent.is_none() || answer.code != COSMOS);
             if let Some(answer) = found {
                 let seen = format!("{} {}: {}", answer.status, answer.code, answer.message);
-                let seen = seen.replace(['\r', '\n'], " ").chars().take(LONGEST).collect();
-                return Self { kind: answer.kind(), seen };
+                let seen = shortened(&seen.replace(['\r', '\n'], " "));
+                return Self { kind: answer.kind(), seen, setting };
             }
         }
-        Self { kind: silent.unwrap_or(Kind::Other), seen: text }
+        Self { kind: silent.unwrap_or(Kind::Other), seen: shortened(&text), setting }
     }
 }
 
@@ -207,12 +223,13 @@ pub(super) struct Place {
 impl Place {
     /// The row of a place where something went wrong.
     pub(super) fn failed(&self, trouble: &Trouble) -> Finding {
-        Finding::failed(self.name, &trouble.seen, self.next(trouble.kind))
+        Finding::failed(self.name, &trouble.seen, self.next(trouble))
     }
 
-    fn next(&self, kind: Kind) -> String {
-        let Self { setting, role, scope, make, .. } = self;
-        match kind {
+    fn next(&self, trouble: &Trouble) -> String {
+        let Self { role, scope, make, .. } = self;
+        let setting = trouble.setting.unwrap_or(self.setting);
+        match trouble.kind {
             Kind::Missing => make.clone(),
             Kind::Elsewhere => "check AZURE_SUBSCRIPTION_ID: this identity sees no such subscription, because it is another directory's (AZURE_TENANT_ID), or because the identity has no role in it".to_owned(),
             Kind::Forbidden => lacking(role, scope),
@@ -221,7 +238,7 @@ impl Place {
             Kind::Token => "the token is not taken: see the row clock, and whether WINDLASS_AZURE_CLOUD is the right cloud".to_owned(),
             Kind::Disabled => REACTIVATE.to_owned(),
             Kind::Throttled => "the service asks for patience: look again in a minute; if it stays so, see Azure's status page".to_owned(),
-            Kind::Unresolved => format!("the name has no address: check {setting}; names of private endpoints are known only within their network"),
+            Kind::Unresolved => format!("the name has no address: check {setting}; what is not made yet has none, and names of private endpoints are known only within their network"),
             Kind::Unreachable => format!("nothing answers there: check {setting}, the proxy and the firewall"),
             Kind::Untrusted => "the certificate is not trusted: install the machine's CA certificates; a proxy that opens TLS needs its own among them".to_owned(),
             Kind::Other => format!("check {setting} and {scope}"),
@@ -290,7 +307,8 @@ pub(super) fn entra_advice(text: &str, settings: &AzureSettings) -> Option<Strin
         Auth::ServicePrincipal { client, .. } | Auth::ManagedIdentity { client: Some(client) } => {
             client.as_str()
         }
-        Auth::ManagedIdentity { client: None } | Auth::WorkloadIdentity | Auth::Cli => "AZURE_CLIENT_ID",
+        Auth::WorkloadIdentity(workload) => workload.client.as_str(),
+        Auth::ManagedIdentity { client: None } | Auth::Cli => "AZURE_CLIENT_ID",
     };
     let tenant = settings.tenant.as_deref().unwrap_or("(not set)");
     Some(advice.replace("{client}", client).replace("{tenant}", tenant))

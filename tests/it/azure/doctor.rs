@@ -164,6 +164,7 @@ struct Installation {
     vault: Double,
     storage: Double,
     logs: Double,
+    bus: Double,
     cosmos: cosmos::Served,
     violations: Arc<Mutex<Vec<String>>>,
     folder: tempfile::TempDir,
@@ -206,6 +207,10 @@ impl Installation {
                 assert!(asked.body.contains("windlass-doctor"), "{}", asked.body);
                 ok(&json!({ "tables": [{ "rows": [] }] }))
             }),
+            bus: Double::start(|asked| -> Answer {
+                assert_eq!((asked.method.as_str(), asked.header("authorization")), ("GET", None));
+                (401, Vec::new(), String::new())
+            }),
             cosmos: cosmos::serve(),
             violations,
             folder: tempfile::tempdir().unwrap(),
@@ -223,6 +228,7 @@ impl Installation {
         let mut values = variables(&[
             ("WINDLASS_AUTHORITY", &self.authority.address),
             ("WINDLASS_ARM_ENDPOINT", &self.arm.address),
+            ("SERVICEBUS_NAMESPACE", &self.bus.address),
             ("KEYVAULT_URL", &self.vault.address),
             ("WINDLASS_BLOB_ENDPOINT", &self.storage.address),
             ("WINDLASS_QUEUE_ENDPOINT", &self.storage.address),
@@ -437,6 +443,46 @@ async fn trouble_on_the_way_is_told_from_trouble_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_without_an_address_says_which_setting_to_check() {
+    let azure = Installation::start();
+    // The C library refuses a name with so long a part by itself, so that nobody outside is asked. TLS would refuse it before
+    // that, but sees the alias only.
+    let file = azure.folder.path().join("aliases");
+    std::fs::write(&file, format!("nothing {}.invalid\n", "a".repeat(64))).unwrap();
+    let aliases = ("HOSTALIASES", file.to_str().unwrap());
+    let doctor = |names: &[&'static str]| {
+        let nowhere = names.iter().map(|name| (*name, "https://nothing/"));
+        azure.doctor(&["--json"], &nowhere.chain([aliases]).collect::<Vec<_>>())
+    };
+    let said = doctor(&[
+        "COSMOS_ENDPOINT",
+        "SERVICEBUS_NAMESPACE",
+        "KEYVAULT_URL",
+        "WINDLASS_BLOB_ENDPOINT",
+        "WINDLASS_QUEUE_ENDPOINT",
+        "WINDLASS_LOG_ANALYTICS_ENDPOINT",
+    ]);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    let check = |said: &Said, row: &str, setting: &str| {
+        said.check(row, "failed", "nothing/", &format!("the name has no address: check {setting};"));
+    };
+    check(&said, "cosmos", "COSMOS_ENDPOINT");
+    check(&said, "service-bus", "SERVICEBUS_NAMESPACE");
+    check(&said, "key-vault", "KEYVAULT_URL");
+    for row in ["storage-content", "storage-logs", "storage-alarm"] {
+        check(&said, row, "STORAGE_ACCOUNT");
+    }
+    said.check("log-analytics", "failed", "dns error", "the network's way to Log Analytics");
+    let said = doctor(&["WINDLASS_ARM_ENDPOINT"]);
+    for row in ["subscription", "service-bus", "container-apps", "registry"] {
+        check(&said, row, "WINDLASS_AZURE_CLOUD and WINDLASS_ARM_ENDPOINT");
+    }
+    let said = doctor(&["WINDLASS_AUTHORITY"]);
+    check(&said, "sign-in", "WINDLASS_AUTHORITY");
+    check(&said, "sign-in-service", "WINDLASS_AZURE_CLOUD");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_closed_vault_is_a_row_and_not_the_end() {
     let closed = || vec![("/secrets/", refusal(403, "Forbidden", "Caller is not authorized."))];
     let azure = Installation::with(Troubles { vault: closed(), ..Troubles::default() });
@@ -472,6 +518,31 @@ async fn a_refused_sign_in_says_why() {
         said.check("cosmos", "absent", "the sign-in does not work", "");
         assert!(azure.arm.asked().is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_signs_in_or_hears_what_is_missing() {
+    let azure = Installation::start();
+    let file = azure.folder.path().join("token");
+    let path = file.to_str().unwrap();
+    let doctor = |azure: &Installation, path: &str| {
+        let workload = [("WINDLASS_AZURE_AUTH", "workload-identity"), ("AZURE_FEDERATED_TOKEN_FILE", path)];
+        azure.doctor(&["--json"], &workload)
+    };
+    let missing = format!("AZURE_FEDERATED_TOKEN_FILE {path} cannot be read");
+    doctor(&azure, path).check("sign-in", "failed", &missing, "what the platform sets");
+    std::fs::write(&file, "canary").unwrap();
+    let said = doctor(&azure, path);
+    said.check("sign-in", "ok", "by workload identity", "");
+    assert!(!said.out.contains("canary") && !said.err.contains("canary"));
+    let unset = doctor(&azure, "");
+    assert_eq!(unset.code, 78);
+    assert!(unset.err.contains("AZURE_FEDERATED_TOKEN_FILE is not set; workload-identity"), "{}", unset.err);
+    let stranger = entra(401, 700_213, "No matching federated identity record found.");
+    let azure =
+        Installation::with(Troubles { authority: vec![("/oauth2/", stranger)], ..Troubles::default() });
+    let advice = format!("no federated credential of {CLIENT} fits the workload");
+    doctor(&azure, path).check("sign-in", "failed", "AADSTS700213", &advice);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -36,6 +36,7 @@ mod transport;
 mod vault;
 mod vaulted;
 mod whole;
+mod workload;
 
 use std::collections::BTreeMap;
 

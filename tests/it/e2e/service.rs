@@ -1,7 +1,6 @@
 //! Starting, refusing to start, and the command line besides deploying.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
 use std::process::Stdio;
 
 use super::{Server, have, request, windlass};
@@ -40,8 +39,9 @@ async fn wrong_settings_are_all_listed_at_once() {
 #[tokio::test]
 async fn a_copy_of_the_example_starts_and_names_that_are_none_are_told() {
     let folder = tempfile::tempdir().unwrap();
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join(".env.example");
-    let text = std::fs::read_to_string(example).unwrap();
+    let made = windlass(folder.path()).arg("init").output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let text = std::fs::read_to_string(folder.path().join(".env.example")).unwrap();
     std::fs::write(folder.path().join(".env"), format!("{text}\nWINDLASS_PROT=1\nLOG_LEVEL=warn\n")).unwrap();
     let mut child = windlass(folder.path())
         .args(["serve", "--port", "0", "--apps-port", "0"])
@@ -74,6 +74,25 @@ async fn a_copy_of_the_example_starts_and_names_that_are_none_are_told() {
     assert_eq!(refused.status.code(), Some(78));
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(said.contains("line 1 of .env is not NAME=VALUE") && !said.contains("canary"), "{said}");
+}
+
+#[tokio::test]
+async fn init_leaves_what_is_there_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let init = || {
+        let output = windlass(folder.path()).args(["init", "--json"]).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let says = |written: bool| format!("{{\"file\":\".env.example\",\"written\":{written}}}\n");
+    assert_eq!(init(), (Some(0), says(true), String::new()));
+    assert_eq!(init(), (Some(0), says(false), String::new()));
+    let path = folder.path().join(".env.example");
+    std::fs::write(&path, "MINE=1\n").unwrap();
+    let (code, out, error) = init();
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(error.contains("error: .env.example is there already with another content"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "MINE=1\n");
 }
 
 #[tokio::test]
@@ -222,6 +241,7 @@ async fn every_help_page_has_an_example() {
         "smoke",
         "cleanup",
         "doctor",
+        "init",
         "config",
         "version",
         "completions",
