@@ -1,6 +1,7 @@
 //! Starting, refusing to start, and the command line besides deploying.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 
 use super::{Server, have, request, windlass};
