@@ -128,7 +128,7 @@ async fn a_dockerfile_that_fails_or_hangs_ends_and_leaves_nothing() {
         .unwrap();
     let folder = root.to_str().unwrap().to_owned();
     let output = server.cli(&["deploy", &folder, "--detach", "--json"]);
-    let started: serde_json::Value =
+    let started: Value =
         serde_json::from_str(String::from_utf8(output.stdout).unwrap().lines().last().unwrap()).unwrap();
     let id = started["deploymentId"].as_str().unwrap().to_owned();
     until("the build sleeps", async || {
