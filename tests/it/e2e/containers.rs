@@ -1,5 +1,7 @@
 //! Projects with a Dockerfile, and the Dockerfiles that are ours, built and run by the real podman.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -179,7 +181,8 @@ impl Images {
         for (path, content) in files {
             let path = context.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         }
         self.made.push(name.clone());
         let context = context.to_str().unwrap();
