@@ -289,12 +289,12 @@ async fn no_more_than_the_cap_run_at_once_and_posts_return_at_once() {
     let posts = (0..POSTS).map(|number| async move {
         let mut body = request(&format!("p{number}"));
         body["buildCommand"] = json!("sleep 0.2");
-        let begun = std::time::Instant::now();
         assert_eq!(server.post("/deploy", &body).await.0, 202);
-        // What waited for all the builds would take as long as they do.
-        assert!(begun.elapsed() < std::time::Duration::from_millis(200) * (POSTS / 2));
     });
     futures_util::future::join_all(posts).await;
+    let (_, status) = server.get("/status").await;
+    let done = status["deployments"]["succeeded"].as_u64().unwrap();
+    assert!(done < u64::from(POSTS), "the answers waited for the builds");
     let (mut most, mut ended) = (0, 0);
     while ended < u64::from(POSTS) {
         let (_, status) = server.get("/status").await;
