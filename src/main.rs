@@ -10,10 +10,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use windlass::ambient::SystemClock;
 use windlass::azure::doctor::Unknown;
-use windlass::cli::args::{Cli, Command, ConfigCommand, DeployFlags, DlqCommand};
+use windlass::cli::args::{Cli, Command, DeployFlags};
 use windlass::cli::client::{Client, ClientError};
 use windlass::cli::deploy::{Order, follow, submit};
 use windlass::cli::screen::{Mode, Screen};
+use windlass::cli::subcommands::{ConfigCommand, DlqCommand};
 use windlass::cli::{Ending, Identity, Output, doctor, exit, init, show, smoke};
 use windlass::config::{BadSettings, Level, Settings, explain};
 use windlass::package;
@@ -134,6 +135,7 @@ async fn remote(
         Command::List { project } => show::list(&client, project.as_deref(), &mut out).await?,
         Command::Explain { id } => show::explain(&client, &id, &mut out).await?,
         Command::Dlq { command: DlqCommand::List } => show::dead_letters(&client, &mut out).await?,
+        Command::Dlq { command: DlqCommand::Show { id } } => show::dead_letter(&client, id, &mut out).await?,
         Command::Dlq { command: DlqCommand::Redrive { id } } => {
             say(&client.post(&format!("/operations/dead-letters/{id}/redrive"), &()).await?, &mut out)?;
         }

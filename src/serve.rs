@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix_web::dev::{Server, ServerHandle};
+use actix_web::body::MessageBody;
+use actix_web::dev::{Server, ServerHandle, ServiceRequest, ServiceResponse};
+use actix_web::http::{ConnectionType, StatusCode};
+use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpServer};
 use anyhow::Context as _;
 
@@ -169,14 +172,30 @@ fn go_on(windlass: &Windlass) {
 pub(crate) fn api_server(listener: TcpListener, state: Arc<Api>, handler: bool) -> anyhow::Result<Server> {
     let triggers = Arc::new(state.windlass.clone());
     let server = HttpServer::new(move || {
-        App::new().configure(|config| {
-            if handler {
-                custom_handler::mount(config, &triggers);
-            }
-            routes::mount(config, &state);
-        })
+        App::new()
+            .configure(|config| {
+                if handler {
+                    custom_handler::mount(config, &triggers);
+                }
+                routes::mount(config, &state);
+            })
+            .wrap(from_fn(decline))
     });
     Ok(server.workers(WORKERS).disable_signals().shutdown_timeout(GRACE.as_secs()).listen(listener)?.run())
+}
+
+/// Says that the connection ends after an offer to upgrade it that nobody took, such as `curl --http2` makes: the server
+/// (`actix-http` 3.20) ends it, and a client that does not know loses its next request.
+async fn decline(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let offered = request.head().upgrade();
+    let mut answer = next.call(request).await?;
+    if offered && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(answer)
 }
 
 /// Triggers get a port of their own, so that the API's port cannot reach them.
@@ -190,7 +209,9 @@ fn serve_triggers(windlass: Arc<Windlass>) -> anyhow::Result<(ServerHandle, Sock
 }
 
 fn serve_apps(listener: TcpListener, door: Arc<FrontDoor>) -> anyhow::Result<ServerHandle> {
-    let server = HttpServer::new(move || App::new().configure(|config| proxy::mount(config, &door)));
+    let server = HttpServer::new(move || {
+        App::new().configure(|config| proxy::mount(config, &door)).wrap(from_fn(decline))
+    });
     Ok(start_server(server.workers(WORKERS).disable_signals().shutdown_timeout(1).listen(listener)?.run()))
 }
 

@@ -34,6 +34,21 @@ struct Record {
     last: i64,
 }
 
+impl From<Record> for DeadLetter {
+    fn from(record: Record) -> Self {
+        Self {
+            id: record.number,
+            queue: queue_for(&record.body).to_owned(),
+            body: record.body,
+            reason: "MaxDeliveryCountExceeded".to_owned(),
+            error: None,
+            deliveries: record.times,
+            first_at: time(record.first),
+            last_at: time(record.last),
+        }
+    }
+}
+
 /// [`Backlog`] on Service Bus and Cosmos DB.
 pub struct AzureBacklog {
     /// Knows how many messages there are.
@@ -100,17 +115,12 @@ impl Backlog for AzureBacklog {
     }
 
     async fn dead_letters(&self, most: usize) -> Result<Vec<DeadLetter>, BacklogError> {
-        let letter = |record: Record| DeadLetter {
-            id: record.number,
-            queue: queue_for(&record.body).to_owned(),
-            body: record.body,
-            reason: "MaxDeliveryCountExceeded".to_owned(),
-            error: None,
-            deliveries: record.times,
-            first_at: time(record.first),
-            last_at: time(record.last),
-        };
-        Ok(self.all().await?.into_iter().take(most).map(letter).collect())
+        Ok(self.all().await?.into_iter().take(most).map(DeadLetter::from).collect())
+    }
+
+    async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, BacklogError> {
+        let known: Option<Stored<Record>> = self.records.read_fresh(PARTITION, &id.to_string()).await?;
+        Ok(known.map(|known| known.body.into()))
     }
 
     async fn dead_letter_count(&self) -> Result<u64, BacklogError> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::ambient::{Ids as _, SystemIds};
 use crate::cli::Output;
-use crate::cli::args::BenchCommand;
+use crate::cli::subcommands::BenchCommand;
 use crate::config::Settings;
 
 /// How long the canary writes.

@@ -8,6 +8,7 @@ pub mod init;
 pub mod screen;
 pub mod show;
 pub mod smoke;
+pub mod subcommands;
 pub mod tree;
 mod upload;
 

@@ -279,3 +279,22 @@ pub async fn dead_letters(client: &Client, out: &mut Output<'_>) -> anyhow::Resu
         Ok(())
     })
 }
+
+/// Shows one dead letter, whole.
+///
+/// # Errors
+/// When there is none with this id, the server refuses or the output is closed.
+pub async fn dead_letter(client: &Client, id: i64, out: &mut Output<'_>) -> anyhow::Result<()> {
+    let letter: Value = client.get(&format!("/operations/dead-letters/{id}")).await?;
+    out.put(&letter, |to| {
+        let text = |name: &str| letter[name].as_str().unwrap_or("-");
+        writeln!(to, "message   {}", letter["id"])?;
+        writeln!(to, "queue     {}", text("queue"))?;
+        writeln!(to, "reason    {} after {} deliveries", text("reason"), letter["deliveries"])?;
+        writeln!(to, "error     {}", text("error"))?;
+        writeln!(to, "first     {}", text("firstAt"))?;
+        writeln!(to, "given up  {}", text("lastAt"))?;
+        writeln!(to, "body      {}", text("body"))?;
+        writeln!(to, "Next:  windlass dlq redrive {id}  or  windlass dlq purge {id}")
+    })
+}

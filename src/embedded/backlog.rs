@@ -28,6 +28,9 @@ pub struct SqliteBacklog {
     pub clock: Arc<dyn Clock>,
 }
 
+/// The columns of a [`DeadLetter`].
+const COLUMNS: &str = "id, queue, body, reason, error, deliveries, first_at, last_at";
+
 fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     Ok(DeadLetter {
         id: row.get(0)?,
@@ -55,11 +58,13 @@ impl Backlog for SqliteBacklog {
 
     async fn dead_letters(&self, most: usize) -> Result<Vec<DeadLetter>, BacklogError> {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        Ok(self.db.read(|c| {
-            c.prepare_cached("SELECT id, queue, body, reason, error, deliveries, first_at, last_at FROM dead_letters ORDER BY last_at DESC, id DESC LIMIT ?1")?
-                .query_map([most], dead_letter)?
-                .collect()
-        })?)
+        let text = format!("SELECT {COLUMNS} FROM dead_letters ORDER BY last_at DESC, id DESC LIMIT ?1");
+        Ok(self.db.read(|c| c.prepare_cached(&text)?.query_map([most], dead_letter)?.collect())?)
+    }
+
+    async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, BacklogError> {
+        let text = format!("SELECT {COLUMNS} FROM dead_letters WHERE id = ?1");
+        Ok(self.db.read(|c| c.prepare_cached(&text)?.query_row([id], dead_letter).optional())?)
     }
 
     async fn dead_letter_count(&self) -> Result<u64, BacklogError> {

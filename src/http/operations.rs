@@ -20,11 +20,21 @@ pub(super) async fn dead_letters(api: Data<Api>, request: HttpRequest) -> HttpRe
     )
 }
 
+/// `GET /operations/dead-letters/{id}`.
+pub(super) async fn dead_letter(api: Data<Api>, request: HttpRequest, path: Path<i64>) -> HttpResponse {
+    let result = match api.windlass.tools.backlog.dead_letter(*path).await {
+        Ok(Some(letter)) => Ok(HttpResponse::Ok().json(letter)),
+        Ok(None) => Err(unknown(*path)),
+        Err(error) => Err(error.into()),
+    };
+    api.answer(&request, result)
+}
+
 /// `POST /operations/dead-letters/{id}/redrive`.
 pub(super) async fn redrive(api: Data<Api>, request: HttpRequest, path: Path<i64>) -> HttpResponse {
     let result = match api.windlass.tools.backlog.redrive(*path).await {
         Ok(true) => Ok(HttpResponse::Ok().json(json!({ "redriven": *path }))),
-        Ok(false) => Err(Problem::new("NOT_FOUND", format!("there is no dead letter {path}"))),
+        Ok(false) => Err(unknown(*path)),
         Err(error) => Err(error.into()),
     };
     api.answer(&request, result)
@@ -40,6 +50,10 @@ pub(super) async fn purge(api: Data<Api>, request: HttpRequest) -> HttpResponse 
 pub(super) async fn purge_one(api: Data<Api>, request: HttpRequest, path: Path<i64>) -> HttpResponse {
     let purged = api.windlass.tools.backlog.purge(Some(*path)).await;
     api.answer(&request, counted(purged))
+}
+
+fn unknown(id: i64) -> Problem {
+    Problem::new("NOT_FOUND", format!("there is no dead letter {id}; windlass dlq list names all of them"))
 }
 
 fn counted(purged: Result<u64, BacklogError>) -> Result<HttpResponse, Problem> {

@@ -49,7 +49,11 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
                     .get(operations::dead_letters)
                     .delete(operations::purge),
             )
-            .service(web::resource("/operations/dead-letters/{id}").delete(operations::purge_one))
+            .service(
+                web::resource("/operations/dead-letters/{id}")
+                    .get(operations::dead_letter)
+                    .delete(operations::purge_one),
+            )
             .service(web::resource("/operations/dead-letters/{id}/redrive").post(operations::redrive))
             .default_service(web::to(nothing_here)),
     );

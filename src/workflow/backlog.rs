@@ -58,6 +58,12 @@ pub trait Backlog: Send + Sync {
     /// [`BacklogError`].
     async fn dead_letters(&self, most: usize) -> Result<Vec<DeadLetter>, BacklogError>;
 
+    /// The dead letter with this id.
+    ///
+    /// # Errors
+    /// [`BacklogError`].
+    async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, BacklogError>;
+
     /// How many dead letters there are.
     ///
     /// # Errors

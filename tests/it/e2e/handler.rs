@@ -17,7 +17,7 @@ struct Handler {
     address: SocketAddr,
     pool: Pool,
     log: std::sync::mpsc::Receiver<String>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Drop for Handler {
@@ -46,7 +46,7 @@ impl Handler {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             pool: Pool::new(tokio::runtime::Handle::current()),
             log,
-            _folder: folder,
+            folder,
         };
         super::until("the handler answers", async || {
             let ping = Request::get("/")
@@ -214,4 +214,40 @@ async fn a_deployment_runs_through_the_handlers_own_port() {
         (Some("shop"), Some("development"))
     );
     assert!(line["duration"].is_u64() && line["correlation_id"].is_string(), "{line}");
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_shown_sent_again_and_deleted_from_the_command_line() {
+    let handler = Handler::start().await;
+    for text in ["not a job", "nor this"] {
+        assert_eq!(handler.json("dead-letter", &json!({ "Data": { "msg": text } })).await.0, 200);
+    }
+    let cli = |arguments: &[&str]| {
+        let mut command = windlass(handler.folder.path());
+        let output =
+            command.args(["--server", &format!("http://{}", handler.address)]).args(arguments).output();
+        let output = output.unwrap();
+        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (fine, listed) = cli(&["dlq", "list", "--json"]);
+    assert!(fine, "{listed}");
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let find = |body: &str| {
+        let letters = listed["deadLetters"].as_array().unwrap();
+        letters.iter().find(|letter| letter["body"] == body).unwrap().clone()
+    };
+    let (letter, other) = (find("not a job"), find("nor this"));
+    let (id, other) = (letter["id"].to_string(), other["id"].to_string());
+    let (fine, shown) = cli(&["dlq", "show", &id]);
+    assert!(fine && shown.contains("body      not a job") && shown.contains("deployment-queue"), "{shown}");
+    let (_, shown) = cli(&["dlq", "show", &id, "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), letter);
+    assert!(cli(&["dlq", "purge", &other]).0);
+    let (fine, refused) = cli(&["dlq", "show", &other]);
+    assert!(!fine && refused.contains(&format!("there is no dead letter {other}")), "{refused}");
+    // Nobody can read it the next time either.
+    assert!(cli(&["dlq", "redrive", &id]).0);
+    super::until("it is back", async || cli(&["dlq", "list"]).1.contains("after 4 deliveries")).await;
+    assert!(cli(&["dlq", "purge"]).0);
+    assert_eq!(cli(&["dlq", "list"]).1, "No dead letters.\n");
 }

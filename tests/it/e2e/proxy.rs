@@ -56,6 +56,7 @@ async fn empty_answers_bodies_and_offers_pass_unharmed() {
     // An offer of HTTP/2 is passed over, and the body is not lost with it.
     let offer = Request::post("/").header("connection", "Upgrade, HTTP2-Settings").header("upgrade", "h2c");
     let answer = fetch(offer.header("http2-settings", "AAMAAABkAAQAAP__"), Some("a body")).await;
+    assert_eq!(answer.headers().get("connection").unwrap(), "close", "what is closed is said");
     assert_eq!((answer.status().as_u16(), answer.body()), (200, &Bytes::from("a body")));
     let forged =
         Request::get("/headers").header("x-forwarded-for", "6.6.6.6").header("x-forwarded-proto", "https");

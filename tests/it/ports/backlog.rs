@@ -21,6 +21,8 @@ pub(crate) async fn letters_are_kept_sent_again_and_purged(
     assert_eq!((letters.len(), backlog.dead_letters(1).await.unwrap().len()), (2, 1));
     let buried = letters.iter().find(|letter| letter.id == hint).unwrap();
     assert_eq!((buried.body.as_str(), buried.deliveries, buried.queue.as_str()), (HINT, 2, "step-validate"));
+    assert_eq!(backlog.dead_letter(hint).await.unwrap().as_ref(), Some(buried));
+    assert_eq!(backlog.dead_letter(77).await.unwrap(), None);
     assert!(!backlog.redrive(77).await.unwrap());
     assert!(backlog.redrive(hint).await.unwrap());
     assert!(!backlog.redrive(hint).await.unwrap(), "it is dead no more");
