@@ -88,7 +88,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// The pause after `waited`: a sixth of that, so that a look comes late by no more than a sixth.
+    /// The pause after `waited`: a sixth of that, within the bounds.
     #[must_use]
     pub fn after(self, waited: Duration) -> Duration {
         (waited / 6).clamp(self.first, self.last)
@@ -135,4 +135,16 @@ pub struct Windlass {
     pub queue: Arc<dyn Queue>,
     /// The ports.
     pub tools: Arc<Tools>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_is_late_by_a_sixth_and_never_by_more_than_the_longest_pause() {
+        let pace = Pace { first: Duration::from_secs(1), last: Duration::from_secs(5) };
+        let pauses = [0, 6, 12, 30, 3_600].map(|waited| pace.after(Duration::from_secs(waited)).as_secs());
+        assert_eq!(pauses, [1, 1, 2, 5, 5]);
+    }
 }

@@ -136,6 +136,7 @@ impl Cloud {
                 images.address.trim_start_matches("http://").trim_end_matches('/').to_owned(),
             ),
             ("HTTPS_PROXY", elsewhere.address.clone()),
+            ("HTTP_PROXY", elsewhere.address.clone()),
             (
                 "APPLICATIONINSIGHTS_CONNECTION_STRING",
                 format!("InstrumentationKey=k;IngestionEndpoint={}", ingestion.address),

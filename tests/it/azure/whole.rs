@@ -12,17 +12,13 @@ use super::cloud::Cloud;
 use super::doubles::slow;
 use super::image_registry::ImageRegistry;
 use super::telemetry::outbound_calls_are_dependencies;
-use crate::e2e::copy_of;
+use crate::e2e::{copy_of, number};
 
 /// Kills in CI; `WINDLASS_KILLS` asks for more, `WINDLASS_SEED` for the choices of an earlier run.
-const KILLS: usize = 6;
+const KILLS: u64 = 6;
 /// Deployments at the same time at most. With many more, every message would be cut so often that the queue gives it up, which
 /// is right and not what this is about.
 const MOST_AT_ONCE: usize = 6;
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok())
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_becomes_a_live_app_on_container_apps() {
@@ -106,8 +102,8 @@ async fn an_app_that_needs_no_build_becomes_an_image_without_a_build_service() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_is_killed_again_and_again_loses_nothing() {
-    let kills = number("WINDLASS_KILLS").map_or(KILLS, |kills| usize::try_from(kills).unwrap());
-    let seed = number("WINDLASS_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let kills = usize::try_from(number("WINDLASS_KILLS", KILLS)).unwrap();
+    let seed = number("WINDLASS_SEED", u64::from(std::process::id()));
     eprintln!("WINDLASS_KILLS={kills} WINDLASS_SEED={seed}");
     let Some(cloud) = Cloud::start(seed).await else { return };
     let folder = tempfile::tempdir().unwrap();

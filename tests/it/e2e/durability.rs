@@ -9,15 +9,11 @@ use serde_json::{Value, json};
 use windlass::ambient::{Clock as _, Ids as _, SeededIds, SystemClock};
 use windlass::workflow::state::{Event, RunState};
 
-use super::{Server, children_of, have, until};
+use super::{Server, children_of, have, number, until};
 
 const PROJECTS: u64 = 12;
 /// Longest life of a service, in milliseconds: long enough for a whole deployment, short enough to hit its middle.
 const LONGEST_LIFE_MS: u64 = 250;
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 /// Takes the lock of the one deployment at a time of each project, as the service does not supersede running ones.
 async fn submit(server: &Server, project: u64, round: u64) -> Option<String> {

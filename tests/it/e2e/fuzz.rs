@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use windlass::ambient::{Ids as _, SeededIds};
 
-use super::{Server, parsed, request};
+use super::{Server, number, parsed, request};
 
 /// Bodies in CI; `WINDLASS_FUZZ` asks for more, `WINDLASS_SEED` for those of an earlier run.
 const BODIES: u64 = 600;
@@ -24,10 +24,6 @@ const MEMBERS: [&str; 12] = [
     "dryRun",
     "__proto__",
 ];
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok())
-}
 
 /// Chance, repeatable.
 struct Chance(SeededIds);
@@ -98,10 +94,10 @@ impl Chance {
 
 #[tokio::test]
 async fn no_body_is_left_without_an_answer_that_says_what_is_wrong() {
-    let seed = number("WINDLASS_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let seed = number("WINDLASS_SEED", u64::from(std::process::id()));
     let chance = Chance(SeededIds::new(seed));
     let server = Server::with(&[("MAX_CONCURRENT_DEPLOYMENTS", "1")]);
-    for number in 0..number("WINDLASS_FUZZ").unwrap_or(BODIES) {
+    for body_number in 0..number("WINDLASS_FUZZ", BODIES) {
         let (path, body) = (chance.of(&PATHS), chance.body());
         let kind = chance.of(&[
             "application/json",
@@ -112,7 +108,7 @@ async fn no_body_is_left_without_an_answer_that_says_what_is_wrong() {
         let shown = String::from_utf8_lossy(&body).chars().take(300).collect::<String>();
         let answer = server.call("POST", path, &[("content-type", kind)], Bytes::from(body)).await;
         let (status, said) = parsed(&answer);
-        assert!(status < 500, "WINDLASS_SEED={seed}, body {number} to {path}: {status} {said}\n{shown}");
+        assert!(status < 500, "WINDLASS_SEED={seed}, body {body_number} to {path}: {status} {said}\n{shown}");
         if status >= 400 {
             let code = said["code"].as_str().unwrap_or_default();
             assert!(windlass::api::codes::find(code).is_some(), "{path}: {status} {said}\n{shown}");

@@ -256,6 +256,11 @@ pub(crate) fn parsed(answer: &Response<Bytes>) -> (u16, Value) {
     )
 }
 
+/// A number that whoever runs the tests may choose.
+pub(crate) fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
 /// Looks again and again until `done` says yes.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F) {
     let begun = Instant::now();

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use hyper::Request;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use windlass::ambient::{Clock as _, Ids as _, SystemClock, SystemIds, after, spawn};
 use windlass::config::Settings;
+use windlass::embedded::upstream::empty;
 use windlass::serve::{Extras, start};
 use windlass::workflow::chain::{Chain, Context, Next, Place, Step, StepError, StepName};
 use windlass::workflow::journal::RunId;
 use windlass::workflow::retry::RetryPolicy;
 
-use super::{PATIENCE, until};
-use crate::azure::http;
+use super::{PATIENCE, parsed, until};
 
 /// A step that has begun and goes on until it is let go.
 struct Long {
@@ -47,11 +48,11 @@ async fn a_service_that_stops_is_not_ready_while_it_ends_what_it_began() {
     };
     let chain = Chain { name: "long", version: 1, steps: vec![place], cleanup: None, observer: None };
     let service = start(&settings, Extras { chains: vec![chain] }).await.unwrap();
-    let address = format!("http://{}/ready", service.api);
+    let (pool, api) = (service.pool.clone(), service.api);
     let ready = async || {
-        let answer = http().get(&address).send().await.ok()?;
-        let (status, body) = (answer.status().as_u16(), answer.bytes().await.unwrap());
-        Some((status, serde_json::from_slice::<Value>(&body).unwrap()["status"].clone()))
+        let asked = Request::get("/ready").header("host", api.to_string()).body(empty()).unwrap();
+        let (status, body) = parsed(&pool.fetch(api, asked).await.ok()?);
+        Some((status, body["status"].clone()))
     };
     assert_eq!(ready().await, Some((200, json!("ready"))));
 
