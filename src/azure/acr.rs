@@ -18,11 +18,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::app_body::repository_of;
-use super::arm::{Arm, Begun, Contract};
+use super::arm::{Arm, Contract};
 use super::arm_error::{ArmError, TASKS_REFUSED};
 use super::builds::{Builds, PARTITION, Record, foreign};
 use super::context::BuildContext;
 use super::cosmos::{Container, Stored};
+use super::registry::Registries;
 use super::transport::{Wire, ask};
 use super::upload::upload;
 use crate::ambient::{Clock, after, between};
@@ -68,6 +69,8 @@ pub struct AcrParts {
     pub clock: Arc<dyn Clock>,
     /// For the source and the log, which do not go by Resource Manager.
     pub wire: Wire,
+    /// Where images are, for builds that do not name theirs.
+    pub registries: Registries,
 }
 
 /// [`Builder`] by ACR Tasks.
@@ -76,6 +79,7 @@ pub struct AcrBuilder {
     registry: String,
     builds: Builds<Record>,
     clock: Arc<dyn Clock>,
+    registries: Registries,
     /// Without a token: the addresses carry their own signatures.
     plain: Pipeline,
 }
@@ -90,7 +94,8 @@ impl AcrBuilder {
     pub fn new(parts: AcrParts) -> Self {
         let plain = parts.wire.pipeline(RetryOptions::default(), None);
         let builds = Builds::new(parts.records, parts.blobs, parts.logs);
-        Self { arm: parts.arm, registry: parts.registry, builds, clock: parts.clock, plain }
+        let AcrParts { arm, registry, clock, registries, .. } = parts;
+        Self { arm, registry, builds, clock, registries, plain }
     }
 
     /// Whether the registry may run builds, as far as it is known: not while it is remembered to have refused.
@@ -111,11 +116,10 @@ impl AcrBuilder {
         format!("Microsoft.ContainerRegistry/registries/{}/{rest}", self.registry)
     }
 
-    /// Calls an action that answers at once.
+    /// Calls an action. The answer is what it gives or what it has begun, whichever success its status names.
     async fn ask(&self, action: &str, body: Option<&Value>) -> Result<Value, BuilderError> {
-        match self.arm.act(TASKS, &self.resource(action), body).await {
-            Ok(Begun::Done(answer)) => Ok(answer),
-            Ok(Begun::Running(_)) => Err(BuilderError::Unavailable(format!("{action} is not done yet"))),
+        match self.arm.call(TASKS, &self.resource(action), body).await {
+            Ok(answer) => Ok(answer),
             Err(error) => {
                 if matches!(&error, ArmError::Rejected(cause) if cause.code == TASKS_REFUSED) {
                     let refusal = Refusal { until: after(self.clock.now(), REMEMBERED) };
@@ -197,6 +201,20 @@ impl AcrBuilder {
         Ok(is_full)
     }
 
+    /// The image of a build: as the build names it, or else as the registry has it under the run's tag. A build that depends on no
+    /// image names none.
+    async fn image(
+        &self,
+        run: RunId,
+        record: &Record,
+        build: &Value,
+    ) -> Result<Option<Digest>, BuilderError> {
+        match (digest(build), &record.repository) {
+            (None, Some(repository)) => Ok(self.registries.tagged(repository, &run.to_string()).await?),
+            (named, _) => Ok(named),
+        }
+    }
+
     async fn look(&self, run: RunId) -> Result<BuildStatus, BuilderError> {
         let Some(mut record) = self.builds.record(run).await? else { return Ok(BuildStatus::Unknown) };
         let Some(build) = record.of(BUILDER).map(str::to_owned) else { return Ok(BuildStatus::Unknown) };
@@ -222,7 +240,7 @@ impl AcrBuilder {
             })
         };
         Ok(match status {
-            "Succeeded" => match digest(&found) {
+            "Succeeded" => match self.image(run, &record, &found).await? {
                 Some(digest) => BuildStatus::Done(Packed { digest, bytes: None, files: record.files }),
                 None => failed("BUILD_FAILED", "the build made no image that can be named".to_owned()),
             },
@@ -288,11 +306,12 @@ impl Builder for AcrBuilder {
         let scheduled = self.ask("scheduleRun", Some(&request)).await?;
         let build = scheduled.pointer("/properties/runId").and_then(Value::as_str);
         let Some(build) = build else {
-            return Err(BuilderError::Unavailable(
-                "the registry does not say which build it began".to_owned(),
-            ));
+            // Another try would be another build of which nobody knows the name.
+            let message = "the registry began a build and does not say which; deploy again".to_owned();
+            return Err(BuilderError::Rejected { code: "BUILD_FAILED", message });
         };
         record.take(BUILDER, build, job.deployment);
+        record.repository = Some(repository_of(&job.app));
         self.builds.keep(job.run, &record).await?;
         Ok(Started::Running)
     }

@@ -73,6 +73,8 @@ enum ToldBy {
     Status,
     /// `Location`.
     HttpStatus,
+    /// `Location` of a deletion: that nothing is left to ask is its end too.
+    Absence,
 }
 
 /// What became of a change.
@@ -171,6 +173,25 @@ impl Arm {
         self.change(&self.patient, Method::Patch, (contract, resource), Some(body)).await
     }
 
+    /// Calls an action whose answer says itself what was begun, whatever else there is to watch. Asked for once, as by
+    /// [`Arm::act`].
+    ///
+    /// # Errors
+    /// [`ArmError`].
+    pub async fn call(
+        &self,
+        contract: Contract,
+        action: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ArmError> {
+        let answer = self.ask(&self.once, Method::Post, self.url(contract, action)?, body).await?;
+        if (200..300).contains(&answer.status) {
+            Ok(answer.body)
+        } else {
+            Err(refused(answer.status, &answer))
+        }
+    }
+
     /// Calls an action. It is asked for once: whoever repeats it must know that it may be done twice.
     ///
     /// # Errors
@@ -202,30 +223,37 @@ impl Arm {
     pub async fn poll(&self, operation: &Operation) -> Result<Progress, ArmError> {
         let url: Url = operation.url.parse().map_err(|_| self.stranger(&operation.url))?;
         // A token that went to a foreign host would be a token lost.
-        if url.scheme() != "https" || url.host_str() != self.base.host_str() || url.port() != self.base.port()
-        {
+        if !self.is_ours(&url) {
             return Err(self.stranger(&operation.url));
         }
         let answer = self.ask(&self.patient, Method::Get, url, None).await?;
         let state = answer.body.get("status").and_then(Value::as_str).map(str::to_ascii_lowercase);
         match (operation.told_by, answer.status, state.as_deref()) {
-            (ToldBy::Status, 200..=202, Some("succeeded")) | (ToldBy::HttpStatus, 200 | 201 | 204, _) => {
-                Ok(Progress::Done(answer.body))
-            }
+            (ToldBy::Status, 200..=202, Some("succeeded"))
+            | (ToldBy::HttpStatus | ToldBy::Absence, 200 | 201 | 204, _)
+            | (ToldBy::Absence, 404, _) => Ok(Progress::Done(answer.body)),
             (ToldBy::Status, 200..=202, Some("failed" | "canceled")) => {
                 Err(ArmError::failed(Cause::of(&answer.body, &answer.text)))
             }
             // Accepted a moment ago, and not yet known everywhere.
-            (ToldBy::Status, 200..=202 | 404, _) | (ToldBy::HttpStatus, 202, _) => {
-                Ok(Progress::Running(again(&answer.headers)))
-            }
+            (ToldBy::Status, 200..=202 | 404, _)
+            | (ToldBy::HttpStatus, 202 | 404, _)
+            | (ToldBy::Absence, 202, _) => Ok(Progress::Running(again(&answer.headers))),
             (_, status, _) => Err(refused(status, &answer)),
         }
     }
 
+    /// Whether the address is Resource Manager's: of the host that we know, or of a region of it.
+    fn is_ours(&self, url: &Url) -> bool {
+        let (host, own) = (url.host_str().unwrap_or_default(), self.base.host_str().unwrap_or_default());
+        let region = host.strip_suffix(own).is_some_and(|region| region.ends_with('.'));
+        url.scheme() == "https" && url.port() == self.base.port() && (host == own || region)
+    }
+
+    /// What cannot be watched was accepted nevertheless: whoever comes again asks the resource where it stands.
     fn stranger(&self, url: &str) -> ArmError {
         let message = format!("the operation's address {url} is not one of {}", self.base);
-        ArmError::Rejected(Cause { code: "ForeignOperation".to_owned(), message, ..Cause::default() })
+        ArmError::Busy(Cause { code: "ForeignOperation".to_owned(), message, ..Cause::default() })
     }
 
     async fn change(
@@ -245,8 +273,9 @@ impl Arm {
             let url = url.parse().map_or(url, |url: Url| Wire::secure(&url).to_string());
             Some(Begun::Running(Operation { url, told_by }))
         };
+        let told_by = if method == Method::Delete { ToldBy::Absence } else { ToldBy::HttpStatus };
         let by_header = watch(&ASYNC_OPERATION, ToldBy::Status)
-            .or_else(|| if answer.status == 202 { watch(&LOCATION, ToldBy::HttpStatus) } else { None });
+            .or_else(|| if answer.status == 202 { watch(&LOCATION, told_by) } else { None });
         Ok(by_header.unwrap_or(Begun::Done(answer.body)))
     }
 

@@ -31,6 +31,8 @@ const TAKEN: [&str; 5] =
     ["AlreadyExists", "AlreadyTaken", "NameNotAvailable", "NameUnavailable", "NameInUse"];
 const ELSEWHERE: [&str; 3] =
     ["SubscriptionNotFound", "InvalidSubscriptionId", "InvalidAuthenticationTokenTenant"];
+/// A token that came too late: revoked, or at the edge of its life by another clock.
+const EXPIRED: [&str; 2] = ["ExpiredAuthenticationToken", "InvalidAuthenticationToken"];
 /// Beginnings of actions with the role that allows them; the first that fits counts. The roles are those of
 /// `infra/terraform/roles.tf`.
 const ROLES: [(&str, &str); 8] = [
@@ -240,6 +242,8 @@ impl ArmError {
             400..=404 if cause.says(&ELSEWHERE) => Self::Elsewhere(cause),
             403 if cause.says(&["RequestDisallowedByPolicy"]) => Self::Rejected(cause),
             404 => Self::Missing(cause),
+            // The pipeline has forgotten the token; the next call gets another one.
+            401 if cause.says(&EXPIRED) => Self::Throttled { wait, cause },
             401 | 403 => Self::Forbidden(cause),
             408 | 429 | 500..=599 => Self::Throttled { wait, cause },
             409 if cause.is_busy() => Self::Busy(cause),

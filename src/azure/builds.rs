@@ -54,6 +54,9 @@ pub(super) struct Record {
     /// That builder's name of the build.
     build: Option<String>,
     deployment: Option<DeploymentId>,
+    /// Where its image goes, for builds that the registry runs.
+    #[serde(default)]
+    pub(super) repository: Option<String>,
     /// How much of its log was taken over, as the builder counts it.
     pub(super) logged: u64,
     /// Where it stands, for builds in a container of ours.

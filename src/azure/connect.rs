@@ -212,6 +212,7 @@ impl Parts<'_> {
             records: self.records.clone(),
             clock: Arc::clone(self.clock),
             wire: self.services.wire(),
+            registries: self.services.registries(),
         })
     }
 

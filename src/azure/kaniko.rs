@@ -18,7 +18,7 @@ use super::builds::{Builds, Contained, Record, foreign};
 use super::cosmos::{Container, Stored};
 use super::kaniko_cell::{Cell, LAST_WORDS, Order, Seen, Verdict};
 use super::loans::Loans;
-use super::registry::{Registries, Session};
+use super::registry::Registries;
 use super::registry_door::RegistryError;
 use crate::ambient::{Clock, after, between};
 use crate::deploy::blobs::Blobs;
@@ -110,15 +110,10 @@ impl KanikoBuilder {
         own.into_iter().chain(variables).collect()
     }
 
-    /// A session at our registry, with these rights in one repository.
-    async fn session(&self, repository: &str, rights: &str) -> Result<Session, RegistryError> {
-        let scopes = [format!("repository:{repository}:{rights}")];
-        self.registries.session(self.registries.own(), &scopes).await
-    }
-
     /// Docker's configuration with a pass for this repository and no other.
     async fn pass(&self, repository: &str) -> Result<SecretString, BuilderError> {
-        let session = self.session(repository, "pull,push").await?;
+        let scopes = [format!("repository:{repository}:pull,push")];
+        let session = self.registries.session(self.registries.own(), &scopes).await?;
         let auths = match session.pass()? {
             Some(token) => json!({ (self.registries.own()): { "registrytoken": token } }),
             None => json!({}),
@@ -248,11 +243,8 @@ impl KanikoBuilder {
             Verdict::Unsure => exit.is_none_or(|code| code == 0),
         };
         if fine {
-            let session = self.session(&repository, "pull").await?;
-            return match session.manifest(&repository, &run.to_string()).await? {
-                Some((digest, _)) => {
-                    Ok(BuildStatus::Done(Packed { digest, bytes: None, files: record.files }))
-                }
+            return match self.registries.tagged(&repository, &run.to_string()).await? {
+                Some(digest) => Ok(BuildStatus::Done(Packed { digest, bytes: None, files: record.files })),
                 None => Ok(failed(
                     "BUILD_FAILED",
                     "the build made no image that can be found".to_owned(),

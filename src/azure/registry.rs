@@ -303,4 +303,13 @@ impl Registries {
         let login = if host == self.own { self.login.as_ref() } else { &Login::Nobody };
         Session::open(&self.wire, host, login, scopes).await
     }
+
+    /// The image that our registry has under a tag.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn tagged(&self, repository: &str, tag: &str) -> Result<Option<Digest>, RegistryError> {
+        let session = self.session(&self.own, &[format!("repository:{repository}:pull")]).await?;
+        Ok(session.manifest(repository, tag).await?.map(|(digest, _)| digest))
+    }
 }

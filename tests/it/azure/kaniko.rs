@@ -265,6 +265,7 @@ async fn a_registry_that_refuses_tasks_is_remembered_and_a_job_goes_on() {
             records: story.account.records.clone(),
             clock: Arc::clone(&story.clock) as Arc<dyn Clock>,
             wire: services.wire(),
+            registries: services.registries(),
         })
     };
     let (first, other) = (acr(), acr());
