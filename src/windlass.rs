@@ -10,6 +10,7 @@ use crate::deploy::artifacts::Artifacts;
 use crate::deploy::blobs::Blobs;
 use crate::deploy::builder::Builder;
 use crate::deploy::deployment::{Caps, Deployments};
+use crate::deploy::footing::Footing;
 use crate::deploy::log::Logs;
 use crate::deploy::release::Releases;
 use crate::deploy::retention::{Keep, Remains, Retention};
@@ -44,6 +45,8 @@ pub struct Tools {
     pub logs: Arc<dyn Logs>,
     /// Builds.
     pub builder: Arc<dyn Builder>,
+    /// What deployments stand on elsewhere; nothing where everything is on this machine.
+    pub footing: Vec<Arc<dyn Footing>>,
     /// Running apps.
     pub runtime: Arc<dyn Runtime>,
     /// Sealing.

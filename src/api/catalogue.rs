@@ -60,6 +60,15 @@ pub const CODES: &[Code] = &[
     ),
     code("AZURE_REJECTED", 0, User, ("Azure refused a request", "Read the cause in the message.")),
     code(
+        "AZURE_RESOURCE_MISSING",
+        0,
+        User,
+        (
+            "Something that deployments need is not on Azure",
+            "Make what the message names, or correct the setting.",
+        ),
+    ),
+    code(
         "AZURE_SIGN_IN",
         0,
         User,

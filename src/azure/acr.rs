@@ -193,7 +193,8 @@ impl AcrBuilder {
         };
         let whole = String::from_utf8_lossy(new.get(..end).unwrap_or_default()).into_owned();
         let now = self.clock.now();
-        if !self.builds.say(record, whole.lines().map(|line| (now, line.to_owned())).collect()).await? {
+        let lines = whole.lines().map(|line| (now, line.to_owned())).collect();
+        if !self.builds.say(run, record, lines).await? {
             return Ok(false);
         }
         record.logged += end as u64;

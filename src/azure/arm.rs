@@ -127,6 +127,12 @@ impl Arm {
         }
     }
 
+    /// The id of the group.
+    #[must_use]
+    pub fn scope(&self) -> String {
+        format!("/{}", self.group)
+    }
+
     /// The id of a resource in the group, from its provider on.
     #[must_use]
     pub fn id(&self, resource: &str) -> String {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::arm_error::ArmError;
 use super::context::{BuildContext, ContextError, context};
 use super::cosmos::{Container, Fault, Stored};
+use super::stages::{self, Image};
 use super::upload::UploadError;
 use crate::deploy::blobs::Blobs;
 use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, BuilderError};
@@ -87,6 +88,11 @@ impl Record {
     /// The name of the build when this builder has it.
     pub(super) fn of(&self, builder: &str) -> Option<&str> {
         self.build.as_deref().filter(|_| self.builder.as_deref() == Some(builder))
+    }
+
+    /// Whether nothing was taken over of what it says.
+    fn is_silent(&self) -> bool {
+        self.logged == 0 && self.contained.as_ref().is_none_or(|contained| contained.said.is_none())
     }
 
     /// Whether another builder has the build.
@@ -279,15 +285,22 @@ impl Builds<Record> {
         Ok(context(&self.blobs, &job.org, &manifest, &job.plan))
     }
 
-    /// Adds lines to the deployment's log; false when nobody knows yet whose they are.
+    /// Adds lines to the deployment's log, and what follows from them; false when nobody knows yet whose they are.
     pub(super) async fn say(
         &self,
+        run: RunId,
         record: &Record,
         lines: Vec<(Timestamp, String)>,
     ) -> Result<bool, BuilderError> {
-        let Some(deployment) = record.deployment.filter(|_| !lines.is_empty()) else { return Ok(false) };
-        let lines = lines.into_iter().map(|(at, text)| Line::new(at, "log", Some("build"), text)).collect();
-        self.append(deployment, lines).await?;
+        let Some(deployment) = record.deployment else { return Ok(false) };
+        let Some(first) = lines.first().map(|(at, _)| *at) else { return Ok(false) };
+        let tag = run.to_string();
+        let repository = record.contained.as_ref().map(|contained| contained.repository.as_str());
+        let image = Image { tag: &tag, repository };
+        let begun =
+            record.is_silent().then(|| stages::begun(first, record.builder.as_deref().unwrap_or_default()));
+        let told = lines.into_iter().flat_map(|(at, text)| stages::told(image, at, text));
+        self.append(deployment, begun.into_iter().chain(told).collect()).await?;
         Ok(true)
     }
 
@@ -295,6 +308,7 @@ impl Builds<Record> {
     pub(super) async fn tail(&self, record: &Record) -> Vec<String> {
         let Some(deployment) = record.deployment else { return Vec::new() };
         let lines = self.logs.read(deployment, log::From::Tail(TAIL), TAIL).await.unwrap_or_default();
-        lines.into_iter().filter(|line| line.step.as_deref() == Some("build")).map(|line| line.text).collect()
+        let is_said = |line: &Line| line.kind == "log" && line.step.as_deref() == Some("build");
+        lines.into_iter().filter(is_said).map(|line| line.text).collect()
     }
 }

@@ -20,6 +20,7 @@ use super::container_apps::{AppsParts, ContainerApps};
 use super::container_instances::{ContainerInstances, GroupsParts};
 use super::cosmos::{Container, Fault, Stored};
 use super::deployments::CosmosDeployments;
+use super::footing::{AzureFooting, FootingParts};
 use super::journal::CosmosJournal;
 use super::kaniko::{KanikoBuilder, KanikoParts};
 use super::kaniko_cell::{Cell, Site};
@@ -38,6 +39,7 @@ use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
 use crate::config::{AzureSettings, Settings, Strategy};
 use crate::deploy::blobs::Blobs;
 use crate::deploy::builder::Builder;
+use crate::deploy::footing::Footing;
 use crate::deploy::log::Logs;
 use crate::deploy::reference::PinnedImage;
 use crate::deploy::retention::Remains;
@@ -107,6 +109,7 @@ pub async fn connect(settings: &Settings) -> Result<Windlass, ConnectError> {
         retention: Arc::new(CosmosRetention::new(records.clone(), runs.clone(), deployments)),
         artifacts: Arc::new(services.images()),
         builder: parts.builder((&blobs, &logs))?,
+        footing: vec![parts.footing(&blobs)],
         runtime: Arc::new(parts.runtime(&secrets).await?),
         backlog: Arc::new(parts.backlog(&post)),
         blobs,
@@ -240,6 +243,17 @@ impl Parts<'_> {
             clock: Arc::clone(self.clock),
         });
         Ok(Targets { apps, groups })
+    }
+
+    /// Who looks before a deployment begins asks once: a deployment goes on without an answer.
+    fn footing(&self, blobs: &Arc<dyn Blobs>) -> Arc<dyn Footing> {
+        let wire = self.services.wire().hasty();
+        Arc::new(AzureFooting::new(FootingParts {
+            arm: Arm::new(self.azure, &self.services.credential(), &wire),
+            settings: self.azure.clone(),
+            blobs: Arc::clone(blobs),
+            clock: Arc::clone(self.clock),
+        }))
     }
 
     fn remains(&self, deployments: &Arc<CosmosDeployments>) -> Result<Vec<Arc<dyn Remains>>, ConnectError> {

@@ -177,7 +177,7 @@ impl KanikoBuilder {
         let exit =
             lines.iter().rev().find_map(|(_, line)| line.strip_prefix(LAST_WORDS)?.trim().parse().ok());
         let newest = lines.iter().map(|(at, _)| *at).max();
-        if !self.builds.say(record, lines).await? {
+        if !self.builds.say(run, record, lines).await? {
             return Ok(());
         }
         if let Some(contained) = &mut record.contained {

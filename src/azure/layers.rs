@@ -115,6 +115,24 @@ fn unfit(why: &str) -> BuilderError {
     BuilderError::Rejected { code: "BUILDER_UNFIT", message }
 }
 
+/// Why a source needs more than its files on a base.
+pub(super) async fn obstacle_of(
+    blobs: &dyn Blobs,
+    org: &Name,
+    source: &Manifest,
+    plan: &Plan,
+) -> Result<Option<String>, BuilderError> {
+    let package = match source.get("package.json").filter(|file| file.size <= MOST_PACKAGE) {
+        Some(file) => {
+            let read = blobs.read(org, file.sha256, MOST_PACKAGE).await;
+            Some(read.map_err(|error| BuilderError::Unavailable(error.to_string()))?)
+        }
+        None => None,
+    };
+    let package = package.as_ref().map(|bytes| String::from_utf8_lossy(bytes));
+    Ok(obstacle(plan, source, package.as_deref()))
+}
+
 impl LayersBuilder {
     /// A builder of these parts.
     #[must_use]
@@ -131,15 +149,7 @@ impl LayersBuilder {
         let source = self.builds.record(job.run).await?.and_then(|record| record.source);
         let Some(source) = source else { return Ok(None) };
         let source = self.builds.source(&job.org, source).await?;
-        let package = match source.get("package.json").filter(|file| file.size <= MOST_PACKAGE) {
-            Some(file) => {
-                let read = self.builds.blobs.read(&job.org, file.sha256, MOST_PACKAGE).await;
-                Some(read.map_err(|error| BuilderError::Unavailable(error.to_string()))?)
-            }
-            None => None,
-        };
-        let package = package.as_ref().map(|bytes| String::from_utf8_lossy(bytes));
-        Ok(obstacle(&job.plan, &source, package.as_deref()))
+        obstacle_of(self.builds.blobs.as_ref(), &job.org, &source, &job.plan).await
     }
 
     async fn look(&self, run: RunId) -> Result<BuildStatus, BuilderError> {
@@ -254,9 +264,11 @@ impl LayersBuilder {
         let base = known.base(name, platform)?;
         let text = format!("base {name} for {platform} is sha256:{}", known.digest);
         let line = Line::new(self.clock.now(), "log", Some("build"), text);
-        self.builds
-            .append(work.job.deployment, vec![line.with("base", format!("sha256:{}", known.digest))])
-            .await?;
+        let line = line.with("base", format!("sha256:{}", known.digest));
+        // From here on layers are sent.
+        let place = format!("{}/{}", self.registries.own(), work.repository);
+        let begun = Line::new(self.clock.now(), "push.started", Some("build"), place);
+        self.builds.append(work.job.deployment, vec![line, begun]).await?;
         record.known = Some(known);
         Ok(base)
     }

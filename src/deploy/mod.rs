@@ -7,6 +7,7 @@ pub mod deployment;
 pub mod detect;
 pub mod dockerfile;
 pub mod eligible;
+pub mod footing;
 pub mod ids;
 pub mod image;
 pub mod log;

@@ -118,6 +118,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         releases: Arc::new(SqliteReleases(db.clone())),
         retention: Arc::new(SqliteRetention(db.clone())),
         remains: Vec::new(),
+        footing: Vec::new(),
         artifacts: Arc::new(Bundles(Arc::new(blobs.clone()))),
         blobs: Arc::new(blobs),
         logs,

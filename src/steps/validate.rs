@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::starter::starter;
 use crate::deploy::deployment::Deployment;
 use crate::deploy::detect::{DetectError, Facts, Kind, Plan, detect};
+use crate::deploy::footing::Needs;
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::release::Artifact;
 use crate::deploy::source::{Manifest, SourceError};
@@ -81,6 +82,8 @@ impl Step for Validate {
             }
             None => None,
         };
+        let needs = Needs { org: &wish.org, plan: &plan, source: reused.is_none().then_some(&manifest) };
+        refuse_unprepared(tools, &needs).await?;
         Next::with(&Validated { source, plan, inputs, inputs_digest, reused, hosts })
     }
 }
@@ -111,6 +114,15 @@ async fn refuse_missing(
         "SOURCE_INCOMPLETE",
         format!("{} files of the source were not uploaded", missing.len()),
     ))
+}
+
+/// Refuses what would only fail later, after something was made.
+async fn refuse_unprepared(tools: &Tools, needs: &Needs<'_>) -> Result<(), StepError> {
+    for footing in &tools.footing {
+        let looked = footing.look(needs).await;
+        looked.map_err(|missing| StepError::permanent(missing.code, missing.message))?;
+    }
+    Ok(())
 }
 
 async fn refuse_taken(tools: &Tools, app: &str, hosts: &[String]) -> Result<(), StepError> {

@@ -5,7 +5,6 @@
 mod account;
 mod identity;
 mod registry;
-mod rights;
 mod services;
 mod trouble;
 

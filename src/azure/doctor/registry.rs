@@ -3,33 +3,16 @@
 use serde_json::Value;
 
 use super::Doctor;
-use super::rights::{Plane, Right};
 use super::services::TERRAFORM;
 use super::trouble::{Place, Trouble};
 use crate::api::finding::{Finding, State};
 use crate::azure::arm::Contract;
+use crate::azure::rights::{PUSH, Right, TASKS, WRITE, is_by_repository};
 use crate::config::Strategy;
 
 const NAME: &str = "registry";
 /// How the quota ids of free offers begin; ACR Tasks are paused for them (Microsoft Learn, "ACR Tasks overview").
 const FREE_OFFERS: [&str; 3] = ["FreeTrial", "AzureForStudents", "AzurePass"];
-
-const TASKS: Right = Right {
-    role: "Container Registry Tasks Contributor",
-    plane: Plane::Control,
-    any: &["Microsoft.ContainerRegistry/registries/scheduleRun/action"],
-};
-const PUSH: Right = Right {
-    role: "AcrPush",
-    plane: Plane::Control,
-    any: &["Microsoft.ContainerRegistry/registries/push/write"],
-};
-/// In place of [`PUSH`], where a registry gives roles by repository.
-const WRITE: Right = Right {
-    role: "Container Registry Repository Writer",
-    plane: Plane::Data,
-    any: &["Microsoft.ContainerRegistry/registries/repositories/content/write"],
-};
 
 /// What images are made with: by tasks the registry itself pushes, all others push by themselves.
 fn rights(strategy: &Strategy, by_repository: bool) -> &'static [Right] {
@@ -68,7 +51,7 @@ impl Doctor<'_> {
             let seen = format!("{name} answers on {server}, Windlass uses {wanted}");
             return vec![Finding::failed(NAME, seen, format!("set ACR_LOGIN_SERVER={server}"))];
         }
-        let by_repository = text("roleAssignmentMode") == "AbacRepositoryPermissions";
+        let by_repository = is_by_repository(&found);
         let strategy = &self.settings.builder.strategy;
         let row = self.with_rights(&place, server.to_owned(), rights(strategy, by_repository)).await;
         let tasks = match strategy {

@@ -5,11 +5,11 @@ use futures_util::future::join_all;
 use serde_json::Value;
 
 use super::Doctor;
-use super::rights::{Plane, Right, lacking};
 use super::trouble::{Kind, Place, Trouble};
 use crate::api::finding::{Finding, State};
 use crate::azure::app_changes::environment;
 use crate::azure::arm::Contract;
+use crate::azure::rights::{APPS, GROUPS, JOBS, Plane, Right, lacking, roles};
 use crate::azure::transport::{Wire, ask};
 use crate::config::{Strategy, is_loopback};
 use crate::deploy::runtime::RuntimeError;
@@ -48,21 +48,6 @@ const SECRETS: Right = Right {
     plane: Plane::Data,
     any: &["Microsoft.KeyVault/vaults/secrets/setSecret/action"],
 };
-const APPS: Right = Right {
-    role: "Container Apps Contributor",
-    plane: Plane::Control,
-    any: &["Microsoft.App/containerApps/write"],
-};
-const JOBS: Right = Right {
-    role: "Container Apps Jobs Contributor",
-    plane: Plane::Control,
-    any: &["Microsoft.App/jobs/write"],
-};
-const GROUPS: Right = Right {
-    role: "Azure Container Instances Contributor Role",
-    plane: Plane::Control,
-    any: &["Microsoft.ContainerInstance/containerGroups/write"],
-};
 const CERTIFICATES: Right = Right {
     role: "Container Apps ManagedEnvironments Contributor",
     plane: Plane::Control,
@@ -97,12 +82,11 @@ impl Doctor<'_> {
     /// The row of something that is there: whether the identity lacks a role for it.
     pub(super) async fn with_rights(&self, place: &Place, seen: String, rights: &[Right]) -> Finding {
         match lacking(&self.arm, &place.scope, rights).await {
-            Ok(Some(roles)) if roles.is_empty() => Finding::ok(place.name, seen),
-            Ok(Some(roles)) => self.lacks(place.name, &place.scope, &seen, &roles.join(" and ")),
+            Ok(Some(lacked)) if lacked.is_empty() => Finding::ok(place.name, seen),
+            Ok(Some(lacked)) => self.lacks(place.name, &place.scope, &seen, &roles(&lacked)),
             // A resource of another group, or an identity that may not look: reading works, and nothing else is known.
             Ok(None) | Err(_) => {
-                let roles: Vec<&str> = rights.iter().map(|right| right.role).collect();
-                let next = format!("see that the identity has the role {} on it", roles.join(" and "));
+                let next = format!("see that the identity has the role {} on it", roles(rights));
                 Finding::warn(place.name, format!("{seen}; Azure does not say who may change it"), next)
             }
         }

@@ -43,7 +43,11 @@ pub(super) struct State {
     unscaled: bool,
     /// Looks until each build is over.
     builds: Vec<u32>,
+    /// The image that each build makes.
+    images: Vec<String>,
     domains: Domains,
+    /// What whoever asks for permissions is answered; everything is allowed without it.
+    permissions: Option<Answer>,
     violations: Vec<String>,
 }
 
@@ -227,13 +231,32 @@ impl State {
         } })
     }
 
-    fn registry(&mut self, method: &str, rest: &[&str], address: &str) -> Answer {
-        match (method, rest) {
+    /// What a build has said so far, in the words of ACR Tasks.
+    fn log(&self, id: &str) -> String {
+        let index: usize = id.trim_start_matches("cb").parse().unwrap();
+        let mut log = "Step 1/3\nStep 2/3\n".to_owned();
+        if self.builds[index] == 0 {
+            let image = format!("registry.azurecr.io/{}", self.images[index]);
+            log.push_str(&format!(
+                "2026/11/20 09:00:11 Pushing image: {image}, attempt 1\n4a853682c993: Pushed\n2026/11/20 09:00:21 Successfully pushed image: {image}\n"
+            ));
+        }
+        log
+    }
+
+    fn registry(&mut self, asked: &Asked, rest: &[&str], address: &str) -> Answer {
+        match (asked.method.as_str(), rest) {
+            ("GET", []) => {
+                let properties = json!({ "loginServer": "registry.azurecr.io", "roleAssignmentMode": "LegacyRegistryPermissions" });
+                (200, Vec::new(), json!({ "name": "registry", "properties": properties }).to_string())
+            }
             ("POST", ["listBuildSourceUploadUrl"]) => {
                 let slot = json!({ "uploadUrl": format!("{address}upload/source.tar.gz"), "relativePath": "upload/source.tar.gz" });
                 (200, Vec::new(), slot.to_string())
             }
             ("POST", ["scheduleRun"]) => {
+                let body: Value = serde_json::from_str(&asked.body).unwrap();
+                self.images.push(body["imageNames"][0].as_str().unwrap().to_owned());
                 self.builds.push(3);
                 (200, Vec::new(), self.build(self.builds.len() - 1).to_string())
             }
@@ -264,6 +287,10 @@ impl State {
         let body = || serde_json::from_str(&asked.body).unwrap();
         match (asked.method.as_str(), segments.as_slice()) {
             ("GET", [.., "containerappOperationStatuses", id]) => self.look(id),
+            ("GET", [.., "Microsoft.Authorization", "permissions"]) => {
+                let all = json!({ "value": [{ "actions": ["*"], "notActions": [], "dataActions": ["*"] }] });
+                self.permissions.clone().unwrap_or_else(|| (200, Vec::new(), all.to_string()))
+            }
             ("GET", [.., "queues", queue]) => {
                 let counts = json!({ "activeMessageCount": 2, "scheduledMessageCount": 3, "deadLetterMessageCount": 1 });
                 let counts =
@@ -280,8 +307,8 @@ impl State {
                     self.apps.values().flat_map(|app| domains_of(&app.body)).cloned().collect::<Vec<_>>();
                 self.domains.answer((method, name), asked, &bound)
             }
-            (method, [_, _, _, "Microsoft.ContainerRegistry", _, _, rest @ ..]) => {
-                self.registry(method, rest, address)
+            (_, [_, _, _, "Microsoft.ContainerRegistry", _, _, rest @ ..]) => {
+                self.registry(asked, rest, address)
             }
             (_, [_, _, _, _, "containerGroups", name, rest @ ..]) if self.is_app(name, asked) => {
                 self.app_group((name, rest), asked, address)
@@ -324,6 +351,7 @@ impl ArmDouble {
             "Microsoft.App/2024-03-01/ContainerAppsRevisions.json",
             "Microsoft.App/2024-03-01/Jobs.json",
             "Microsoft.App/2024-03-01/ManagedEnvironments.json",
+            "Microsoft.Authorization/2022-04-01/authorization-RoleDefinitionsCalls.json",
             "Microsoft.ContainerInstance/2023-05-01/containerInstance.json",
             "Microsoft.ContainerRegistry/2019-04-01-tasks/containerregistry_build.json",
             "Microsoft.ServiceBus/2024-01-01/Queue.json",
@@ -335,13 +363,16 @@ impl ArmDouble {
                 assert!(asked.query.starts_with("comp=block"), "{}", asked.query);
                 return (201, Vec::new(), String::new());
             }
-            if asked.path.starts_with("/log/") {
-                return (200, Vec::new(), "Step 1/3\nStep 2/3\n".to_owned());
-            }
             let mut state = kept.lock().unwrap();
+            if let Some(id) = asked.path.strip_prefix("/log/") {
+                return (200, Vec::new(), state.log(id));
+            }
             assert!(asked.header("authorization").is_some_and(|token| token.starts_with("Bearer ")));
             let address = format!("http://{}/", asked.header("host").unwrap());
-            let played = asked.path.contains("containerappOperationStatuses");
+            // Of registries in this version there is no file here, only the table of their properties.
+            let is_registry =
+                asked.path.ends_with("/registries/registry") && asked.query == "api-version=2025-11-01";
+            let played = is_registry || asked.path.contains("containerappOperationStatuses");
             let operation = contract.request(&asked.method, &asked.path, &asked.query, &asked.body);
             if let (false, Err(complaint)) = (played, &operation) {
                 state.violations.push(format!("{} {}: {complaint}", asked.method, asked.path));
@@ -381,6 +412,11 @@ impl ArmDouble {
         let body = json!({ "error": { "code": code, "message": text } }).to_string();
         let answer = (status, vec![("retry-after", "1".to_owned())], body);
         self.state.lock().unwrap().troubles.push((method.to_owned(), part.to_owned(), answer));
+    }
+
+    /// What is answered from now on to whoever asks what it may do.
+    pub(crate) fn permits(&self, status: u16, body: &Value) {
+        self.state.lock().unwrap().permissions = Some((status, Vec::new(), body.to_string()));
     }
 
     /// What the next revisions become.

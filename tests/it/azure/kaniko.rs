@@ -1,18 +1,15 @@
 //! Builds by kaniko in jobs and in container groups, and the way there from ACR Tasks.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use windlass::ambient::{Clock, SystemClock, after};
-use windlass::azure::acr::{AcrBuilder, AcrParts};
-use windlass::azure::services::Services;
+use windlass::ambient::{Clock as _, SystemClock, after};
 use windlass::deploy::builder::{BuildStatus, Builder as _, BuilderError, Started};
 use windlass::deploy::log::From;
 
-use super::azurite::{Azurite, Unsigned};
+use super::azurite::Azurite;
 use super::jobs_double::BuildFate;
 use super::kaniko_story::{REPOSITORY, Story, Where, builder};
 
@@ -255,20 +252,7 @@ async fn a_container_that_could_not_be_made_is_made_by_the_next_try() {
 #[tokio::test]
 async fn a_registry_that_refuses_tasks_is_remembered_and_a_job_goes_on() {
     let story = Story::new(Where::Job).await;
-    let acr = || {
-        let services = Services::with(&story.settings, Arc::new(Unsigned)).unwrap();
-        AcrBuilder::new(AcrParts {
-            arm: Arc::new(services.arm()),
-            registry: story.settings.registry.clone(),
-            blobs: Arc::clone(&story.blobs),
-            logs: Arc::clone(&story.logs),
-            records: story.account.records.clone(),
-            clock: Arc::clone(&story.clock) as Arc<dyn Clock>,
-            wire: services.wire(),
-            registries: services.registries(),
-        })
-    };
-    let (first, other) = (acr(), acr());
+    let (first, other) = (story.tasks(), story.tasks());
     let (job, manifest) = story.job(1).await;
     assert!(first.may_build().await.unwrap());
     first.sync(job.run, &job.org, &manifest).await.unwrap();

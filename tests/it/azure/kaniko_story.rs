@@ -9,6 +9,7 @@ use azure_core::http::Url;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use windlass::ambient::{Clock, ManualClock, after};
+use windlass::azure::acr::{AcrBuilder, AcrParts};
 use windlass::azure::kaniko::{KanikoBuilder, KanikoParts};
 use windlass::azure::kaniko_cell::{Cell, Site};
 use windlass::azure::kaniko_group::GroupCell;
@@ -200,6 +201,20 @@ impl Story {
         let builder = builder(&settings, place, (&account, &clock, &blobs, &logs));
         let kept = (registry, workspace, folder);
         Self { arm, storage, said, images, clock, settings, account, blobs, logs, builder, _kept: kept }
+    }
+
+    /// The registry's own builder, with the same records and logs.
+    pub(crate) fn tasks(&self) -> AcrBuilder {
+        let services = Services::with(&self.settings, Arc::new(Unsigned)).unwrap();
+        AcrBuilder::new(AcrParts {
+            arm: Arc::new(services.arm()),
+            registry: self.settings.registry.clone(),
+            blobs: Arc::clone(&self.blobs),
+            logs: Arc::clone(&self.logs),
+            records: self.account.records.clone(),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            wire: services.wire(),
+        })
     }
 
     /// Stores a source and gives what a run would build of it, with ten minutes for it.

@@ -177,6 +177,8 @@ async fn the_same_source_gives_the_same_image_with_all_tags() {
         built.push((bench.build(&source, number, started("cat a.txt")).await, source.digest()));
         let log = bench.logs.read(DeploymentId::new(number), From::After(0), 10).await.unwrap();
         assert!(log.iter().any(|line| line.data.get("base").is_some()), "{log:?}");
+        let pushes = log.iter().map(|line| line.kind.as_str()).filter(|kind| kind.starts_with("push."));
+        assert_eq!(pushes.collect::<Vec<_>>(), ["push.started", "push.finished"]);
     }
     assert_eq!(built[0], built[1]);
     let (packed, source) = &built[0];

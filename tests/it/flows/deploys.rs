@@ -1,10 +1,14 @@
 //! The deploy chain as people experience it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::json;
 use windlass::actions::{Cancelled, Retried};
 use windlass::deploy::deployment::Status;
+use windlass::deploy::footing::{Footing, Needs, Unprepared};
 use windlass::deploy::log::From;
 
 use crate::world::{Fault, Faults, Setup, World};
@@ -368,6 +372,47 @@ async fn a_worker_that_loses_its_lease_in_the_middle_of_a_step_drops_the_result(
     let refused = world.windlass.engine.journal.append(append).await;
     assert!(matches!(refused, Err(windlass::workflow::journal::JournalError::Fenced(_))), "{refused:?}");
     world.refold(run).await;
+}
+
+/// What deployments stand on, of which something is missing until it is mended.
+#[derive(Default)]
+struct Ground {
+    whole: AtomicBool,
+    /// For each look whether something was to be built.
+    looks: Mutex<Vec<bool>>,
+}
+
+#[async_trait]
+impl Footing for Ground {
+    async fn look(&self, needs: &Needs<'_>) -> Result<(), Unprepared> {
+        self.looks.lock().unwrap().push(needs.source.is_some());
+        if self.whole.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Unprepared { code: "AZURE_FORBIDDEN", message: "give it the role".to_owned() })
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_elsewhere_ends_the_first_step_and_nothing_is_built() {
+    let ground = Arc::new(Ground::default());
+    let footing: Vec<Arc<dyn Footing>> = vec![Arc::clone(&ground) as Arc<dyn Footing>];
+    let mut world = World::with(Setup { footing, ..Setup::default() });
+    let id = world.deploy("shop", "one").await;
+    world.run_until_idle().await;
+    let fault = world.get(id).await.result.fault.unwrap();
+    assert_eq!((fault.code.as_str(), fault.step.as_str()), ("AZURE_FORBIDDEN", "validate"));
+    assert!(!fault.retryable && fault.message.contains("give it the role"), "{fault:?}");
+    assert!(world.runtime.hosts().is_empty() && world.builder.workspaces() == 0);
+    assert_eq!(world.builder.built(), 0);
+    ground.whole.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        let id = world.deploy("shop", "one").await;
+        world.run_until_idle().await;
+        assert_eq!(world.status(id).await, Status::Succeeded);
+    }
+    let looks = ground.looks.lock().unwrap().clone();
+    assert_eq!(looks, [true, true, false], "an artifact that is there is not built again");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use windlass::ambient::{Clock, Ids, ManualClock, SeededIds, between};
 use windlass::deploy::artifacts::Bundles;
 use windlass::deploy::deployment::{Caps, Deployment, Status};
+use windlass::deploy::footing::Footing;
 use windlass::deploy::ids::{DeploymentId, Digest, Name};
 use windlass::deploy::retention::Remains;
 use windlass::deploy::runtime::Runtime;
@@ -81,6 +82,8 @@ pub(crate) struct Setup {
     pub(crate) more: Vec<Chain>,
     /// What deployments leave elsewhere.
     pub(crate) remains: Vec<Arc<dyn Remains>>,
+    /// What they stand on elsewhere.
+    pub(crate) footing: Vec<Arc<dyn Footing>>,
     /// Runs the apps instead of the fake one.
     pub(crate) runtime: Option<Arc<dyn Runtime>>,
 }
@@ -95,6 +98,7 @@ impl Default for Setup {
             looks: Looks::WOKEN,
             more: Vec::new(),
             remains: Vec::new(),
+            footing: Vec::new(),
             runtime: None,
         }
     }
@@ -125,6 +129,7 @@ impl World {
             releases: Arc::new(SqliteReleases(db.clone())),
             retention: Arc::new(windlass::embedded::retention::SqliteRetention(db.clone())),
             remains: setup.remains,
+            footing: setup.footing,
             artifacts: Arc::new(Bundles(Arc::new(blobs.clone()))),
             blobs: Arc::new(blobs),
             logs: Arc::new(FileLogs::open(&root.join("logs")).unwrap()),

@@ -1,12 +1,14 @@
 //! What the identity may do at a scope, as Azure works it out from every role that it has there and above.
+//!
+//! What deployments need is listed here once: for `doctor`, and for the look before a deployment begins.
 
 use serde_json::Value;
 
-use crate::azure::arm::{Arm, Contract};
-use crate::azure::arm_error::ArmError;
+use super::arm::{Arm, Contract};
+use super::arm_error::ArmError;
 
 /// Whether something is done to a resource, or to what is in it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Plane {
     /// To the resource.
     Control,
@@ -15,11 +17,61 @@ pub(super) enum Plane {
 }
 
 /// Something that the service does, and the built-in role that allows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Right {
     pub(super) role: &'static str,
     pub(super) plane: Plane,
     /// One of these is enough.
     pub(super) any: &'static [&'static str],
+}
+
+/// Apps on Container Apps.
+pub(super) const APPS: Right = Right {
+    role: "Container Apps Contributor",
+    plane: Plane::Control,
+    any: &["Microsoft.App/containerApps/write"],
+};
+/// Builds in jobs.
+pub(super) const JOBS: Right = Right {
+    role: "Container Apps Jobs Contributor",
+    plane: Plane::Control,
+    any: &["Microsoft.App/jobs/write"],
+};
+/// Apps and builds in container groups.
+pub(super) const GROUPS: Right = Right {
+    role: "Azure Container Instances Contributor Role",
+    plane: Plane::Control,
+    any: &["Microsoft.ContainerInstance/containerGroups/write"],
+};
+/// Builds by the registry.
+pub(super) const TASKS: Right = Right {
+    role: "Container Registry Tasks Contributor",
+    plane: Plane::Control,
+    any: &["Microsoft.ContainerRegistry/registries/scheduleRun/action"],
+};
+/// Images that are not made by the registry.
+pub(super) const PUSH: Right = Right {
+    role: "AcrPush",
+    plane: Plane::Control,
+    any: &["Microsoft.ContainerRegistry/registries/push/write"],
+};
+/// In place of [`PUSH`], where a registry gives roles by repository.
+pub(super) const WRITE: Right = Right {
+    role: "Container Registry Repository Writer",
+    plane: Plane::Data,
+    any: &["Microsoft.ContainerRegistry/registries/repositories/content/write"],
+};
+
+/// Whether a registry, as Resource Manager shows it, gives roles by repository.
+pub(super) fn is_by_repository(registry: &Value) -> bool {
+    let mode = registry.pointer("/properties/roleAssignmentMode").and_then(Value::as_str);
+    mode == Some("AbacRepositoryPermissions")
+}
+
+/// The roles of these rights, as a sentence names them.
+pub(super) fn roles(rights: &[Right]) -> String {
+    let roles: Vec<&str> = rights.iter().map(|right| right.role).collect();
+    roles.join(" and ")
 }
 
 /// Whether an action is one of a pattern, in which `*` stands for anything.
@@ -51,7 +103,7 @@ fn allows(permissions: &[Value], plane: Plane, action: &str) -> bool {
     permissions.iter().any(|permission| named(permission, yes) && !named(permission, no))
 }
 
-/// Roles that the identity needs at the scope and lacks; `None` when the answer does not settle it.
+/// Rights that the identity needs at the scope and lacks; `None` when the answer does not settle it.
 ///
 /// # Errors
 /// [`ArmError`] when Azure does not say; a missing resource is one.
@@ -59,23 +111,56 @@ pub(super) async fn lacking(
     arm: &Arm,
     scope: &str,
     rights: &[Right],
-) -> Result<Option<Vec<&'static str>>, ArmError> {
+) -> Result<Option<Vec<Right>>, ArmError> {
     let id = format!("{scope}/providers/Microsoft.Authorization/permissions");
     let found = arm.look(Contract::Permissions, &id).await?;
     let permissions = found.get("value").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let allowed = |right: &&Right| right.any.iter().any(|action| allows(permissions, right.plane, action));
-    let roles: Vec<&'static str> =
-        rights.iter().filter(|right| !allowed(right)).map(|right| right.role).collect();
+    let lacked: Vec<Right> = rights.iter().filter(|right| !allowed(right)).copied().collect();
     // What is not on this page may be on the next one.
     let goes_on = found.get("nextLink").is_some_and(|link| !link.is_null());
-    Ok((roles.is_empty() || !goes_on).then_some(roles))
+    Ok((lacked.is_empty() || !goes_on).then_some(lacked))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+
+    /// The same by trying every length that a star can have.
+    fn fits_slowly(pattern: &[u8], action: &[u8]) -> bool {
+        match pattern.split_first() {
+            None => action.is_empty(),
+            Some((b'*', rest)) => (0..=action.len()).any(|from| fits_slowly(rest, &action[from..])),
+            Some((first, rest)) => action
+                .split_first()
+                .is_some_and(|(one, others)| one.eq_ignore_ascii_case(first) && fits_slowly(rest, others)),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pattern_fits_what_its_stars_can_stand_for(pattern in "[aB/*]{0,7}", action in "[Ab/]{0,9}") {
+            prop_assert_eq!(fits(&pattern, &action), fits_slowly(pattern.as_bytes(), action.as_bytes()));
+        }
+
+        #[test]
+        fn what_a_star_takes_the_place_of_still_fits(
+            action in "[A-Za-z]{1,6}(/[A-Za-z]{1,6}){1,4}",
+            from in 0_usize..40,
+            most in 0_usize..40,
+        ) {
+            let from = from.min(action.len());
+            let to = (from + most).min(action.len());
+            let pattern = format!("{}*{}", &action[..from], &action[to..]);
+            prop_assert!(fits(&pattern, &action.to_ascii_uppercase()), "{pattern} {action}");
+            let (role, denied) = (json!({ "actions": [pattern] }), json!({ "actions": ["*"], "notActions": [pattern] }));
+            prop_assert!(allows(&[role], Plane::Control, &action));
+            prop_assert!(!allows(&[denied], Plane::Control, &action));
+        }
+    }
 
     #[test]
     fn patterns_have_stars() {
