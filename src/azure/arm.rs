@@ -229,7 +229,7 @@ impl Arm {
     pub async fn poll(&self, operation: &Operation) -> Result<Progress, ArmError> {
         let url: Url = operation.url.parse().map_err(|_| self.stranger(&operation.url))?;
         // A token that went to a foreign host would be a token lost.
-        if !self.is_ours(&url) {
+        if !belongs(&url, &self.base) {
             return Err(self.stranger(&operation.url));
         }
         let answer = self.ask(&self.patient, Method::Get, url, None).await?;
@@ -247,13 +247,6 @@ impl Arm {
             | (ToldBy::Absence, 202, _) => Ok(Progress::Running(again(&answer.headers))),
             (_, status, _) => Err(refused(status, &answer)),
         }
-    }
-
-    /// Whether the address is Resource Manager's: of the host that we know, or of a region of it.
-    fn is_ours(&self, url: &Url) -> bool {
-        let (host, own) = (url.host_str().unwrap_or_default(), self.base.host_str().unwrap_or_default());
-        let region = host.strip_suffix(own).is_some_and(|region| region.ends_with('.'));
-        url.scheme() == "https" && url.port() == self.base.port() && (host == own || region)
     }
 
     /// What cannot be watched was accepted nevertheless: whoever comes again asks the resource where it stands.
@@ -323,6 +316,13 @@ impl Arm {
     }
 }
 
+/// Whether the address is of the host `base`, or of a region of it.
+fn belongs(url: &Url, base: &Url) -> bool {
+    let (host, own) = (url.host_str().unwrap_or_default(), base.host_str().unwrap_or_default());
+    let region = host.strip_suffix(own).is_some_and(|region| region.ends_with('.'));
+    url.scheme() == "https" && url.port() == base.port() && (host == own || region)
+}
+
 fn unreachable(error: azure_core::Error) -> ArmError {
     if matches!(error.kind(), ErrorKind::Credential) {
         ArmError::sign_in(error)
@@ -342,4 +342,25 @@ fn refused(status: u16, answer: &Answer) -> ArmError {
     let mut cause = Cause::of(&answer.body, &answer.text);
     cause.request = answer.headers.get_optional_string(&request);
     ArmError::of(status, cause, again(&answer.headers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_goes_to_azure_and_its_regions_only() {
+        let base: Url = "https://management.azure.com/".parse().unwrap();
+        for (url, ours) in [
+            ("https://management.azure.com/subscriptions/s/operations/o", true),
+            ("https://westeurope.management.azure.com/o", true),
+            ("https://evilmanagement.azure.com/o", false),
+            ("https://management.azure.com.evil.example/o", false),
+            ("https://management.azure.com@evil.example/o", false),
+            ("https://management.azure.com:8443/o", false),
+            ("http://management.azure.com/o", false),
+        ] {
+            assert_eq!(belongs(&url.parse().unwrap(), &base), ours, "{url}");
+        }
+    }
 }

@@ -377,6 +377,7 @@ mod tests {
             assert_eq!((found.code(), found.may_pass()), (wanted, false), "{code}");
         }
         assert!(matches!(error(409, "RegistryErrorResponse"), ArmError::Throttled { .. }));
+        assert!(error(401, "ExpiredAuthenticationToken").may_pass(), "the next call has another token");
         assert!(error(503, "ServerTimeout").may_pass() && !error(403, "AuthorizationFailed").may_pass());
         let deep = (0..50).fold(
             serde_json::json!({ "code": "X" }),

@@ -99,10 +99,11 @@ impl CosmosDeployments {
     }
 
     /// Writes the desk and what goes with it; false when somebody was faster, and nothing was written.
-    async fn close(&self, draft: Draft) -> Result<bool, Fault> {
+    async fn close(&self, mut draft: Draft) -> Result<bool, Fault> {
         if draft.writes.is_empty() && draft.desk == draft.before {
             return Ok(true);
         }
+        draft.desk.writer = format!("{:032x}", self.ids.random());
         let mut batch = Batch::of(PARTITION).write(DESK, &draft.desk, draft.etag.as_deref());
         for write in &draft.writes {
             batch = match write {
@@ -113,7 +114,8 @@ impl CosmosDeployments {
         }
         match self.records.commit(batch).await {
             Ok(_) => Ok(true),
-            Err(fault) if fault.is_race() => Ok(false),
+            // The answer to a write that was tried twice may be that somebody was faster: ourselves.
+            Err(fault) if fault.is_race() => Ok(self.open().await?.desk.writer == draft.desk.writer),
             Err(fault) => Err(fault),
         }
     }
@@ -233,7 +235,7 @@ impl Deployments for CosmosDeployments {
             if answer != Submitted::New {
                 return Ok(answer);
             }
-            // The answer to a write that was tried twice may be that somebody was faster: ourselves.
+            // Ours may have been the first of two that were faster.
             if self.close(draft).await? || self.record(new.id).await?.is_some() {
                 self.wake(new.id, new.at).await;
                 return Ok(answer);

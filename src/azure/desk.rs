@@ -41,6 +41,9 @@ pub(super) struct Desk {
     pub(super) queued: Vec<Place>,
     /// How many deployments have each status.
     pub(super) counts: BTreeMap<Status, u64>,
+    /// By chance, for each write: whose this was, when its answer is lost.
+    #[serde(default)]
+    pub(super) writer: String,
 }
 
 impl Desk {

@@ -52,6 +52,7 @@ impl LeaseRecord {
 }
 
 /// What this process knows about a lease that it holds.
+#[derive(Clone)]
 struct Held {
     fence: u64,
     holder: String,
@@ -132,6 +133,13 @@ impl CosmosJournal {
     async fn was_written(&self, append: &Append<'_>) -> Result<bool, JournalError> {
         let stored = self.fetch(append.run).await?;
         Ok(stored.is_some_and(|stored| stored.body.state == *append.state))
+    }
+
+    /// The lease that is ours under another tag: the answer to a heartbeat may have been lost.
+    async fn renewed(&self, run: RunId, held: &Held) -> Result<Option<Held>, JournalError> {
+        let stored: Option<Stored<LeaseRecord>> = self.runs.read_fresh(&run.to_string(), LEASE).await?;
+        let ours = stored.filter(|stored| stored.body.holder == held.holder && stored.etag != held.etag);
+        Ok(ours.map(|stored| Held { etag: stored.etag, ..held.clone() }))
     }
 
     async fn write(&self, append: &Append<'_>, held: Option<&Held>) -> Result<(), JournalError> {
@@ -236,9 +244,16 @@ impl Journal for CosmosJournal {
             Some(lease) => Some(self.let_go(lease).ok_or(JournalError::Fenced(append.run))?),
             None => None,
         };
-        let written = self.write(&append, held.as_ref()).await;
-        if let (Err(JournalError::Conflict(_)), Some(held)) = (&written, held) {
-            // Somebody signalled: the lease was not given back with the write.
+        let mut written = self.write(&append, held.as_ref()).await;
+        if let (Err(JournalError::Fenced(run)), Some(held)) = (&written, &held)
+            && let Some(renewed) = self.renewed(*run, held).await?
+        {
+            written = self.write(&append, Some(&renewed)).await;
+        }
+        if let (Err(error), Some(held)) = (&written, held)
+            && !matches!(error, JournalError::Fenced(_))
+        {
+            // Not given back with the write. If it was after all, it has another tag or is gone, and nothing happens here.
             self.give_back(append.run, &held).await;
         }
         written?;

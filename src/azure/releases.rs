@@ -97,7 +97,8 @@ impl ProjectRecord {
 
 impl CosmosReleases {
     async fn find_project(&self, org: &Name, id: &Name) -> Result<Option<Stored<ProjectRecord>>, Fault> {
-        self.0.read(&org_partition(org.as_str()), &project_id(id)).await
+        // It decides what is deployed, and the tag of an older copy would lose every race.
+        self.0.read_fresh(&org_partition(org.as_str()), &project_id(id)).await
     }
 
     /// Takes the first of the project's labels that nobody has.

@@ -335,6 +335,48 @@ async fn trouble_of_azure_is_told_apart() {
     assert_eq!(story.arm.violations(), [""; 0]);
 }
 
+#[tokio::test]
+async fn an_operation_that_is_not_known_is_not_a_failure() {
+    let story = Story::new().await;
+    let release = story.go_live(1).await;
+    let next = story.release(2);
+    story.runtime.start(&next, None).await.unwrap();
+    assert_eq!(story.settled(&next).await, Health::Healthy);
+    // Accepted a moment ago, and not yet known everywhere.
+    story.arm.trouble("GET", "containerappOperationStatuses", 404, "NotFound");
+    story.runtime.switch(&next).await.unwrap();
+    assert!(story.arm.serving(APP).0.unwrap().contains("--r2-"));
+    // The operation went with the app that it deleted.
+    for _ in 0..10 {
+        story.arm.trouble("GET", "containerappOperationStatuses", 404, "NotFound");
+    }
+    story.runtime.withdraw(&release.app).await.unwrap();
+    assert!(!story.arm.has(APP));
+    assert_eq!(story.arm.violations(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_operation_at_a_foreign_host_is_never_asked_with_a_token() {
+    let story = Story::new().await;
+    story.go_live(1).await;
+    let foreign =
+        Double::start(|_| -> Answer { (200, Vec::new(), json!({ "status": "Succeeded" }).to_string()) });
+    let next = story.release(2);
+    story.runtime.start(&next, None).await.unwrap();
+    assert_eq!(story.settled(&next).await, Health::Healthy);
+    story.arm.operates_at(&foreign.address);
+    let switched = story.runtime.switch(&next).await;
+    assert!(
+        matches!(&switched, Err(RuntimeError::Unavailable(why)) if why.contains("ForeignOperation")),
+        "{switched:?}"
+    );
+    // What was accepted has happened: whoever comes again finds it.
+    story.runtime.switch(&next).await.unwrap();
+    assert!(story.arm.serving(APP).0.unwrap().contains("--r2-"));
+    assert_eq!(foreign.asked().len(), 0);
+    assert_eq!(story.arm.violations(), [""; 0]);
+}
+
 #[test]
 fn a_request_that_the_contract_does_not_know_is_noticed() {
     let contract = super::openapi::Contract::of(&["Microsoft.App/2024-03-01/ContainerApps.json"]);

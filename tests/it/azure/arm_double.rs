@@ -36,6 +36,8 @@ pub(super) struct State {
     apps: BTreeMap<String, App>,
     /// Looks until each operation is over.
     operations: BTreeMap<String, u32>,
+    /// Where operations are said to be, when not here.
+    elsewhere: Option<String>,
     /// Answers that are given instead, each once: method, part of the path, answer.
     troubles: Vec<(String, String, Answer)>,
     fate: Option<Fate>,
@@ -169,6 +171,7 @@ impl State {
     pub(super) fn operation(&mut self, address: &str, looks: u32) -> String {
         let id = format!("op{}", self.operations.len());
         self.operations.insert(id.clone(), looks);
+        let address = self.elsewhere.as_deref().unwrap_or(address);
         format!(
             "{address}{}/providers/Microsoft.App/locations/westeurope/containerappOperationStatuses/{id}?api-version=2099-01-01",
             &ROOT[1..]
@@ -222,12 +225,13 @@ impl State {
         }
     }
 
+    /// Every other build does not name its image, as one that depends on no other image.
     fn build(&self, index: usize) -> Value {
-        let done = self.builds[index] == 0;
+        let (done, names) = (self.builds[index] == 0, index % 2 == 0);
         let image = json!({ "registry": "registry.azurecr.io", "repository": "app", "digest": format!("sha256:{}", Digest::of(IMAGE)) });
         json!({ "name": "run", "properties": {
             "runId": format!("cb{index}"), "status": if done { "Succeeded" } else { "Running" },
-            "outputImages": if done { vec![image] } else { Vec::new() },
+            "outputImages": if done && names { vec![image] } else { Vec::new() },
         } })
     }
 
@@ -258,7 +262,14 @@ impl State {
                 let body: Value = serde_json::from_str(&asked.body).unwrap();
                 self.images.push(body["imageNames"][0].as_str().unwrap().to_owned());
                 self.builds.push(3);
-                (200, Vec::new(), self.build(self.builds.len() - 1).to_string())
+                let last = self.builds.len() - 1;
+                // The contract has both.
+                let (status, headers) = if last % 2 == 0 {
+                    (202, vec![("location", self.operation(address, 9))])
+                } else {
+                    (200, Vec::new())
+                };
+                (status, headers, self.build(last).to_string())
             }
             ("GET", ["runs", id]) => {
                 let index = id.trim_start_matches("cb").parse().unwrap();
@@ -417,6 +428,11 @@ impl ArmDouble {
     /// What is answered from now on to whoever asks what it may do.
     pub(crate) fn permits(&self, status: u16, body: &Value) {
         self.state.lock().unwrap().permissions = Some((status, Vec::new(), body.to_string()));
+    }
+
+    /// Operations are said to be at this address from now on.
+    pub(crate) fn operates_at(&self, address: &str) {
+        self.state.lock().unwrap().elsewhere = Some(address.to_owned());
     }
 
     /// What the next revisions become.

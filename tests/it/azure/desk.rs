@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use serde_json::json;
 use windlass::ambient::{Clock, SystemIds};
 use windlass::azure::deployments::CosmosDeployments;
-use windlass::deploy::deployment::{Deployments as _, NewDeployment, Status, Submitted};
+use windlass::deploy::deployment::{Deployments as _, NewDeployment, Requeued, Status, Submitted};
 use windlass::deploy::ids::DeploymentId;
 use windlass::deploy::sealing::KeySecrets;
 use windlass::deploy::secrets::Secrets as _;
 use windlass::deploy::wish;
 
-use super::cosmos::Account;
+use super::cosmos::{Account, Trouble, emulator};
 use crate::ports::Outbox;
 
 /// A clock on which waiting takes no time; it keeps how long everybody wanted to wait.
@@ -100,4 +100,28 @@ async fn a_full_desk_accepts_nobody_until_somebody_leaves() {
     );
     assert!(deployments.cancel_queued(DeploymentId::new(3_001), Timestamp::UNIX_EPOCH).await.unwrap());
     assert_eq!(deployments.submit(wanted(3_002, "next")).await.unwrap(), Submitted::New);
+}
+
+#[tokio::test]
+async fn a_change_whose_answer_was_lost_is_not_refused() {
+    let (emulator, naps, now) = (emulator(), Arc::new(Naps::default()), Timestamp::UNIX_EPOCH);
+    let calm = deployments(&Account::of(&emulator).await, &naps);
+    let troubled = deployments(&Account::troubled(&emulator, Trouble::LostAnswers, 40).await, &naps);
+    let mut heard = 0;
+    for number in 1..=40 {
+        let new = wanted(number, &format!("p{number}"));
+        let id = new.id;
+        calm.submit(new).await.unwrap();
+        if let Ok(done) = troubled.cancel_queued(id, now).await {
+            assert!(done, "it waited, so that it was cancelled");
+        }
+        // Where nothing was heard, nothing is known.
+        calm.cancel_queued(id, now).await.unwrap();
+        assert_eq!(calm.get(id).await.unwrap().unwrap().status, Status::Cancelled);
+        if let Ok(answer) = troubled.requeue(id, now).await {
+            assert_eq!(answer, Requeued::Queued);
+            heard += 1;
+        }
+    }
+    assert!(heard > 0, "not all answers are lost for good");
 }

@@ -16,7 +16,7 @@ use super::settings;
 /// The manifest of an image.
 pub(crate) const IMAGE: &[u8] = b"{}";
 
-/// A registry that has [`IMAGE`] in each repository with this beginning, and an identity that may read there only.
+/// A registry that has [`IMAGE`] in each repository with this beginning, also by the tags of runs, and an identity that may read there only.
 pub(crate) fn registry(repositories: &'static str) -> Double {
     let scope = format!("scope=repository%3A{}", repositories.replace('/', "%2F"));
     Double::start(move |asked: &Asked| -> Answer {
@@ -47,8 +47,9 @@ pub(crate) fn registry(repositories: &'static str) -> Double {
                 assert!(
                     asked.header("accept").unwrap().contains("application/vnd.oci.image.manifest.v1+json")
                 );
+                let named = path.ends_with(&format!("/manifests/sha256:{}", Digest::of(IMAGE)));
                 let there = path.starts_with(&format!("/v2/{repositories}"))
-                    && path.ends_with(&format!("/manifests/sha256:{}", Digest::of(IMAGE)));
+                    && (named || path.contains("/manifests/run_"));
                 if path.ends_with(&Digest::of(b"refused").to_string()) {
                     (405, Vec::new(), String::new())
                 } else if there {

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use windlass::ambient::{Clock as _, ManualClock, SystemIds, after};
 use windlass::azure::journal::CosmosJournal;
 use windlass::workflow::chain::StepName;
-use windlass::workflow::journal::{Append, Claim, Journal as _, RunId};
+use windlass::workflow::journal::{Append, Claim, Journal as _, JournalError, Lease, RunId};
 use windlass::workflow::queue::Hint;
 use windlass::workflow::state::{Event, RunState};
 
-use super::cosmos::{Account, Trouble, emulator};
+use super::cosmos::{Account, Trouble, emulator, rules};
 use crate::ports::Outbox;
 
 pub(crate) fn begin(run: RunId, now: Timestamp) -> (Event, RunState, Hint) {
@@ -196,4 +196,63 @@ async fn a_lease_goes_by_itself_however_it_was_written() {
     let claim = journal.claim(run, clock.now(), after(clock.now(), lease)).await.unwrap();
     assert!(matches!(claim, Claim::Held(..)), "the lease ran out");
     assert_eq!(ttl().await, Some(3_600), "so does whoever takes it over");
+}
+
+/// A move that waits for ever.
+async fn wait(journal: &CosmosJournal, lease: &Lease, state: &RunState) -> Result<(), JournalError> {
+    let event = Event::StepWaits { step: StepName::new("s"), until: Timestamp::MAX, memo: Value::Null };
+    let mut next = state.clone();
+    next.apply(&event, state.started).unwrap();
+    let append = Append {
+        run: lease.run,
+        expected: state.version,
+        lease: Some(lease),
+        events: &[event],
+        state: &next,
+        hints: Vec::new(),
+    };
+    journal.append(append).await
+}
+
+#[tokio::test]
+async fn a_heartbeat_whose_answer_was_lost_costs_no_work() {
+    let (account, clock, journal, run) = begun().await;
+    let until = after(clock.now(), Duration::from_secs(30));
+    let Claim::Held(lease, state) = journal.claim(run, clock.now(), until).await.unwrap() else {
+        panic!("it is free")
+    };
+    // It was written, and the journal does not know the new tag.
+    let pk = run.to_string();
+    let stored = account.runs.read_fresh::<Value>(&pk, "lease").await.unwrap().unwrap();
+    account.runs.replace((&pk, "lease"), &stored.body, &stored.etag).await.unwrap().unwrap();
+    wait(&journal, &lease, &state).await.unwrap();
+    let (stored, _) = journal.history(run).await.unwrap().unwrap();
+    assert_eq!(stored.version, 2);
+    assert!(
+        matches!(journal.claim(run, clock.now(), until).await.unwrap(), Claim::Held(..)),
+        "it is free again"
+    );
+}
+
+#[tokio::test]
+async fn an_append_that_fails_gives_the_lease_back() {
+    let emulator = emulator();
+    let batches = rules(Trouble::Unavailable, 100).remove(0);
+    batches.disable();
+    let account = Account::ruled(&emulator, vec![Arc::clone(&batches)]).await;
+    let clock = Arc::new(ManualClock::new("2026-11-20T09:00:00Z".parse().unwrap()));
+    let journal = journal(&account, &clock);
+    let run = RunId::new(clock.now(), 1);
+    let (first, state, hint) = begin(run, clock.now());
+    journal.create(run, &first, &state, hint).await.unwrap();
+    let until = after(clock.now(), Duration::from_secs(30));
+    let Claim::Held(lease, state) = journal.claim(run, clock.now(), until).await.unwrap() else {
+        panic!("it is free")
+    };
+    batches.enable();
+    let failed = wait(&journal, &lease, &state).await;
+    assert!(matches!(failed, Err(JournalError::Unavailable(_))), "{failed:?}");
+    batches.disable();
+    let again = journal.claim(run, clock.now(), until).await.unwrap();
+    assert!(matches!(again, Claim::Held(..)), "nobody waits until the lease runs out: {again:?}");
 }

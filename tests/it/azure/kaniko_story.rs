@@ -214,6 +214,7 @@ impl Story {
             records: self.account.records.clone(),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             wire: services.wire(),
+            registries: services.registries(),
         })
     }
 
