@@ -24,6 +24,15 @@ pub struct Accepted {
     pub estimated_duration: String,
 }
 
+/// CPU and memory of one replica, as in `containerSize` of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSize {
+    /// Such as `"0.5"`.
+    pub cpu: String,
+    /// Such as `"1Gi"`.
+    pub memory: String,
+}
+
 /// Answer to `GET /deploy/{id}/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -34,8 +43,16 @@ pub struct Status {
     pub project_id: String,
     /// The project's organization.
     pub organization_id: String,
+    /// Who asked.
+    pub user_id: String,
     /// Where it is to live.
     pub environment: String,
+    /// Of one replica, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_size: Option<ContainerSize>,
+    /// The commit that was deployed, where the request names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_sha: Option<String>,
     /// `queued`, `running`, `succeeded`, `failed`, `cancelled`, `superseded` or `stuck`.
     pub status: String,
     /// The step that is due.
@@ -127,8 +144,18 @@ pub struct Row {
     pub project_id: String,
     /// The project's name for people.
     pub project_name: String,
+    /// The project's organization.
+    pub organization_id: String,
+    /// Who asked.
+    pub user_id: String,
     /// Where it is to live.
     pub environment: String,
+    /// Of one replica, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_size: Option<ContainerSize>,
+    /// The commit that was deployed, where the request names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_sha: Option<String>,
     /// As in [`Status`].
     pub status: String,
     /// When it was accepted.

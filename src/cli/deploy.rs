@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::client::{Client, ClientError};
+use super::commit;
 use super::screen::Screen;
 use super::tree;
 use super::upload::upload;
@@ -79,6 +80,9 @@ pub async fn submit(
     });
     if let Some(domain) = &order.domain {
         body["customDomain"] = json!(domain);
+    }
+    if let Some(commit) = commit::checked_out(&root) {
+        body["commitSha"] = json!(commit);
     }
     let accepted: api::Accepted = client.post("/deploy", &body).await?;
     let learned = if accepted.estimated_duration == "5-10 minutes" {

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod client;
+mod commit;
 pub mod deploy;
 pub mod doctor;
 pub mod init;

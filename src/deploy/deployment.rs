@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{DeploymentId, Digest, Name};
+use super::size::Size;
 use super::wish::{Environment, Wish};
 use crate::trace::TraceContext;
 use crate::workflow::journal::RunId;
@@ -95,6 +96,9 @@ pub struct Ending {
     /// Its number within project and environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<u64>,
+    /// What a replica of the release gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
     /// Why it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
@@ -125,6 +129,15 @@ pub struct Deployment {
     pub correlation: String,
     /// That request, in its trace.
     pub trace: Option<TraceContext>,
+}
+
+impl Deployment {
+    /// CPU and memory of one replica: as the release has them, and before there is one as they were asked for. `None`
+    /// until it is known whether the project or the environment decides.
+    #[must_use]
+    pub fn size(&self) -> Option<Size> {
+        self.result.size.or(self.wish.size)
+    }
 }
 
 /// What a deployment was caused by.

@@ -79,6 +79,7 @@ macro_rules! as_text {
 as_text!(DeploymentId);
 as_text!(Name);
 as_text!(Digest);
+as_text!(Commit);
 
 /// Names an organization, a project or a user, as their owner chose it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,6 +152,28 @@ impl FromStr for Digest {
             *byte = u8::from_str_radix(pair, 16).map_err(|_| bad.clone())?;
         }
         Ok(Self(bytes))
+    }
+}
+
+/// Names a commit of git: 40 hexadecimal digits, or 64 where a repository uses SHA-256.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit(String);
+
+impl fmt::Display for Commit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Commit {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        if matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(BadId { what: "a commit is named by its 40 or 64 hexadecimal digits, not by a shorter name" })
+        }
     }
 }
 
@@ -228,6 +251,17 @@ mod tests {
             proptest::prop_assert!((1..=40).contains(&label.len()));
             proptest::prop_assert!(label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
             proptest::prop_assert!(!label.starts_with('-') && !label.ends_with('-'));
+        }
+    }
+
+    #[test]
+    fn a_commit_is_named_in_full() {
+        for digits in [40, 64] {
+            let name = "aF".repeat(digits / 2);
+            assert_eq!(name.parse::<Commit>().unwrap().to_string(), name.to_lowercase());
+        }
+        for bad in ["", "main", "abcdef0", &"a".repeat(39), &"a".repeat(41), &"g".repeat(40)] {
+            assert!(bad.parse::<Commit>().is_err(), "{bad}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::ids::{Digest, Name};
+use super::ids::{Commit, Digest, Name};
 use super::secrets::Sealed;
 use super::size::Size;
 
@@ -21,8 +21,8 @@ const MOST_ENVIRONMENT_BYTES: usize = 128 * 1024;
 /// Longest command line and longest project name.
 const MOST_COMMAND_BYTES: usize = 8 * 1024;
 const MOST_TITLE_CHARS: usize = 200;
-/// Fields of the documents' request, and `source`, which is ours.
-const FIELDS: [&str; 11] = [
+/// Fields of the documents' request, and two that are ours: `source` and `commitSha`.
+const FIELDS: [&str; 12] = [
     "projectId",
     "userId",
     "organizationId",
@@ -34,6 +34,7 @@ const FIELDS: [&str; 11] = [
     "buildCommand",
     "startCommand",
     "source",
+    "commitSha",
 ];
 
 /// Where a release lives.
@@ -128,6 +129,9 @@ pub struct Wish {
     /// The source's digest; without it the newest uploaded one of the project, or the starter page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Digest>,
+    /// The commit that was checked out where the source was read; told on, never used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Commit>,
 }
 
 impl Wish {
@@ -171,9 +175,23 @@ pub fn parse(body: &Value, seal: &dyn Fn(&str) -> Sealed) -> Result<Wish, Vec<Fi
     let build = form.optional("buildCommand", command);
     let start = form.optional("startCommand", command);
     let source = form.optional("source", |text| text.parse::<Digest>().map_err(|bad| bad.to_string()));
+    let commit = form.optional("commitSha", |text| text.parse::<Commit>().map_err(|bad| bad.to_string()));
     match (org, user, project, title, environment) {
         (Some(org), Some(user), Some(project), Some(title), Some(environment)) if form.errors.is_empty() => {
-            Ok(Wish { org, user, project, title, environment, domain, size, env, build, start, source })
+            Ok(Wish {
+                org,
+                user,
+                project,
+                title,
+                environment,
+                domain,
+                size,
+                env,
+                build,
+                start,
+                source,
+                commit,
+            })
         }
         _ => Err(form.errors),
     }
@@ -354,7 +372,7 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_with_its_pointer() {
-        let errors = check(&json!({ "projectId": 7, "environment": "prod", "customDomain": "https://x.de", "envVariables": { "1": "x", "OK": 2 }, "colour": "red" })).unwrap_err();
+        let errors = check(&json!({ "projectId": 7, "environment": "prod", "customDomain": "https://x.de", "commitSha": "main", "envVariables": { "1": "x", "OK": 2 }, "colour": "red" })).unwrap_err();
         let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
         assert_eq!(
             pointers,
@@ -367,7 +385,8 @@ mod tests {
                 "/environment",
                 "/customDomain",
                 "/envVariables/1",
-                "/envVariables/OK"
+                "/envVariables/OK",
+                "/commitSha"
             ]
         );
     }

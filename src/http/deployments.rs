@@ -14,6 +14,7 @@ use crate::api;
 use crate::deploy::deployment::{Deployment, Fault, Filter, Origin, Status};
 use crate::deploy::ids::{DeploymentId, Name};
 use crate::deploy::log::{From, Line};
+use crate::deploy::size::Size;
 use crate::deploy::wish::Environment;
 use crate::trace::TraceContext;
 
@@ -121,7 +122,10 @@ fn wire(view: View) -> api::Status {
         deployment_id: deployment.id.to_string(),
         project_id: deployment.wish.project.to_string(),
         organization_id: deployment.wish.org.to_string(),
+        user_id: deployment.wish.user.to_string(),
         environment: deployment.wish.environment.to_string(),
+        container_size: deployment.size().map(size),
+        commit_sha: deployment.wish.commit.as_ref().map(ToString::to_string),
         status: deployment.status.as_str().to_owned(),
         current_step: view.current.map(str::to_owned),
         progress: view.progress,
@@ -137,6 +141,10 @@ fn wire(view: View) -> api::Status {
         estimated_duration: view.estimate,
         correlation_id: deployment.correlation,
     }
+}
+
+fn size(size: Size) -> api::ContainerSize {
+    api::ContainerSize { cpu: size.cpu(), memory: size.memory() }
 }
 
 fn step(view: StepView) -> api::Step {
@@ -351,8 +359,12 @@ fn row(deployment: Deployment) -> api::Row {
     api::Row {
         deployment_id: deployment.id.to_string(),
         project_id: deployment.wish.project.to_string(),
+        container_size: deployment.size().map(size),
         project_name: deployment.wish.title,
+        organization_id: deployment.wish.org.to_string(),
+        user_id: deployment.wish.user.to_string(),
         environment: deployment.wish.environment.to_string(),
+        commit_sha: deployment.wish.commit.as_ref().map(ToString::to_string),
         status: deployment.status.as_str().to_owned(),
         created_at: deployment.created.to_string(),
         ended_at: deployment.ended.map(|at| at.to_string()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Released, names};
+use super::names;
 use crate::ambient::between;
 use crate::deploy::deployment::{Deployment, Ending, Fault, Status};
 use crate::deploy::ids::DeploymentId;
@@ -106,8 +106,8 @@ impl DeploymentObserver {
             if let Some(release) = live.filter(|release| release.run == run) {
                 let urls =
                     release.hosts.iter().map(|host| self.0.runtime.addresses().url(&release, host)).collect();
-                let released = Released { release: release.number, previous: None, urls };
-                ending = Ending { urls: released.urls, release: Some(released.release), fault: None };
+                let (number, size) = (Some(release.number), Some(release.size));
+                ending = Ending { urls, release: number, size, fault: None };
             }
         }
         ending.fault = state.failure.as_ref().map(|failure| Fault {

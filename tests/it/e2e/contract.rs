@@ -205,6 +205,51 @@ async fn lists_are_newest_first_with_cursors_and_filters() {
 }
 
 #[tokio::test]
+async fn a_deployment_is_listed_with_who_asked_its_size_and_its_commit() {
+    let server = Server::start();
+    let commit = "0123456789ABCDEF0123456789abcdef01234567";
+    let mut asked = request("asked");
+    asked["userId"] = json!("ada");
+    asked["containerSize"] = json!({ "cpu": "1", "memory": "2Gi" });
+    asked["commitSha"] = json!(commit);
+    let (first, second) =
+        (server.post("/deploy", &asked).await.1, server.post("/deploy", &request("plain")).await.1);
+    let one = json!({ "organizationId": "org456", "userId": "ada", "environment": "development",
+                      "containerSize": { "cpu": "1", "memory": "2Gi" }, "commitSha": commit.to_lowercase() });
+    // Nobody asked for a size: the release has the environment's.
+    let other = json!({ "organizationId": "org456", "userId": "user123", "environment": "development",
+                        "containerSize": { "cpu": "0.5", "memory": "1Gi" } });
+    for (project, accepted, wanted) in [("asked", first, one), ("plain", second, other)] {
+        let status = server.ended(accepted["deploymentId"].as_str().unwrap()).await;
+        let (_, page) = server.get(&format!("/deploy/project/{project}")).await;
+        let (_, all) = server.get("/status/deployments").await;
+        let all = all["deployments"].as_array().unwrap().clone();
+        let row = all.into_iter().find(|row| row["projectId"] == project).unwrap();
+        for shown in [&status, &page["deployments"][0], &row] {
+            for member in ["organizationId", "userId", "environment", "containerSize", "commitSha"] {
+                assert_eq!(shown.get(member), wanted.get(member), "{member} of {shown}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_folder_under_git_names_its_commit() {
+    let server = Server::start();
+    let commit = "89abcdef0123456789abcdef0123456789abcdef";
+    let root = server.folder.path().join("shop");
+    std::fs::create_dir_all(root.join(".git/refs/heads")).unwrap();
+    std::fs::write(root.join("index.html"), "x").unwrap();
+    std::fs::write(root.join(".git/HEAD"), "ref: refs/heads/main\n").unwrap();
+    std::fs::write(root.join(".git/refs/heads/main"), format!("{commit}\n")).unwrap();
+    assert_eq!(server.deploy(&root, &["--user", "ada"])["commitSha"], commit);
+    let listed = server.cli(&["list", "shop", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let row = &listed["deployments"][0];
+    assert_eq!((&row["commitSha"], &row["userId"]), (&json!(commit), &json!("ada")), "{row}");
+}
+
+#[tokio::test]
 async fn an_idempotency_key_makes_a_repeated_post_harmless() {
     let server = Server::start();
     let body = request("once").to_string();

@@ -13,6 +13,7 @@ use windlass::deploy::deployment::{
 };
 use windlass::deploy::ids::{DeploymentId, Digest};
 use windlass::deploy::secrets::Secrets as _;
+use windlass::deploy::size::Size;
 use windlass::deploy::wish;
 use windlass::embedded::secrets::key_file;
 use windlass::trace::TraceContext;
@@ -24,6 +25,7 @@ const CAPS: Caps = Caps { total: 3, per_org: 2 };
 
 every_adapter!(
     a_deployment_is_admitted_settled_and_put_back,
+    a_list_knows_whose_deployments_they_are_how_large_and_of_which_commit,
     one_turn_for_each_app_within_the_caps_oldest_first,
     a_newer_wish_supersedes_the_one_that_waits,
     a_key_finds_its_deployment_and_no_other_body,
@@ -114,6 +116,39 @@ async fn a_deployment_is_admitted_settled_and_put_back(ports: Ports) {
     assert_eq!(suite.admit().await, [id]);
     assert_ne!(suite.get(id).await.run, running.run, "a new turn is a new run");
     assert!(suite.deployments.get(DeploymentId::new(77)).await.unwrap().is_none());
+}
+
+async fn a_list_knows_whose_deployments_they_are_how_large_and_of_which_commit(ports: Ports) {
+    let suite = Suite::new(ports);
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let mut asked = suite.wanted("o", "p");
+    asked.wish.user = "ada".parse().unwrap();
+    asked.wish.size = Some(Size::TWO);
+    asked.wish.commit = Some(commit.parse().unwrap());
+    let asked = (asked.id, suite.deployments.submit(asked).await.unwrap());
+    let silent = suite.submit("o", "q").await;
+    assert_eq!(asked.1, Submitted::New);
+    let list = async || {
+        let page = suite.deployments.list(&Filter { limit: 10, ..Filter::default() }).await.unwrap();
+        let of = |deployment: &Deployment| {
+            let wish = &deployment.wish;
+            let commit = wish.commit.as_ref().map(ToString::to_string);
+            (deployment.id, wish.org.to_string(), wish.user.to_string(), deployment.size(), commit)
+        };
+        page.iter().map(of).collect::<Vec<_>>()
+    };
+    let row = |id, user: &str, size, commit: Option<&str>| {
+        (id, "o".to_owned(), user.to_owned(), size, commit.map(str::to_owned))
+    };
+    let ada = row(asked.0, "ada", Some(Size::TWO), Some(commit));
+    assert_eq!(list().await, [row(silent, "u", None, None), ada.clone()]);
+    // The size of one that did not ask is known once it has a release.
+    suite.admit().await;
+    let run = suite.get(silent).await.run.unwrap();
+    let ending = Ending { release: Some(1), size: Some(Size::HALF), ..Ending::default() };
+    let now = suite.now();
+    suite.deployments.settle((silent, run), Status::Succeeded, &ending, now).await.unwrap();
+    assert_eq!(list().await, [row(silent, "u", Some(Size::HALF), None), ada]);
 }
 
 async fn one_turn_for_each_app_within_the_caps_oldest_first(ports: Ports) {
