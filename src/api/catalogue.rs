@@ -99,7 +99,7 @@ pub const CODES: &[Code] = &[
         "BODY_TOO_LARGE",
         413,
         User,
-        ("The request body is too large", "Send less, or raise the limit on the server."),
+        ("The request body is too large", "Send less; the message names the limit."),
     ),
     code(
         "BUILDER_NOT_ALLOWED",

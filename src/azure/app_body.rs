@@ -433,6 +433,8 @@ mod tests {
         assert_eq!(code(&revision("Provisioning", "Activating", ""), &json!({})), "starting");
         assert_eq!(code(&revision("Failed", "", "GET https: MANIFEST_UNKNOWN"), &json!({})), "RELEASE_IMAGE");
         assert_eq!(code(&revision("Failed", "", "UNAUTHORIZED"), &json!({})), "RELEASE_IMAGE");
+        let no_cores = "Maximum Allowed Cores exceeded: the cores Quota of the environment is 20";
+        assert_eq!(code(&revision("Failed", "", no_cores), &json!({})), "RELEASE_QUOTA");
         assert_eq!(
             code(&revision("Provisioned", "Failed", "port 80 closed"), &json!({})),
             "RELEASE_UNHEALTHY"

@@ -102,3 +102,26 @@ impl Door {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_is_tried_again_only_where_asking_again_helps() {
+        let (host, why) = (|| "registry.azurecr.io".to_owned(), || "status 400 NAME_INVALID".to_owned());
+        for (error, wanted) in [
+            (RegistryError::Unavailable { host: host(), why: why() }, None),
+            (RegistryError::Forbidden { host: host(), why: why() }, Some("REGISTRY_FORBIDDEN")),
+            (RegistryError::Refused { host: host(), why: why() }, Some("REGISTRY_REFUSED")),
+        ] {
+            let said = error.to_string();
+            assert!(said.contains(&host()) && said.contains(&why()), "{said}");
+            let (code, message) = match BuilderError::from(error) {
+                BuilderError::Rejected { code, message } => (Some(code), message),
+                BuilderError::Unavailable(message) => (None, message),
+            };
+            assert_eq!((code, message), (wanted, said));
+        }
+    }
+}

@@ -260,3 +260,41 @@ async fn read_pipe(parts: Arc<BuilderParts>, deployment: DeploymentId, pipe: Rec
     }
     tail
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_packed_has_a_code() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        for (error, code) in [
+            (PackError::Missing("out".to_owned()), "BUILD_OUTPUT_MISSING"),
+            (PackError::Empty("out".to_owned()), "BUILD_OUTPUT_MISSING"),
+            (PackError::TooLarge { name: "out".to_owned(), bytes: 9 << 30 }, "BUILD_OUTPUT_TOO_LARGE"),
+            (PackError::Stopped, "CANCELLED"),
+            (PackError::Io { path: "out".to_owned(), source: full }, "ARTIFACT_STORE_FAILED"),
+        ] {
+            let failure = pack_failure(&error);
+            assert_eq!((failure.code, failure.message), (code, error.to_string()));
+        }
+    }
+
+    #[test]
+    fn each_end_of_a_build_has_a_code_and_its_last_lines() {
+        let tail = VecDeque::from(["oops".to_owned()]);
+        // A status as wait(2) gives it: 7 << 8 is exit code 7, 9 is signal 9.
+        for (end, code, detail) in [
+            (End::Exited(Ok(ExitStatus::from_raw(7 << 8))), "BUILD_FAILED", json!({ "exitCode": 7 })),
+            (End::Exited(Ok(ExitStatus::from_raw(9))), "BUILD_FAILED", json!({ "signal": 9 })),
+            (End::Stopped, "CANCELLED", json!({})),
+            (End::TimedOut, "DEPLOYMENT_TIMEOUT", json!({})),
+        ] {
+            let failure = judge(end, &tail, Duration::from_secs(600)).unwrap_err();
+            let mut wanted = detail;
+            wanted["tail"] = json!(["oops"]);
+            assert_eq!((failure.code, failure.detail), (code, wanted));
+        }
+        assert!(judge(End::Exited(Ok(ExitStatus::from_raw(0))), &tail, Duration::ZERO).is_ok());
+    }
+}

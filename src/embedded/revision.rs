@@ -195,24 +195,10 @@ impl Revision {
             .iter()
             .filter_map(|state| if let State::Ready(address) = state { Some(*address) } else { None })
             .collect();
-        let all_ready = ready.len() == states.len();
         if let Backend::Replicas(addresses) = &self.target.backend {
             addresses.store(Arc::new(ready));
         }
-        let failed = states.iter().find_map(|state| match state {
-            State::Failed(code, reason) => Some((*code, reason.clone())),
-            State::Looping(reason) => Some(("RELEASE_CRASH_LOOP", reason.clone())),
-            State::Starting | State::Ready(_) | State::Down(_) | State::Stopped => None,
-        });
-        let health = match failed {
-            Some((code, reason)) => Health::Failed {
-                code,
-                message: format!("the app does not become healthy: {reason}"),
-                tail: self.tail(TAIL),
-            },
-            None if all_ready => Health::Healthy,
-            None => Health::Starting,
-        };
+        let health = health(&states, || self.tail(TAIL));
         self.health.send_if_modified(|known| {
             if *known == health {
                 false
@@ -333,6 +319,49 @@ impl Revision {
             wanted: if files { 1 } else { replicas.len() },
             restarts: replicas.iter().map(|replica| replica.restarts.load(Ordering::Relaxed)).sum(),
             pids: replicas.iter().filter_map(|replica| *replica.pid.borrow()).collect(),
+        }
+    }
+}
+
+/// A revision's health by its replicas' states; `tail` is what it said last.
+fn health(states: &[State], tail: impl FnOnce() -> Vec<String>) -> Health {
+    let failed = states.iter().find_map(|state| match state {
+        State::Failed(code, reason) => Some((*code, reason)),
+        State::Looping(reason) => Some(("RELEASE_CRASH_LOOP", reason)),
+        State::Starting | State::Ready(_) | State::Down(_) | State::Stopped => None,
+    });
+    match failed {
+        Some((code, reason)) => Health::Failed {
+            code,
+            message: format!("the app does not become healthy: {reason}"),
+            tail: tail(),
+        },
+        None if states.iter().all(|state| matches!(state, State::Ready(_))) => Health::Healthy,
+        None => Health::Starting,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_replica_that_keeps_crashing_makes_the_revision_unhealthy() {
+        let ready = || State::Ready(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let why = || "it ended with exit status: 3".to_owned();
+        let bad = |code| Health::Failed {
+            code,
+            message: format!("the app does not become healthy: {}", why()),
+            tail: vec!["bye".to_owned()],
+        };
+        for (states, wanted) in [
+            (vec![ready(), ready()], Health::Healthy),
+            (vec![ready(), State::Starting], Health::Starting),
+            (vec![ready(), State::Down(why())], Health::Starting),
+            (vec![ready(), State::Looping(why())], bad("RELEASE_CRASH_LOOP")),
+            (vec![State::Starting, State::Failed("RELEASE_CRASHED", why())], bad("RELEASE_CRASHED")),
+        ] {
+            assert_eq!(health(&states, || vec!["bye".to_owned()]), wanted, "{states:?}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod metrics;
 mod operations;
 pub mod problem;
 mod projects;
+mod refused;
 pub mod routes;
 mod sources;
 mod status;

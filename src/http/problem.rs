@@ -181,6 +181,26 @@ mod tests {
             assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(answer.headers().get("retry-after").unwrap(), "30");
         }
-        assert!(problem.body("c").retryable);
+        let body = problem.body("c");
+        assert_eq!(
+            (body.code.as_str(), body.category.as_str(), body.retryable),
+            ("QUEUE_FULL", "quota", true)
+        );
+    }
+
+    #[test]
+    fn content_that_cannot_be_kept_says_whose_turn_it_is() {
+        let digest = crate::deploy::ids::Digest::of(b"x");
+        let broken = || std::io::Error::other("gone");
+        for (error, code, status) in [
+            (BlobError::Mismatch { expected: digest, found: digest }, "CONTENT_MISMATCH", 422),
+            (BlobError::TooLarge(1), "SOURCE_TOO_LARGE", 413),
+            (BlobError::Missing(digest), "NOT_FOUND", 404),
+            (BlobError::Full, "DISK_FULL", 507),
+            (BlobError::Unavailable { path: "p".to_owned(), source: broken() }, "STORE_UNAVAILABLE", 503),
+        ] {
+            let body = Problem::from(error).body("c");
+            assert_eq!((body.code.as_str(), body.status), (code, status));
+        }
     }
 }

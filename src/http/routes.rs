@@ -7,15 +7,18 @@ use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::problem::Problem;
-use super::{Api, deployments, guard, health, metrics, operations, projects, sources, status, traced};
+use super::{
+    Api, deployments, guard, health, metrics, operations, projects, refused, sources, status, traced,
+};
 
 /// Bytes of a JSON body: a request with every variable at its limit fits.
-const MOST_JSON_BYTES: usize = 10 << 20;
+pub(super) const MOST_JSON_BYTES: usize = 10 << 20;
 
 /// Mounts the API.
 pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
     config.app_data(Data::from(Arc::clone(api))).service(
         web::scope("")
+            .wrap(from_fn(refused::in_our_words))
             .wrap(from_fn(guard::refuse_forged))
             // Around the guard: what is refused is part of a trace too.
             .wrap(from_fn(traced::in_a_span))

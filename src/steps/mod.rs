@@ -116,3 +116,37 @@ impl From<RuntimeError> for StepError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deploy::ids::Digest;
+    use crate::workflow::chain::ErrorClass::{Permanent, Transient};
+
+    #[test]
+    fn what_a_port_cannot_do_has_a_code_and_is_tried_again_only_where_that_helps() {
+        let digest = Digest::of(b"x");
+        let broken = || std::io::Error::other("gone");
+        let store = StoreError(Box::new(broken()));
+        let blobs = BlobError::Unavailable { path: "p".to_owned(), source: broken() };
+        for (error, code, class) in [
+            (StepError::from(store), "STORE_UNAVAILABLE", Transient),
+            (blobs.into(), "STORE_UNAVAILABLE", Transient),
+            (BlobError::Full.into(), "DISK_FULL", Transient),
+            (BlobError::Missing(digest).into(), "SOURCE_INCOMPLETE", Permanent),
+            (BlobError::Damaged(digest).into(), "CONTENT_DAMAGED", Permanent),
+            (BlobError::Mismatch { expected: digest, found: digest }.into(), "CONTENT_MISMATCH", Permanent),
+            (BlobError::TooLarge(1).into(), "SOURCE_TOO_LARGE", Permanent),
+            (ArtifactError("gone".to_owned()).into(), "ARTIFACT_STORE_FAILED", Transient),
+            (BuilderError::Unavailable("gone".to_owned()).into(), "BUILDER_UNAVAILABLE", Transient),
+            (
+                BuilderError::Rejected { code: "REGISTRY_FORBIDDEN", message: "no".to_owned() }.into(),
+                "REGISTRY_FORBIDDEN",
+                Permanent,
+            ),
+            (RuntimeError::Unavailable("gone".to_owned()).into(), "RUNTIME_UNAVAILABLE", Transient),
+        ] {
+            assert_eq!((error.code.as_str(), error.class), (code, class), "{error}");
+        }
+    }
+}

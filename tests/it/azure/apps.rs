@@ -398,3 +398,21 @@ fn a_request_that_the_contract_does_not_know_is_noticed() {
     assert!(contract.answer(get, 202, "").is_err());
     assert!(contract.answer(get, 200, r#"{"location":"x","properties":{"latestRevisionName":7}}"#).is_err());
 }
+
+#[tokio::test]
+async fn a_secret_of_another_key_is_not_passed_on() {
+    let story = Story::new().await;
+    let mut release = story.release(1);
+    release.env.insert("KEY".to_owned(), KeySecrets::new([8; 32]).seal("canary-10"));
+    let refused = story.runtime.start(&release, None).await;
+    assert!(matches!(refused, Err(RuntimeError::Rejected { code: "SECRET_UNREADABLE", .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn without_a_workspace_nobody_is_asked_what_apps_say() {
+    let logs = Double::start(|_| -> Answer { panic!("it was asked") });
+    let settings = settings(&[("WINDLASS_LOG_ANALYTICS_ENDPOINT", &logs.address)]);
+    let asked = Services::with(&settings, Arc::new(Unsigned)).unwrap().app_logs().newest(APP, 1).await;
+    assert!(matches!(asked, Err(RuntimeError::Rejected { code: "APP_LOGS_UNCONFIGURED", .. })), "{asked:?}");
+    assert!(logs.asked().is_empty());
+}

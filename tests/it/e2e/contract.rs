@@ -1,5 +1,7 @@
 //! The HTTP contract: what the documents promise, and how errors look.
 
+use std::io::{Read as _, Write as _};
+
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -86,6 +88,38 @@ async fn errors_are_problems_with_stable_codes() {
         (status, envelope["success"].as_bool(), envelope["code"].as_str()),
         (400, Some(false), Some("VALIDATION_FAILED"))
     );
+}
+
+#[tokio::test]
+async fn what_the_web_server_refuses_has_a_code_too() {
+    let server = Server::start();
+    for (method, path, allowed) in [
+        ("GET", "/deploy", "POST"),
+        ("POST", "/status", "GET"),
+        ("PUT", "/operations/dead-letters/1", "DELETE"),
+    ] {
+        let answer = server.call(method, path, &[("x-correlation-id", "corr-1")], Bytes::new()).await;
+        let methods = answer.headers()["allow"].to_str().unwrap().to_owned();
+        let (status, problem) = parsed(&answer);
+        assert_eq!((status, &problem["code"]), (405, &json!("METHOD_NOT_ALLOWED")), "{method} {path}");
+        assert_eq!(problem["correlationId"], "corr-1");
+        assert!(methods.contains(allowed) && !methods.contains(method), "{methods}");
+    }
+    let (status, envelope) = parsed(&server.call("DELETE", "/api/deploy", &[], Bytes::new()).await);
+    assert_eq!((status, &envelope["success"]), (405, &json!(false)));
+    assert_eq!(envelope["code"], "METHOD_NOT_ALLOWED");
+    // Nothing of the body has to be sent for the refusal of it.
+    let mut stream = std::net::TcpStream::connect(server.api).unwrap();
+    stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
+    let head = "POST /deploy HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 10485761\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let (mut said, mut some) = (String::new(), [0; 4_096]);
+    while !said.contains("BODY_TOO_LARGE") {
+        let count = stream.read(&mut some).unwrap();
+        assert!(count > 0, "{said}");
+        said.push_str(&String::from_utf8_lossy(&some[..count]));
+    }
+    assert!(said.starts_with("HTTP/1.1 413 ") && said.contains("application/problem+json"), "{said}");
 }
 
 #[tokio::test]

@@ -236,3 +236,47 @@ async fn an_app_that_never_listens_fails_and_the_old_release_stays() {
         assert_eq!(server.app("app.localhost", "/").await.0, 200);
     }
 }
+
+#[tokio::test]
+async fn a_build_that_cannot_begin_or_leaves_nothing_says_so() {
+    let server = Server::start();
+    // The kernel takes 128 KiB in one argument of a command.
+    let long = format!("build = \"true {}\"\n", "x".repeat(200 << 10));
+    for (name, project_file, code, says) in [
+        ("long", long.as_str(), "BUILD_NOT_STARTED", "the build could not be started"),
+        ("void", "build = \"true\"\noutput = \"out\"\n", "BUILD_OUTPUT_MISSING", "`out` does not exist"),
+    ] {
+        let files = [("index.html", "x"), ("windlass.toml", project_file)];
+        let status = server.deploy(&project(server.folder.path(), name, &files), &[]);
+        assert_eq!(
+            (status["status"].as_str(), status["error"]["code"].as_str()),
+            (Some("failed"), Some(code)),
+            "{name}"
+        );
+        assert!(status["error"]["message"].as_str().unwrap().contains(says), "{}", status["error"]);
+    }
+}
+
+#[tokio::test]
+async fn a_stored_build_that_is_damaged_does_not_go_live() {
+    let server = Server::start();
+    let root = project(server.folder.path(), "site", &[("index.html", "first")]);
+    let first = server.deploy(&root, &[]);
+    let digest = first["steps"][3]["output"]["artifact"]["digest"].as_str().unwrap();
+    let (folder, name) = digest.split_at(2);
+    let owners = std::fs::read_dir(server.folder.path().join("data/blobs")).unwrap().flatten();
+    let paths: Vec<_> =
+        owners.map(|owner| owner.path().join(folder).join(name)).filter(|path| path.exists()).collect();
+    assert_eq!(paths.len(), 1, "{digest}");
+    std::fs::remove_file(&paths[0]).unwrap();
+    std::fs::write(&paths[0], "no bundle").unwrap();
+    // The same inputs: the stored build is taken, not another one.
+    let second = server.deploy(&root, &[]);
+    assert_eq!(second["steps"][3]["output"]["reused"], true, "{second}");
+    assert_eq!(
+        (second["status"].as_str(), second["error"]["code"].as_str()),
+        (Some("failed"), Some("RELEASE_NOT_UNPACKED"))
+    );
+    let (code, text) = server.app("site.localhost", "/").await;
+    assert!(code == 200 && text.contains("first"), "{text}");
+}

@@ -437,3 +437,23 @@ async fn what_does_not_fit_its_target_is_refused_before_it_is_built() {
     }
     assert_eq!(world.builder.built(), 0);
 }
+
+#[tokio::test]
+async fn a_source_that_cannot_be_built_here_ends_the_first_step() {
+    let mut world = World::new();
+    let docker = world.upload("o", &[("Dockerfile", "FROM scratch")]).await;
+    let nowhere = windlass::deploy::ids::Digest::of(b"nobody sent it");
+    let shown = nowhere.to_string();
+    let wanted =
+        [(docker, "VALIDATION_DOCKERFILE", "no engine"), (nowhere, "SOURCE_NOT_FOUND", shown.as_str())];
+    for (source, code, says) in wanted {
+        let mut body = World::request("shop");
+        body["source"] = json!(source.to_string());
+        let id = world.submit(&body).await;
+        world.run_until_idle().await;
+        let fault = world.get(id).await.result.fault.unwrap();
+        assert_eq!((fault.code.as_str(), fault.step.as_str()), (code, "validate"));
+        assert!(fault.message.contains(says), "{}", fault.message);
+    }
+    assert_eq!((world.builder.built(), world.builder.workspaces()), (0, 0));
+}

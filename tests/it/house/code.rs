@@ -179,6 +179,29 @@ fn every_code_that_is_used_is_in_the_catalogue() {
     }
 }
 
+/// A code that no product code gives is none; a code that no test waits for may never come. The catalogue's own page and
+/// tests do not count.
+#[test]
+fn every_code_is_given_by_the_product_and_waited_for_by_a_test() {
+    let (mut product, mut tests) = (String::new(), String::new());
+    for path in files(&root().join("src"), "rs") {
+        if !path.starts_with(root().join("src/api")) {
+            let (text, given) = (std::fs::read_to_string(&path).unwrap(), production(&path));
+            tests.push_str(&text[given.len()..]);
+            product.push_str(&given);
+        }
+    }
+    for path in files(&root().join("tests/it"), "rs") {
+        tests.push_str(&std::fs::read_to_string(path).unwrap());
+    }
+    let missing = |text: &str| {
+        let codes = windlass::api::catalogue::CODES.iter().map(|entry| entry.code);
+        codes.filter(|code| !text.contains(&format!("\"{code}\""))).collect::<Vec<_>>()
+    };
+    assert_eq!(missing(&product), [""; 0], "given nowhere");
+    assert_eq!(missing(&tests), [""; 0], "no test");
+}
+
 #[test]
 fn every_requirement_that_is_claimed_names_a_test_that_exists() {
     let page = std::fs::read_to_string(root().join("docs/requirements.md")).unwrap();

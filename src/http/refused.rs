@@ -1,0 +1,44 @@
+//! What the web server refuses by itself, in the form of our own answers.
+
+use actix_web::Error;
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::{StatusCode, header};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+
+use super::Api;
+use super::problem::Problem;
+use super::routes::MOST_JSON_BYTES;
+
+/// The middleware.
+pub(super) async fn in_our_words(
+    api: Data<Api>,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let answer = next.call(request).await?.map_into_boxed_body();
+    let Some(problem) = problem(&answer) else { return Ok(answer) };
+    let id = api.correlation(answer.request());
+    let old = answer.request().path() == "/api/deploy";
+    let mut ours = if old { problem.answer_v2(&id) } else { problem.answer(&id) };
+    if let Some(methods) = answer.headers().get(header::ALLOW) {
+        ours.headers_mut().insert(header::ALLOW, methods.clone());
+    }
+    Ok(answer.into_response(ours))
+}
+
+fn problem(answer: &ServiceResponse<BoxBody>) -> Option<Problem> {
+    let (request, status) = (answer.request(), answer.status());
+    let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    if kind.is_some_and(|kind| kind.contains("json")) {
+        // A handler said it, and more exactly.
+        return None;
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let detail = format!("{} does not take {}", request.path(), request.method());
+        return Some(Problem::new("METHOD_NOT_ALLOWED", detail));
+    }
+    let large = status == StatusCode::PAYLOAD_TOO_LARGE;
+    large.then(|| Problem::new("BODY_TOO_LARGE", format!("a body has at most {MOST_JSON_BYTES} bytes")))
+}
