@@ -1,6 +1,6 @@
 //! Every error code, with what happened and what to do.
 
-use super::codes::Category::{self, Internal, ProviderPermanent, ProviderTransient, User};
+use super::codes::Category::{self, Internal, ProviderPermanent, ProviderTransient, Quota, User};
 use super::codes::Code;
 
 const fn code(
@@ -9,8 +9,13 @@ const fn code(
     category: Category,
     texts: (&'static str, &'static str),
 ) -> Code {
-    let retryable = matches!(category, ProviderTransient | Category::Quota);
+    let retryable = matches!(category, ProviderTransient | Quota);
     Code { code, status, category, retryable, title: texts.0, advice: texts.1 }
+}
+
+/// A limit that does not pass by itself: a person has to raise it, or to free something.
+const fn fixed(limit: Code) -> Code {
+    Code { retryable: false, ..limit }
 }
 
 /// Every code, sorted.
@@ -52,12 +57,12 @@ pub const CODES: &[Code] = &[
         User,
         ("The subscription is not one of this sign-in", "Check AZURE_SUBSCRIPTION_ID and AZURE_TENANT_ID."),
     ),
-    code(
+    fixed(code(
         "AZURE_QUOTA",
         0,
-        User,
+        Quota,
         ("A quota of the subscription is used up", "Ask for a larger quota, or free something."),
-    ),
+    )),
     code("AZURE_REJECTED", 0, User, ("Azure refused a request", "Read the cause in the message.")),
     code(
         "AZURE_RESOURCE_MISSING",
@@ -238,7 +243,7 @@ pub const CODES: &[Code] = &[
     code(
         "QUEUE_FULL",
         503,
-        ProviderTransient,
+        Quota,
         ("As many deployments wait as can be kept in order", "Wait until some are done, then try again."),
     ),
     code(
@@ -279,12 +284,12 @@ pub const CODES: &[Code] = &[
         ProviderTransient,
         ("The release could not be unpacked", "Make room or mend the disk, then retry."),
     ),
-    code(
+    fixed(code(
         "RELEASE_QUOTA",
         0,
-        User,
+        Quota,
         ("The environment has no cores left", "Ask for a larger quota, or scale apps down."),
-    ),
+    )),
     code(
         "RELEASE_UNHEALTHY",
         0,

@@ -92,6 +92,11 @@ mod tests {
             ("BUILD_FAILED", Category::User, false),
             ("STORE_UNAVAILABLE", Category::ProviderTransient, true),
             ("AZURE_CAPACITY", Category::ProviderTransient, true),
+            ("QUEUE_FULL", Category::Quota, true),
+            ("AZURE_QUOTA", Category::Quota, false),
+            ("RELEASE_QUOTA", Category::Quota, false),
+            // The request is what is too large, and will be tomorrow.
+            ("SOURCE_TOO_LARGE", Category::User, false),
             ("SECRET_UNREADABLE", Category::ProviderPermanent, false),
             ("INTERNAL", Category::Internal, false),
         ] {
@@ -99,8 +104,14 @@ mod tests {
             assert_eq!((found.category, found.retryable), (category, retryable), "{code}");
         }
         for code in CODES {
-            let passes = matches!(code.category, Category::Quota | Category::ProviderTransient);
-            assert_eq!(code.retryable, passes, "{}", code.code);
+            match code.category {
+                Category::ProviderTransient => assert!(code.retryable, "{}", code.code),
+                // Some limits pass by themselves.
+                Category::Quota => {}
+                Category::User | Category::ProviderPermanent | Category::Internal => {
+                    assert!(!code.retryable, "{}", code.code);
+                }
+            }
             assert!(!code.title.is_empty() && !code.advice.is_empty(), "{}", code.code);
         }
     }
