@@ -29,13 +29,18 @@ impl Drop for Handler {
 
 impl Handler {
     async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    async fn with(settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let mut command = windlass(folder.path());
         command
             .env("FUNCTIONS_CUSTOMHANDLER_PORT", port.to_string())
             .env("WINDLASS_APPS_PORT", "0")
-            .env("WINDLASS_DATA_DIR", "data");
+            .env("WINDLASS_DATA_DIR", "data")
+            .envs(settings.iter().copied());
         // No argument: the port in the environment chooses the handler.
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let (send, log) = std::sync::mpsc::channel();
@@ -72,14 +77,20 @@ impl Handler {
         parsed(&self.invoke(function, "application/json; charset=utf-8", body.to_string()).await)
     }
 
-    /// Waits for a log line that mentions `text`. Every line on the way has to be one JSON object.
+    /// Waits for a log line that mentions `text`.
     fn logged(&self, text: &str) -> Value {
+        self.lines_until(text).pop().unwrap()
+    }
+
+    /// The lines up to one that mentions `text`. Every one has to be one JSON object.
+    fn lines_until(&self, text: &str) -> Vec<Value> {
+        let mut lines = Vec::new();
         loop {
             let line =
                 self.log.recv_timeout(super::PATIENCE).unwrap_or_else(|_| panic!("never logged: {text}"));
-            let parsed: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+            lines.push(serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}")));
             if line.contains(text) {
-                return parsed;
+                return lines;
             }
         }
     }
@@ -214,6 +225,39 @@ async fn a_deployment_runs_through_the_handlers_own_port() {
         (Some("shop"), Some("development"))
     );
     assert!(line["duration"].is_u64() && line["correlation_id"].is_string(), "{line}");
+}
+
+#[tokio::test]
+async fn every_line_about_a_deployment_has_its_correlation_id() {
+    let handler = Handler::with(&[("LOG_LEVEL", "debug")]).await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let mut failing = request("bad");
+    failing["buildCommand"] = json!("exit 3");
+    for (body, (name, value), wanted, last) in [
+        (request("good"), ("traceparent", traceparent.as_str()), trace, "Deployment completed"),
+        (failing, ("x-correlation-id", "corr-7"), "corr-7", "Deployment ended"),
+    ] {
+        let ask = Request::post("/deploy")
+            .header("host", handler.address.to_string())
+            .header("content-type", "application/json")
+            .header(name, value)
+            .body(full(body.to_string()))
+            .unwrap();
+        let (status, accepted) = parsed(&handler.pool.fetch(handler.address, ask).await.unwrap());
+        assert_eq!(status, 202, "{accepted}");
+        let id = accepted["deploymentId"].as_str().unwrap();
+        let lines = handler.lines_until(last);
+        let about = |line: &&Value| {
+            let text = line.to_string();
+            text.contains(id) || text.contains("run_")
+        };
+        let about: Vec<&Value> = lines.iter().filter(about).collect();
+        assert!(about.len() >= 2, "that it was accepted, and its end: {lines:?}");
+        for line in about {
+            assert_eq!(line["correlation_id"], wanted, "{line}");
+        }
+    }
 }
 
 #[tokio::test]
