@@ -1,6 +1,8 @@
 //! Folders become apps.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use super::{Server, children_of, copy_of, example, have, until, windlass};
@@ -125,7 +127,7 @@ async fn an_app_that_dies_is_started_again_and_comes_back_after_a_restart_of_the
     assert_eq!(children_of(server.folder.path()).len(), 1, "an orphan is left");
 }
 
-fn project(folder: &std::path::Path, name: &str, files: &[(&str, &str)]) -> std::path::PathBuf {
+fn project(folder: &Path, name: &str, files: &[(&str, &str)]) -> PathBuf {
     let root = folder.join(name);
     for (path, text) in files {
         let path = root.join(path);
@@ -200,6 +202,97 @@ async fn a_build_sees_nothing_of_windlass_and_changes_nothing_outside_its_worksp
             && !environment.contains("XDG_CACHE_HOME"),
         "{environment}"
     );
+}
+
+/// A project whose build waits at `gate` for a script to run, and at `end` for its own end.
+fn waiting(folder: &Path, name: &str) -> PathBuf {
+    let script =
+        "mkfifo gate end; cat gate > script; sh script; read over < end; mkdir out; echo x > out/index.html";
+    let build = format!(
+        "kind = \"static\"\nbuild = \"sh build.sh\"\noutput = \"out\"\n[build_variables]\nTOKEN = \"canary-env-{name}\"\n"
+    );
+    let note = format!("canary-note-{name}");
+    let files = [
+        ("index.html", "x"),
+        ("name", name),
+        ("note", note.as_str()),
+        ("build.sh", script),
+        ("windlass.toml", build.as_str()),
+    ];
+    project(folder, name, &files)
+}
+
+/// Writes into a fifo once somebody reads it, so that a build that is gone does not hold the test up for ever.
+async fn tell(fifo: &Path, text: &str) {
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
+    until("the build listens", async || {
+        let open = std::fs::OpenOptions::new().write(true).custom_flags(flags).open(fifo);
+        open.is_ok_and(|mut fifo| fifo.write_all(text.as_bytes()).is_ok())
+    })
+    .await;
+}
+
+/// Looks at what is its own, which shows that the commands work, and then in every way at the other build.
+fn spying(other: &Path, pids: &[u32]) -> String {
+    let other = other.display();
+    let mut script = format!(
+        "cat $PWD/note && tr '\\0' '\\n' < /proc/$$/environ && echo SAW-OWN
+         ls {other} && echo SAW-FOLDER; ls {other}/src && echo SAW-SOURCE; cat {other}/src/note && echo SAW-NOTE
+         echo x > {other}/src/planted && echo SAW-PLANTED
+"
+    );
+    for pid in pids {
+        script.push_str(&format!(
+            "readlink /proc/{pid}/cwd && echo SAW-PLACE; ls /proc/{pid}/cwd/ && echo SAW-CWD
+             cat /proc/{pid}/cwd/note && echo SAW-NOTE-BY-CWD; cat /proc/{pid}/root{other}/src/note && echo SAW-NOTE-BY-ROOT
+             tr '\\0' '\\n' < /proc/{pid}/environ && echo SAW-ENVIRON
+"
+        ));
+    }
+    script + "echo looked\n"
+}
+
+#[tokio::test]
+async fn two_builds_at_a_time_see_nothing_of_each_other() {
+    let server = Server::start();
+    let (folder, names) = (server.folder.path(), ["left", "right"]);
+    let ids = names.map(|name| {
+        let output = server.cli(&["deploy", waiting(folder, name).to_str().unwrap(), "--detach"]);
+        String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned()
+    });
+    let place = |name: &str| {
+        let entries = std::fs::read_dir(folder.join("data/workspaces")).into_iter().flatten().flatten();
+        let is_its =
+            |path: &PathBuf| std::fs::read_to_string(path.join("src/name")).is_ok_and(|is| is == name);
+        entries.map(|entry| entry.path()).find(|path| is_its(path) && path.join("src/end").exists())
+    };
+    for name in names {
+        until("the build waits", async || place(name).is_some()).await;
+    }
+    let places = names.map(|name| place(name).unwrap());
+    let said = async |build: usize| {
+        server.get(&format!("/deploy/{}/logs?step=build", ids[build])).await.1.to_string()
+    };
+    for (own, other) in [(0, 1), (1, 0)] {
+        let inside = |pid: &u32| {
+            std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&places[other]))
+        };
+        let pids: Vec<u32> = children_of(folder).into_iter().filter(inside).collect();
+        assert!(!pids.is_empty());
+        tell(&places[own].join("src/gate"), &spying(&places[other], &pids)).await;
+        until("it has looked", async || said(own).await.contains("looked")).await;
+        let log = said(own).await;
+        assert!(log.contains("SAW-OWN") && log.matches("SAW-").count() == 1, "{log}");
+        for canary in ["canary-note", "canary-env"] {
+            assert!(log.contains(&format!("{canary}-{}", names[own])), "{log}");
+            assert!(!log.contains(&format!("{canary}-{}", names[other])), "{log}");
+        }
+        assert!(!places[other].join("src/planted").exists());
+    }
+    for (place, id) in places.iter().zip(&ids) {
+        tell(&place.join("src/end"), "over\n").await;
+        assert_eq!(server.ended(id).await["status"], "succeeded");
+    }
 }
 
 #[tokio::test]
