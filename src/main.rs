@@ -17,6 +17,7 @@ use windlass::cli::screen::{Mode, Screen};
 use windlass::cli::subcommands::{ConfigCommand, DlqCommand};
 use windlass::cli::{Ending, Identity, Output, doctor, exit, init, show, smoke};
 use windlass::config::{BadSettings, Level, Settings, explain};
+use windlass::deploy::project_file::SCHEMA;
 use windlass::package;
 use windlass::setup::{Setup, is_handler, setup};
 use windlass::telemetry::{self, Format};
@@ -84,6 +85,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Config { command: ConfigCommand::Host, .. } => {
             writeln!(out.to, "{:#}", generated(settings.host.queue))?;
         }
+        Command::Config { command: ConfigCommand::Schema, .. } => write!(out.to, "{SCHEMA}")?,
         Command::Init => init::write(Path::new(""), &mut out)?,
         Command::Version => out
             .put(&serde_json::json!({ "name": "windlass", "version": env!("CARGO_PKG_VERSION") }), |to| {

@@ -260,9 +260,9 @@ pub enum Command {
     /// Writes `.env.example` here: every setting and what it means, to be copied to `.env`.
     #[command(after_help = "Example:\n  windlass init && cp .env.example .env && windlass serve")]
     Init,
-    /// Explains the settings.
+    /// Explains the settings, and the project file to editors.
     #[command(
-        after_help = "Examples:\n  windlass config explain\n  QUEUE_MAX_RETRIES=5 windlass config host"
+        after_help = "Examples:\n  windlass config explain\n  QUEUE_MAX_RETRIES=5 windlass config host\n  windlass config schema > windlass.schema.json"
     )]
     Config {
         /// File with settings, such as the `.env` of a service.

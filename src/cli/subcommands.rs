@@ -33,6 +33,8 @@ pub enum ConfigCommand {
     Explain,
     /// Prints host.json with this environment's queue settings in it.
     Host,
+    /// Prints the JSON schema of windlass.toml, by which an editor completes and checks it.
+    Schema,
 }
 
 /// `windlass bench …`.

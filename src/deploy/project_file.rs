@@ -9,6 +9,8 @@ use super::target::{Strategy, Target};
 
 /// The file's name at the root of a source.
 pub const NAME: &str = "windlass.toml";
+/// Its JSON schema, for editors.
+pub const SCHEMA: &str = include_str!("../../docs/windlass.schema.json");
 
 /// The file's content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -3,6 +3,7 @@
 mod code;
 mod functions;
 mod infra;
+mod project_file;
 mod workflows;
 
 use std::path::{Path, PathBuf};
