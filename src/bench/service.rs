@@ -13,6 +13,7 @@ use super::{ThrowAway, at};
 use crate::ambient::{Clock as _, SystemClock};
 use crate::cli::client::Client;
 use crate::config::Settings;
+use crate::deploy::deployment::{Deployments, Filter};
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::log::Line;
 use crate::embedded::db::Db;
@@ -111,6 +112,9 @@ pub(super) async fn reads(settings: &Settings, deployments: u32, clients: usize)
         figures[format!("{name}_p50_ms")] = json!(at(&times, 500));
         figures[format!("{name}_p99_ms")] = json!(at(&times, 990));
     }
+    for (name, times) in alone(service.windlass.tools.deployments.as_ref(), id).await? {
+        figures[format!("{name}_p95_ms")] = json!(at(&times, 950));
+    }
     let client = Client::new(&format!("http://{}", service.api))?;
     let mut events = client.follow(&format!("/deploy/{id}/logs"), 0).await?;
     for _ in 0..LOG_LINES {
@@ -128,6 +132,26 @@ pub(super) async fn reads(settings: &Settings, deployments: u32, clients: usize)
     drop(events);
     service.stop().await;
     Ok(figures)
+}
+
+/// The store's queries alone, without the way to them: a page of the list, and one deployment.
+async fn alone(
+    deployments: &dyn Deployments,
+    id: DeploymentId,
+) -> anyhow::Result<[(&'static str, Vec<Duration>); 2]> {
+    let page = Filter { limit: 50, ..Filter::default() };
+    let (mut lists, mut gets) = (Vec::with_capacity(REQUESTS), Vec::with_capacity(REQUESTS));
+    for _ in 0..REQUESTS {
+        let begun = Instant::now();
+        anyhow::ensure!(!deployments.list(&page).await?.is_empty(), "the list is empty");
+        lists.push(begun.elapsed());
+        let begun = Instant::now();
+        anyhow::ensure!(deployments.get(id).await?.is_some(), "{id} is not there");
+        gets.push(begun.elapsed());
+    }
+    lists.sort_unstable();
+    gets.sort_unstable();
+    Ok([("store_list", lists), ("store_get", gets)])
 }
 
 async fn load(pool: &Pool, address: SocketAddr, path: &str, clients: usize) -> anyhow::Result<Vec<Duration>> {

@@ -1,5 +1,6 @@
 //! The suite of queues and alarms.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -33,6 +34,24 @@ async fn messages_come_in_order_and_never_early() {
     assert_eq!(store.ready(), ["soon"]);
     store.clock.advance(Duration::from_secs(600));
     assert_eq!(store.ready(), ["later"]);
+}
+
+#[tokio::test]
+async fn a_single_message_waits_for_no_company() {
+    let store = Store::new();
+    let begun = store.clock.now();
+    let send = async |text: &str| {
+        store.queues.enqueue("deployment-queue", text.to_owned(), begun).await.unwrap();
+    };
+    send("first").await;
+    let there = store.queues.take("deployment-queue", 10).now_or_never();
+    assert_eq!(there.map(|batch| batch.len()), Some(1));
+    // One that comes while a batch of ten is waited for: no time passes until it is handed over.
+    let queues = Arc::clone(&store.queues);
+    let waiting = windlass::ambient::spawn(async move { queues.take("deployment-queue", 10).await.len() });
+    tokio::task::yield_now().await;
+    send("second").await;
+    assert_eq!((waiting.await.unwrap(), store.clock.now()), (1, begun));
 }
 
 #[tokio::test]
