@@ -7,6 +7,7 @@ use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::headers::{ACCEPT, CONTENT_TYPE, HeaderName, Headers};
 use azure_core::http::{Method, Pipeline, Request, RetryOptions, Url};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::arm_error::{ArmError, Cause};
@@ -28,6 +29,8 @@ pub enum Contract {
     ContainerApps,
     /// `Microsoft.ContainerInstance`.
     ContainerInstances,
+    /// Static sites of `Microsoft.Web`.
+    StaticSites,
     /// Builds of `Microsoft.ContainerRegistry`.
     RegistryTasks,
     /// `Microsoft.ServiceBus`.
@@ -47,6 +50,7 @@ impl Contract {
         match self {
             Self::ContainerApps => "2024-03-01",
             Self::ContainerInstances => "2023-05-01",
+            Self::StaticSites => "2024-04-01",
             Self::RegistryTasks => "2019-04-01",
             Self::ServiceBus => "2024-01-01",
             // The first stable ones do not tell how roles are assigned.
@@ -59,7 +63,7 @@ impl Contract {
 
 /// Something that goes on at Azure. It is watched for as long as an invocation lasts; whoever comes later asks the resource
 /// itself where it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
     /// Where to ask; opaque, kept as it was given.
     url: String,
@@ -67,7 +71,8 @@ pub struct Operation {
     told_by: ToldBy,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum ToldBy {
     /// `Azure-AsyncOperation`.
     Status,

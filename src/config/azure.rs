@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use super::builder::BuilderSettings;
 use super::connection::REDACTED;
+use super::sites::SiteSettings;
 use super::workload::Workload;
 use super::{Reader, Variable, may_have_key, shown, variable};
 
@@ -175,6 +176,8 @@ pub struct AzureSettings {
     pub root_certificate: Option<PathBuf>,
     /// How images are made.
     pub builder: BuilderSettings,
+    /// How static web apps are made.
+    pub sites: SiteSettings,
 }
 
 /// Every variable of this page.
@@ -359,6 +362,8 @@ impl Reader<'_> {
             TARGET.map(|name| self.needed(&[name]));
         self.check_registry(&registry);
         let builder = self.builder();
+        let location = self.text("AZURE_LOCATION").unwrap_or(LOCATION).to_owned();
+        let sites = self.sites(&location);
         Some(AzureSettings {
             auth,
             tenant: self.text("AZURE_TENANT_ID").map(str::to_owned),
@@ -375,7 +380,7 @@ impl Reader<'_> {
             logs: logs?,
             subscription,
             group,
-            location: self.text("AZURE_LOCATION").unwrap_or(LOCATION).to_owned(),
+            location,
             workspace: self.text("LOG_ANALYTICS_WORKSPACE").map(str::to_owned),
             // Terraform knows the environment by its id, people by its name.
             environment: environment.rsplit('/').next().unwrap_or(&environment).to_owned(),
@@ -386,6 +391,7 @@ impl Reader<'_> {
             registry,
             root_certificate: self.text("WINDLASS_ROOT_CERTIFICATE").map(PathBuf::from),
             builder,
+            sites,
         })
     }
 }

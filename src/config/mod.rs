@@ -4,6 +4,7 @@ mod azure;
 mod builder;
 mod connection;
 pub mod env_file;
+mod sites;
 mod telemetry;
 mod vaulted;
 mod workload;
@@ -34,6 +35,7 @@ pub use tracing::Level;
 
 pub use azure::{Auth, AzureSettings, PlatformIdentity, is_loopback, registry_address};
 pub use builder::{BuilderSettings, RegistryLogin, Strategy};
+pub use sites::{SiteSettings, SiteSku};
 pub use telemetry::{AppInsights, TelemetrySettings};
 pub use vaulted::{Vaulted, vaulted};
 pub use workload::Workload;
@@ -94,7 +96,8 @@ const fn variable(name: &'static str, default: &'static str, meaning: &'static s
 
 /// Every variable that is read.
 pub fn variables() -> impl Iterator<Item = &'static Variable> {
-    let azure = azure::AZURE_VARIABLES.iter().chain(&builder::BUILDER_VARIABLES);
+    let azure =
+        azure::AZURE_VARIABLES.iter().chain(&builder::BUILDER_VARIABLES).chain(&sites::SITE_VARIABLES);
     VARIABLES.iter().chain(azure).chain(&telemetry::TELEMETRY_VARIABLES)
 }
 
