@@ -176,13 +176,13 @@ impl Read for Remote<'_> {
 }
 
 /// Reads what is in a layer of this media type.
-fn opened<'a>(media: &str, remote: &'a mut Remote<'_>) -> io::Result<Box<dyn Read + 'a>> {
+fn opened<'a>(media: &str, layer: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     Ok(if media.ends_with("+gzip") {
-        Box::new(MultiGzDecoder::new(remote))
+        Box::new(MultiGzDecoder::new(layer))
     } else if media.ends_with("+zstd") {
-        Box::new(zstd::Decoder::new(remote)?)
+        Box::new(zstd::Decoder::new(layer)?)
     } else {
-        Box::new(remote)
+        Box::new(layer)
     })
 }
 
@@ -218,6 +218,31 @@ impl Drop for Sink {
     fn drop(&mut self) {
         if !self.block.is_empty() {
             self.send();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    #[test]
+    fn layers_are_read_in_each_form_that_builders_write() {
+        let text = "some content".repeat(50);
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(text.as_bytes()).unwrap();
+        let zstd = zstd::encode_all(text.as_bytes(), 1).unwrap();
+        for (media, bytes) in [
+            ("application/vnd.oci.image.layer.v1.tar+gzip", gzip.finish().unwrap()),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", zstd),
+            ("application/vnd.oci.image.layer.v1.tar", text.clone().into_bytes()),
+        ] {
+            let mut found = String::new();
+            opened(media, bytes.as_slice()).unwrap().read_to_string(&mut found).unwrap();
+            assert_eq!(found, text, "{media}");
         }
     }
 }

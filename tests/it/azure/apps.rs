@@ -6,14 +6,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use windlass::ambient::SystemClock;
-use windlass::azure::app_body::Place;
+use windlass::azure::app_body;
 use windlass::azure::app_secrets::AppSecrets;
 use windlass::azure::container_apps::{AppsParts, ContainerApps};
 use windlass::azure::services::Services;
 use windlass::deploy::detect::{Kind, Plan};
 use windlass::deploy::ids::{DeploymentId, Digest};
 use windlass::deploy::release::Release;
-use windlass::deploy::runtime::{Health, Runtime as _, RuntimeError};
+use windlass::deploy::runtime::{Health, Place, Runtime as _, RuntimeError};
 use windlass::deploy::sealing::KeySecrets;
 use windlass::deploy::secrets::Secrets as _;
 use windlass::deploy::size::{Replicas, Size};
@@ -64,7 +64,7 @@ impl Story {
         let runtime = ContainerApps::new(AppsParts {
             arm: Arc::new(services.arm()),
             records: Account::new().await.records,
-            place: Place {
+            place: app_body::Place {
                 location: settings.location,
                 environment: "/subscriptions/s/environment".to_owned(),
                 identity: settings.apps_identity,
@@ -100,11 +100,7 @@ impl Story {
             env: BTreeMap::from([("KEY".to_owned(), sealed)]),
             size: Size::HALF,
             replicas: Replicas { min: 1, max: 3 },
-            hosts: vec![self.runtime.addresses().host(
-                "shop",
-                &Environment::Production,
-                Target::ContainerApps,
-            )],
+            hosts: vec![format!("{APP}.westeurope.example")],
         }
     }
 
@@ -136,7 +132,13 @@ async fn a_release_starts_beside_the_live_one_and_takes_its_traffic() {
     let story = Story::new().await;
     story.arm.fate(Fate::Healthy(2));
     let first = story.go_live(1).await;
-    assert_eq!(first.hosts, [format!("{APP}.westeurope.example")]);
+    let place = Place {
+        app: "o/shop/production",
+        label: "shop",
+        environment: &Environment::Production,
+        target: Target::ContainerApps,
+    };
+    assert_eq!(story.runtime.addresses().host(place).await.unwrap(), first.hosts[0]);
     let (live, _) = story.arm.serving(APP);
     let second = story.release(2);
     story.runtime.start(&second, None).await.unwrap();
