@@ -87,7 +87,7 @@ impl Step for Validate {
     }
 }
 
-/// Every host name of the app, the built-in one first. Last of the checks: the service may have to make it.
+/// Every host name of the app, the built-in one first. Asked when the plan fits: the service may have to make it.
 async fn hosts(
     tools: &Tools,
     wish: &Wish,
