@@ -215,7 +215,7 @@ mod tests {
             let mut file = zip.by_index(index)?;
             let mut content = String::new();
             file.read_to_string(&mut content)?;
-            found.push((file.name().to_owned(), content));
+            found.push((file.name().unwrap().into_owned(), content));
         }
         Ok((found, more))
     }

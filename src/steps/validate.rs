@@ -68,7 +68,6 @@ impl Step for Validate {
         if let Some(why) = unfit(&plan, &domains) {
             return Err(StepError::permanent("VALIDATION_PROJECT", why));
         }
-        let hosts = hosts(tools, wish, (&project.label, plan.target), domains).await?;
         let mut inputs = inputs(source, &plan);
         inputs.extend(tools.artifacts.inputs(&wish.app(), &plan));
         let inputs_digest = Digest::of(serde_json::to_string(&inputs).unwrap_or_default().as_bytes());
@@ -83,6 +82,7 @@ impl Step for Validate {
         };
         let needs = Needs { org: &wish.org, plan: &plan, source: reused.is_none().then_some(&manifest) };
         refuse_unprepared(tools, &needs).await?;
+        let hosts = hosts(tools, wish, (&project.label, plan.target), domains).await?;
         Next::with(&Validated { source, plan, inputs, inputs_digest, reused, hosts })
     }
 }

@@ -229,7 +229,7 @@ impl State {
 
     /// Every other build does not name its image, as one that depends on no other image.
     fn build(&self, index: usize) -> Value {
-        let (done, names) = (self.builds[index] == 0, index % 2 == 0);
+        let (done, names) = (self.builds[index] == 0, index.is_multiple_of(2));
         let image = json!({ "registry": "registry.azurecr.io", "repository": "app", "digest": format!("sha256:{}", Digest::of(IMAGE)) });
         json!({ "name": "run", "properties": {
             "runId": format!("cb{index}"), "status": if done { "Succeeded" } else { "Running" },
@@ -266,7 +266,7 @@ impl State {
                 self.builds.push(3);
                 let last = self.builds.len() - 1;
                 // The contract has both.
-                let (status, headers) = if last % 2 == 0 {
+                let (status, headers) = if last.is_multiple_of(2) {
                     (202, vec![("location", self.operation(address, 9))])
                 } else {
                     (200, Vec::new())
@@ -361,7 +361,8 @@ impl State {
 /// properties, and where operations are is the service's choice.
 fn is_beyond(asked: &Asked) -> bool {
     let is_registry = asked.path.ends_with("/registries/registry") && asked.query == "api-version=2025-11-01";
-    is_registry || ["containerappOperationStatuses", "operationResults"].iter().any(|part| asked.path.contains(part))
+    is_registry
+        || ["containerappOperationStatuses", "operationResults"].iter().any(|part| asked.path.contains(part))
 }
 
 impl ArmDouble {

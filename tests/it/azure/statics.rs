@@ -167,7 +167,7 @@ impl Story {
             let mut file = zip.by_index(index).unwrap();
             let mut content = String::new();
             file.read_to_string(&mut content).unwrap();
-            files.push((file.name().to_owned(), content));
+            files.push((file.name().unwrap().into_owned(), content));
         }
         files
     }
