@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::arm_error::{ArmError, Cause};
-use super::transport::{Wire, ask, patient};
+use super::transport::{Wire, ask, patient, retry_after};
+use crate::ambient::{Clock as _, SystemClock};
 use crate::config::AzureSettings;
 
 const ASYNC_OPERATION: HeaderName = HeaderName::from_static("azure-asyncoperation");
 const LOCATION: HeaderName = HeaderName::from_static("location");
-const RETRY_AFTER: HeaderName = HeaderName::from_static("retry-after");
 /// Bounds of what a service may say about when to ask again, and what holds when it says nothing.
-const SOONEST: u64 = 1;
-const LATEST: u64 = 120;
-const USUALLY: u64 = 2;
+const SOONEST: Duration = Duration::from_secs(1);
+const LATEST: Duration = Duration::from_secs(120);
+const USUALLY: Duration = Duration::from_secs(2);
 
 /// A resource provider's contract: the version of it that we know. The one table of versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,8 @@ impl Contract {
     #[must_use]
     pub fn version(self) -> &'static str {
         match self {
-            Self::ContainerApps => "2024-03-01",
+            // The first ones do not know who may use an identity.
+            Self::ContainerApps => "2025-07-01",
             Self::ContainerInstances => "2023-05-01",
             Self::StaticSites => "2024-04-01",
             Self::RegistryTasks => "2019-04-01",
@@ -338,8 +339,7 @@ fn unreachable(error: azure_core::Error) -> ArmError {
 
 /// When the service wants to be asked again.
 fn again(headers: &Headers) -> Duration {
-    let seconds = headers.get_optional_str(&RETRY_AFTER).and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(USUALLY).clamp(SOONEST, LATEST))
+    retry_after(headers, SystemClock.now()).unwrap_or(USUALLY).clamp(SOONEST, LATEST)
 }
 
 fn refused(status: u16, answer: &Answer) -> ArmError {

@@ -225,7 +225,7 @@ impl Parts<'_> {
         let groups = ContainerInstances::new(GroupsParts {
             arm: Arc::clone(self.arm),
             records: self.records.clone(),
-            place: place.clone(),
+            place: Place { identity: self.azure.groups_identity.clone(), ..place.clone() },
             secrets: Arc::clone(secrets),
             wire: self.services.wire(),
             clock: Arc::clone(self.clock),

@@ -4,7 +4,7 @@ mod azure;
 mod builder;
 mod connection;
 pub mod env_file;
-mod sites;
+mod targets;
 mod telemetry;
 mod vaulted;
 mod workload;
@@ -35,7 +35,7 @@ pub use tracing::Level;
 
 pub use azure::{Auth, AzureSettings, PlatformIdentity, is_loopback, registry_address};
 pub use builder::{BuilderSettings, RegistryLogin, Strategy};
-pub use sites::{SiteSettings, SiteSku};
+pub use targets::{SiteSettings, SiteSku};
 pub use telemetry::{AppInsights, TelemetrySettings};
 pub use vaulted::{Vaulted, vaulted};
 pub use workload::Workload;
@@ -97,7 +97,7 @@ const fn variable(name: &'static str, default: &'static str, meaning: &'static s
 /// Every variable that is read.
 pub fn variables() -> impl Iterator<Item = &'static Variable> {
     let azure =
-        azure::AZURE_VARIABLES.iter().chain(&builder::BUILDER_VARIABLES).chain(&sites::SITE_VARIABLES);
+        azure::AZURE_VARIABLES.iter().chain(&builder::BUILDER_VARIABLES).chain(&targets::TARGET_VARIABLES);
     VARIABLES.iter().chain(azure).chain(&telemetry::TELEMETRY_VARIABLES)
 }
 

@@ -199,6 +199,12 @@ async fn secrets_go_by_reference_and_never_into_a_request_to_arm() {
     assert!(secret["keyVaultUrl"].as_str().unwrap().ends_with("/v2"), "{secret}");
     assert!(container["image"].as_str().unwrap().starts_with("registry.azurecr.io/windlass/o/shop@sha256:"));
     let registry = &body["properties"]["configuration"]["registries"][0];
+    let settings = &body["properties"]["configuration"]["identitySettings"];
+    assert_eq!(
+        settings[0],
+        json!({ "identity": registry["identity"], "lifecycle": "None" }),
+        "an app cannot read the vault"
+    );
     assert!(registry["identity"].is_string() && registry["passwordSecretRef"].is_null(), "{registry}");
     let sent: Vec<String> = story.arm.double.asked().iter().map(|asked| format!("{asked:?}")).collect();
     assert!(sent.iter().all(|sent| !sent.contains("canary")));
@@ -383,7 +389,7 @@ async fn an_operation_at_a_foreign_host_is_never_asked_with_a_token() {
 fn a_request_that_the_contract_does_not_know_is_noticed() {
     let contract = super::openapi::Contract::of(&["Microsoft.App/2024-03-01/ContainerApps.json"]);
     let path = "/subscriptions/s/resourceGroups/g/providers/Microsoft.App/containerApps/a";
-    let query = "api-version=2024-03-01";
+    let query = "api-version=2025-07-01";
     let put = |body: Value| contract.request("PUT", path, query, &body.to_string());
     assert!(put(json!({ "location": "x", "properties": { "configuration": { "activeRevisionsMode": "Multiple" } } })).is_ok());
     for body in [

@@ -1,4 +1,4 @@
-//! Settings of Static Web Apps.
+//! Settings of the targets beside Container Apps.
 
 use super::{Reader, Variable, variable};
 
@@ -42,7 +42,12 @@ pub struct SiteSettings {
 }
 
 /// Every variable of this page.
-pub(super) const SITE_VARIABLES: [Variable; 2] = [
+pub(super) const TARGET_VARIABLES: [Variable; 3] = [
+    variable(
+        "GROUPS_IDENTITY",
+        "",
+        "resource id of the identity with which container groups pull images, when it is not APPS_IDENTITY; what runs in a group can use it",
+    ),
     variable(
         "WINDLASS_SITES_LOCATION",
         "",
@@ -52,6 +57,12 @@ pub(super) const SITE_VARIABLES: [Variable; 2] = [
 ];
 
 impl Reader<'_> {
+    /// The identity with which container groups pull images: what runs in a group can use it, so that it should have no other right
+    /// than that.
+    pub(super) fn groups_identity(&self, of_apps: &str) -> String {
+        self.text("GROUPS_IDENTITY").unwrap_or(of_apps).to_owned()
+    }
+
     /// How static web apps are made, in this region unless another one is set.
     pub(super) fn sites(&mut self, location: &str) -> SiteSettings {
         let sku =
@@ -75,6 +86,17 @@ mod tests {
             values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut reader = Reader { values: &values, problems: Vec::new() };
         (reader.sites("westeurope"), reader.problems)
+    }
+
+    #[test]
+    fn groups_have_the_identity_of_apps_unless_set() {
+        let identity = |values: &[(&str, &str)]| {
+            let values =
+                values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Reader { values: &values, problems: Vec::new() }.groups_identity("/apps")
+        };
+        assert_eq!(identity(&[]), "/apps");
+        assert_eq!(identity(&[("GROUPS_IDENTITY", "/groups")]), "/groups");
     }
 
     #[test]
