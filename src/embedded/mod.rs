@@ -15,6 +15,7 @@ pub mod journal;
 mod lines;
 pub mod logs;
 pub mod pack;
+pub(crate) mod privileges;
 mod program;
 pub mod proxy;
 pub mod queue;
