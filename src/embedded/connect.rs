@@ -14,6 +14,7 @@ use super::containers::Containers;
 use super::db::Db;
 use super::deployments::SqliteDeployments;
 use super::files::FileBlobs;
+use super::folders::empty;
 use super::journal::SqliteJournal;
 use super::logs::FileLogs;
 use super::queue::{SqliteQueue, SqliteQueues};
@@ -36,6 +37,8 @@ use crate::workflow::Engine;
 use crate::workflow::chain::{Chain, Chains};
 use crate::workflow::queue::Queue;
 
+/// Where builds work.
+const WORKSPACES: &str = "workspaces";
 /// How often and how long the lock of a dead service is waited for.
 const LOOK: Duration = Duration::from_millis(10);
 const MOST_LOOKS: u32 = 500;
@@ -158,7 +161,7 @@ struct Workshop {
 impl Workshop {
     fn builder(&self, logs: Arc<dyn Logs>, size: Size) -> std::io::Result<ProcessBuilder> {
         ProcessBuilder::new(BuilderParts {
-            root: self.root.join("workspaces"),
+            root: self.root.join(WORKSPACES),
             blobs: self.blobs.clone(),
             logs,
             queue: Arc::clone(&self.queue),
@@ -200,7 +203,7 @@ fn folder(path: &Path) -> impl Fn(std::io::Error) -> ConnectError {
     move |source| ConnectError::Folder { path: path.clone(), source }
 }
 
-/// How commands are started; what an earlier service left running is killed first.
+/// How commands are started; what an earlier service left running is killed first, and what it was building removed.
 fn machine(settings: &Settings, root: &Path) -> Result<Machine, ConnectError> {
     let machine = Machine {
         program: std::env::current_exe().map_err(folder(root))?,
@@ -212,6 +215,8 @@ fn machine(settings: &Settings, root: &Path) -> Result<Machine, ConnectError> {
     if orphans > 0 {
         tracing::info!(orphans, "killed {orphans} processes that an earlier service left");
     }
+    // Every interrupted build begins anew; what it wrote may have filled the disk, and no commit could follow.
+    empty(&root.join(WORKSPACES));
     Ok(machine)
 }
 
@@ -297,5 +302,29 @@ impl Check for FolderCheck {
 
     fn last_use_was_fine(&self) -> bool {
         self.0.join("blobs").is_dir()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn settings(folder: &Path) -> Settings {
+        let folder = folder.display().to_string();
+        Settings::from_values(&BTreeMap::from([("WINDLASS_DATA_DIR".to_owned(), folder)])).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_interrupted_builds_left_is_gone_before_the_database_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join(WORKSPACES).join("run_1");
+        std::fs::create_dir_all(left.join("src")).unwrap();
+        std::fs::write(left.join("src/huge"), "x").unwrap();
+        // No database can be opened here.
+        std::fs::create_dir(folder.path().join("windlass.db")).unwrap();
+        assert!(connect(&settings(folder.path()), Vec::new()).is_err());
+        assert!(!left.exists());
     }
 }

@@ -13,6 +13,16 @@ pub(super) async fn removed(folder: PathBuf) -> Result<(), String> {
     removed.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
+/// Removes everything in a folder that nobody works in yet. What cannot be removed stays and is told.
+pub(super) fn empty(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if let Err(error) = remove_tree(&path) {
+            tracing::warn!(path = %path.display(), error = %error, "what an earlier service left could not be removed");
+        }
+    }
+}
+
 /// Removes a tree in which a build may have taken permissions away.
 fn remove_tree(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
