@@ -14,7 +14,7 @@ use super::containers::Containers;
 use super::db::Db;
 use super::deployments::SqliteDeployments;
 use super::files::FileBlobs;
-use super::folders::empty;
+use super::folders::{close_to_others, empty, make_private};
 use super::journal::SqliteJournal;
 use super::logs::FileLogs;
 use super::queue::{SqliteQueue, SqliteQueues};
@@ -55,7 +55,7 @@ pub enum ConnectError {
         pid: String,
     },
     /// The data folder cannot be used.
-    #[error("the data folder {path} cannot be used: {source}")]
+    #[error("the data folder {path} cannot be used")]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -220,11 +220,17 @@ fn machine(settings: &Settings, root: &Path) -> Result<Machine, ConnectError> {
     Ok(machine)
 }
 
-/// Makes the folder and takes it for this process.
+/// Makes the folder and takes it for this process, and closes what it holds to others.
 fn take_folder(path: &Path) -> Result<(PathBuf, std::fs::File), ConnectError> {
     let root = std::path::absolute(path).map_err(folder(path))?;
-    std::fs::create_dir_all(&root).map_err(folder(&root))?;
+    make_private(&root).map_err(folder(&root))?;
     let lock = lock(&root)?;
+    // The folder itself may be another's, with other things in it; what is in these is nobody else's in any case.
+    for name in ["blobs", "logs", "revisions", WORKSPACES] {
+        let private = root.join(name);
+        make_private(&private).map_err(folder(&root))?;
+        close_to_others(&private);
+    }
     Ok((root, lock))
 }
 
@@ -326,5 +332,33 @@ mod tests {
         std::fs::create_dir(folder.path().join("windlass.db")).unwrap();
         assert!(connect(&settings(folder.path()), Vec::new()).is_err());
         assert!(!left.exists());
+    }
+
+    #[tokio::test]
+    async fn only_its_owner_reads_what_the_folder_holds() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let made = folder.path().join("made");
+        drop(connect(&settings(&made), Vec::new()).unwrap());
+        assert_eq!(mode(&made), 0o700);
+        // As an earlier version left it.
+        std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let names = ["blobs", "logs", "revisions", WORKSPACES, "windlass.db"];
+        for name in names {
+            std::fs::set_permissions(made.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let running = connect(&settings(&made), Vec::new()).unwrap();
+        for name in names {
+            assert_eq!(mode(&made.join(name)) & 0o077, 0, "{name}");
+        }
+        assert_eq!(mode(&made.join("windlass.db-wal")) & 0o077, 0);
+        assert_eq!(mode(&made), 0o755, "the folder may be somebody's home");
+        drop(running);
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = connect(&settings(&file), Vec::new()).err().unwrap();
+        let said = crate::causes::causes(&error);
+        assert_eq!(said, format!("the data folder {} cannot be used: it is not a folder", file.display()));
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! WAL with synchronous=FULL: a commit is on disk before anybody hears of it. Readers see committed data only.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::folders::close_to_others;
 use super::writer::{Writer, WriterStats};
 
 /// Marks the file as ours (`WNDL`), so that another program's database is never touched.
@@ -92,6 +94,7 @@ impl Db {
     /// [`DbError::Damaged`] and [`DbError::Newer`] leave the file untouched.
     pub fn open(path: &Path) -> Result<Self, DbError> {
         check_header(path)?;
+        close(path).map_err(|error| DbError::ReadOnly(format!("{}: {error}", path.display())))?;
         let mut connection = connect(path)?;
         migrate(path, &mut connection)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
@@ -195,6 +198,17 @@ fn connect(path: &Path) -> Result<Connection, DbError> {
     );
     setup.map_err(|error| damaged_or(path, error))?;
     Ok(connection)
+}
+
+/// Makes the file, if need be, and closes it to other users; what SQLite makes beside it gets the same mode.
+fn close(path: &Path) -> std::io::Result<()> {
+    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    for beside in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(beside);
+        close_to_others(Path::new(&name));
+    }
+    Ok(())
 }
 
 fn check_header(path: &Path) -> Result<(), DbError> {
