@@ -22,7 +22,7 @@ use super::releases::SqliteReleases;
 use super::retention::SqliteRetention;
 use super::runtime::{LocalRuntime, RuntimeParts};
 use super::sandbox::Machine;
-use super::secrets::key_file;
+use super::secrets::{KeyError, key_of};
 use super::upstream::Pool;
 use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
 use crate::config::Settings;
@@ -65,6 +65,9 @@ pub enum ConnectError {
     /// The database.
     #[error(transparent)]
     Db(#[from] super::db::DbError),
+    /// The key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The content store.
     #[error(transparent)]
     Blobs(#[from] crate::deploy::blobs::BlobError),
@@ -99,7 +102,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
     let queue: Arc<dyn Queue> = Arc::new(SqliteQueue(Arc::clone(&queues)));
     let blobs = FileBlobs::open(&root.join("blobs"))?;
     let logs = Arc::new(FileLogs::open(&root.join("logs")).map_err(folder(&root))?);
-    let secrets: Arc<dyn Secrets> = Arc::new(key_file(&root.join("secret.key")).map_err(folder(&root))?);
+    let secrets: Arc<dyn Secrets> = Arc::new(key_of(&db, &root.join("secret.key"))?);
     let pool = Pool::new(tokio::runtime::Handle::current());
     let workshop = Workshop {
         containers: Arc::new(Containers::new(machine.clone(), Arc::clone(&clock), &root)),

@@ -17,7 +17,11 @@ const APPLICATION_ID: i64 = 0x574E_444C;
 /// Every SQLite file begins with this (sqlite.org/fileformat2.html, section 1.3).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Migrations in order; the database's version is the number that it has seen. Never edited, only added to.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+];
 /// Idle read connections kept; more are opened when needed and closed again.
 const IDLE_READERS: usize = 8;
 /// Statements that a connection keeps prepared: more than we have.

@@ -6,11 +6,16 @@ use rusqlite::Connection;
 use windlass::embedded::db::{Db, DbError};
 
 /// Every schema that was ever released, oldest first. A new migration adds one file here.
-const OLDER: [&[&str]; 2] = [
+const OLDER: [&[&str]; 3] = [
     &[],
     &[
         include_str!("../../../src/embedded/migrations/0001.sql"),
         "PRAGMA application_id = 0x574E444C; PRAGMA user_version = 1;",
+    ],
+    &[
+        include_str!("../../../src/embedded/migrations/0001.sql"),
+        include_str!("../../../src/embedded/migrations/0002.sql"),
+        "PRAGMA application_id = 0x574E444C; PRAGMA user_version = 2;",
     ],
 ];
 
