@@ -56,7 +56,7 @@ pub enum DbError {
     },
     /// The disk has no room left. Nothing was written; the same call works again when there is room.
     #[error("the disk that holds the database is full")]
-    Full,
+    Full(#[source] std::io::Error),
     /// The file or its folder cannot be written.
     #[error("the database cannot be written: {0}")]
     ReadOnly(String),
@@ -72,7 +72,7 @@ impl From<rusqlite::Error> for DbError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode::{CannotOpen, DiskFull, PermissionDenied, ReadOnly};
         match error.sqlite_error_code() {
-            Some(DiskFull) => Self::Full,
+            Some(DiskFull) => Self::Full(std::io::ErrorKind::StorageFull.into()),
             Some(ReadOnly | PermissionDenied | CannotOpen) => Self::ReadOnly(error.to_string()),
             _ => Self::Sqlite(error),
         }
