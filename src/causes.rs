@@ -18,5 +18,5 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
 #[must_use]
 pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     let full = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::StorageFull;
-    all(error).any(|cause| cause.downcast_ref().is_some_and(full))
+    all(error).any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(full))
 }

@@ -197,6 +197,17 @@ impl Reader<'_> {
         u16::try_from(self.number(name, u64::from(default), 0..=65_535)).unwrap_or(default)
     }
 
+    /// Of the API and of the apps.
+    fn ports(&mut self) -> (u16, u16) {
+        let (api, apps) = (self.port("WINDLASS_PORT", 3010), self.port("WINDLASS_APPS_PORT", 3080));
+        if api == apps && api != 0 {
+            self.problems.push(format!(
+                "the API (WINDLASS_PORT, --port) and the apps (WINDLASS_APPS_PORT, --apps-port) both have port {api}; choose another for one of them"
+            ));
+        }
+        (api, apps)
+    }
+
     fn timeout(&mut self) -> Duration {
         let names = ["DEPLOYMENT_TIMEOUT_MS", "MAX_DEPLOYMENT_TIMEOUT"];
         if let [Some(first), Some(second)] = names.map(|name| self.text(name))
@@ -285,6 +296,7 @@ impl Settings {
             .map(PathBuf::from)
             .or_else(|| home.as_ref().map(|home| home.join(".cache")));
         let Some(host) = reader.host() else { return Err(BadSettings(reader.problems)) };
+        let (port, apps_port) = reader.ports();
         let wanted = "use embedded or azure";
         let backend = reader.parsed("WINDLASS_BACKEND", Backend::Embedded, wanted, |text| match text {
             "embedded" => Some(Backend::Embedded),
@@ -295,8 +307,8 @@ impl Settings {
             Self {
                 backend,
                 azure: if backend == Backend::Azure { reader.azure().map(Box::new) } else { None },
-                port: reader.port("WINDLASS_PORT", 3010),
-                apps_port: reader.port("WINDLASS_APPS_PORT", 3080),
+                port,
+                apps_port,
                 data_dir: reader
                     .text("WINDLASS_DATA_DIR")
                     .map_or_else(|| PathBuf::from(".windlass"), PathBuf::from),
