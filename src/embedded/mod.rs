@@ -14,6 +14,7 @@ pub mod host;
 pub mod journal;
 mod lines;
 pub mod logs;
+mod mask;
 pub mod pack;
 pub(crate) mod privileges;
 mod program;

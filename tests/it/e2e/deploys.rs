@@ -368,6 +368,24 @@ async fn an_app_that_never_listens_fails_and_the_old_release_stays() {
 }
 
 #[tokio::test]
+async fn an_app_that_prints_its_secret_and_dies_leaves_it_nowhere() {
+    let server = Server::start();
+    let start = "start = \"echo got $API_KEY; exit 3\"\n[health]\nstart_seconds = 1\n";
+    let root = project(server.folder.path(), "teller", &[("app.py", "x"), ("windlass.toml", start)]);
+    let status = server.deploy(&root, &["--env", "API_KEY=canary-api-key"]);
+    assert_eq!(status["error"]["code"], "RELEASE_CRASHED", "{status}");
+    let told = status.to_string();
+    assert!(!told.contains("canary-api-key"), "{told}");
+    let found = std::process::Command::new("grep")
+        .args(["-rl", "canary-api-key"])
+        .arg(server.folder.path().join("data"))
+        .output()
+        .unwrap();
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert!(found.is_empty() && !server.log().contains("canary-api-key"), "{found}");
+}
+
+#[tokio::test]
 async fn a_build_that_cannot_begin_or_leaves_nothing_says_so() {
     let server = Server::start();
     // The kernel takes 128 KiB in one argument of a command.
