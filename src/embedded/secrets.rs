@@ -27,8 +27,13 @@ pub enum KeyError {
         problem: &'static str,
     },
     /// The file.
-    #[error(transparent)]
-    File(#[from] std::io::Error),
+    #[error("the key {path} cannot be used")]
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The database.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -47,7 +52,7 @@ pub fn key_of(db: &Db, path: &Path) -> Result<KeySecrets, KeyError> {
     if (used || proof.is_some()) && !path.exists() {
         return Err(lost("is gone"));
     }
-    let secrets = key_file(path)?;
+    let secrets = key_file(path).map_err(|source| KeyError::File { path: path.to_owned(), source })?;
     match proof.map(Sealed::from_adapter) {
         Some(proof) => {
             secrets.open(&proof).map_err(|_| lost("is another key than before"))?;
