@@ -7,6 +7,7 @@ use actix_web::body::SizedStream;
 use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::middleware::from_fn;
 use actix_web::web::{Bytes, Data, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, guard, web};
 use futures_util::StreamExt as _;
@@ -60,19 +61,20 @@ pub fn mount(config: &mut ServiceConfig, door: &Arc<FrontDoor>) {
             web::scope("")
                 .guard(guard::fn_guard(move |cx| is_site(cx.head())))
                 .wrap(actix_web::middleware::Compress::default())
+                .wrap(from_fn(static_site::without_bad_range))
                 .default_service(web::to(site)),
         )
         .default_service(web::to(forward));
 }
 
-/// The host name that a request is for, without its port.
+/// The host name that a request is for, without its port and the dot of a complete name.
 fn host(headers: &HeaderMap) -> String {
     let value = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value
+    let name = value
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
-        .map_or(value, |(name, _)| name)
-        .to_ascii_lowercase()
+        .map_or(value, |(name, _)| name);
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
 /// Headers that a message itself counts to its connection (RFC 9110, section 7.6.1); never its address and its length.

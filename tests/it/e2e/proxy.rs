@@ -77,7 +77,8 @@ async fn headers_pass_as_they_are_and_those_of_one_connection_do_not() {
     assert!(!told.contains("x-drop"), "{told}");
     let mut stream = std::net::TcpStream::connect(server.apps).unwrap();
     stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
-    let asked = "GET / HTTP/1.1\r\nhost: echo.localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let asked =
+        "GET / HTTP/1.1\r\nhost: echo.localhost.\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     stream.write_all(asked.as_bytes()).unwrap();
     let (mut said, mut some) = (String::new(), [0; 4_096]);
     while !said.contains("\r\n\r\n") {
@@ -87,6 +88,33 @@ async fn headers_pass_as_they_are_and_those_of_one_connection_do_not() {
     }
     assert!(said.starts_with("http/1.1 101 ") && said.contains("upgrade: websocket"), "{said}");
     assert!(!said.contains("content-type"), "{said}");
+}
+
+#[tokio::test]
+async fn a_complete_name_is_found_and_what_is_no_range_is_passed_over() {
+    let server = Server::start();
+    let root = server.folder.path().join("site");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("index.html"), "0123456789").unwrap();
+    assert_eq!(server.deploy(&root, &[])["status"], "succeeded", "{}", server.log());
+    let port = server.apps.port();
+    for host in ["site.localhost.", format!("Site.Localhost.:{port}").as_str()] {
+        assert_eq!(server.app(host, "/").await, (200, "0123456789".to_owned()), "{host}");
+    }
+    assert_eq!(server.app("site.localhost..", "/").await.0, 404);
+    for (range, status, body) in [
+        ("bytes=2-4", 206, "234"),
+        ("bytes=-3", 206, "789"),
+        ("bytes=10-", 416, ""),
+        ("bytes=abc", 200, "0123456789"),
+        ("bytes=5-2", 200, "0123456789"),
+        ("bytes", 200, "0123456789"),
+        ("lines=1-2", 200, "0123456789"),
+    ] {
+        let request = Request::get("/").header("host", "site.localhost").header("range", range);
+        let answer = server.pool.fetch(server.apps, request.body(empty()).unwrap()).await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.body()), (status, &Bytes::from(body)), "{range}");
+    }
 }
 
 #[tokio::test]
