@@ -8,7 +8,8 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::problem::Problem;
 use super::{
-    Api, deployments, guard, health, metrics, operations, projects, refused, sources, status, traced,
+    Api, deployments, guard, health, metrics, operations, patience, projects, refused, sources, status,
+    traced,
 };
 
 /// Bytes of a JSON body: a request with every variable at its limit fits.
@@ -20,6 +21,7 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
         web::scope("")
             .wrap(from_fn(refused::in_our_words))
             .wrap(from_fn(guard::refuse_forged))
+            .wrap(from_fn(patience::with_patience))
             // Around the guard: what is refused is part of a trace too.
             .wrap(from_fn(traced::in_a_span))
             .app_data(web::PayloadConfig::new(MOST_JSON_BYTES))
