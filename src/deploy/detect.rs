@@ -310,6 +310,9 @@ fn amend(plan: &mut Plan, file: ProjectFile) -> Result<(), DetectError> {
     for (name, value) in file.variables.iter().chain(&file.build_variables) {
         super::wish::variable(name, value).map_err(|problem| bad(format!("variable `{name}` {problem}")))?;
     }
+    for name in file.variables.keys() {
+        super::wish::not_ours(name).map_err(|problem| bad(format!("variable `{name}` {problem}")))?;
+    }
     let all = file.variables.iter().chain(&file.build_variables);
     super::wish::fits(all.map(|(name, value)| name.len() + value.len()).sum())
         .map_err(|problem| bad(format!("variables: {problem}")))?;
