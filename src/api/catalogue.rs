@@ -226,7 +226,7 @@ pub const CODES: &[Code] = &[
         "DOMAIN_TAKEN",
         0,
         User,
-        ("The host name belongs to another app", "Remove it there, or ask for another."),
+        ("The host name belongs to another app", "Do what the message says, or ask for another."),
     ),
     code(
         "FORBIDDEN_ORIGIN",
@@ -302,7 +302,7 @@ pub const CODES: &[Code] = &[
         User,
         (
             "The app does not answer its health check",
-            "Let it listen on $PORT, or set [health] in windlass.toml.",
+            "Mend what the message names; [health] in windlass.toml says what is asked, and how long.",
         ),
     ),
     code(
@@ -375,6 +375,6 @@ pub const CODES: &[Code] = &[
         "VALIDATION_PROJECT",
         0,
         User,
-        ("The project cannot be deployed as it is", "The message says what to add."),
+        ("The project cannot be deployed as it is", "Mend what the message names."),
     ),
 ];

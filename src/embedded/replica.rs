@@ -16,7 +16,7 @@ use super::app_log::AppLog;
 use super::lines::each_line;
 use super::program::Program;
 use super::sandbox::signal_group;
-use super::upstream::{Pool, empty};
+use super::upstream::{Pool, SendError, empty};
 use crate::ambient::Clock;
 use crate::deploy::detect::Probe;
 
@@ -164,8 +164,8 @@ async fn check(spec: &Spec, address: SocketAddr) -> String {
     loop {
         match probe(spec, address).await {
             Ok(()) => break,
-            Err(reason) if spec.clock.now() >= give_up => {
-                return format!("no healthy answer within {} s: {reason}", spec.probe.start_seconds);
+            Err(Sick { seen, advice }) if spec.clock.now() >= give_up => {
+                return format!("no healthy answer within {} s: {seen}; {advice}", spec.probe.start_seconds);
             }
             Err(_) => spec.clock.sleep(interval).await,
         }
@@ -176,31 +176,46 @@ async fn check(spec: &Spec, address: SocketAddr) -> String {
         spec.clock.sleep(WATCH).await;
         match probe(spec, address).await {
             Ok(()) => failures = 0,
-            Err(reason) => {
+            Err(Sick { seen, .. }) => {
                 failures += 1;
                 if failures >= spec.probe.retries {
-                    return format!("{failures} health checks in a row failed: {reason}");
+                    return format!("{failures} health checks in a row failed: {seen}");
                 }
             }
         }
     }
 }
 
+/// Why a probe failed, and what to do about it.
+struct Sick {
+    seen: String,
+    advice: &'static str,
+}
+
 /// First TCP, then HTTP.
-async fn probe(spec: &Spec, address: SocketAddr) -> Result<(), String> {
+async fn probe(spec: &Spec, address: SocketAddr) -> Result<(), Sick> {
+    let sick = |seen: String, advice| Sick { seen, advice };
     let path = spec.probe.path.as_deref().unwrap_or("/");
     let request = hyper::Request::get(path)
         .header("host", format!("127.0.0.1:{}", address.port()))
         .header("user-agent", "windlass-health")
         .body(empty())
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| sick(error.to_string(), "mend the path of [health]"))?;
     let answer = tokio::select! {
-        answer = spec.pool.send(address, request) => answer.map_err(|error| error.to_string())?.0,
+        answer = spec.pool.send(address, request) => answer.map_err(|error| match error {
+            SendError::NotSent(..) => sick(error.to_string(), "let it listen on $HOST:$PORT"),
+            SendError::Broken(..) => sick(error.to_string(), "let it speak HTTP there; its log may say more"),
+        })?.0,
         () = spec.clock.sleep(Duration::from_millis(spec.probe.timeout_ms)) => {
-            return Err(format!("no answer to GET {path} within {} ms", spec.probe.timeout_ms));
+            let seen = format!("no answer to GET {path} within {} ms", spec.probe.timeout_ms);
+            return Err(sick(seen, "let it answer sooner, or raise timeout_ms of [health]"));
         }
     };
     let status = answer.status().as_u16();
     let healthy = if spec.probe.path.is_some() { (200..400).contains(&status) } else { status < 500 };
-    if healthy { Ok(()) } else { Err(format!("GET {path} answered {status}")) }
+    if healthy {
+        return Ok(());
+    }
+    let seen = format!("GET {path} answered {status}");
+    Err(sick(seen, "its log may say why; path of [health] can name another"))
 }

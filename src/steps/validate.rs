@@ -100,7 +100,7 @@ async fn hosts(
     let mut hosts = vec![own];
     hosts.extend(domains);
     hosts.dedup();
-    refuse_taken(tools, &app, &hosts).await?;
+    refuse_taken(tools, wish, &hosts).await?;
     Ok(hosts)
 }
 
@@ -141,20 +141,23 @@ async fn refuse_unprepared(tools: &Tools, needs: &Needs<'_>) -> Result<(), StepE
     Ok(())
 }
 
-async fn refuse_taken(tools: &Tools, app: &str, hosts: &[String]) -> Result<(), StepError> {
-    let live = tools.releases.live().await?;
-    let taken = live
-        .iter()
-        .filter(|release| release.app != app)
-        .flat_map(|release| &release.hosts)
-        .find(|host| hosts.contains(host));
-    match taken {
-        Some(host) => Err(StepError::permanent(
-            "DOMAIN_TAKEN",
-            format!("{host} already belongs to another app; remove it there first"),
-        )),
-        None => Ok(()),
-    }
+/// Names the app that has a host name and the way to free it; an app of another organization is not named.
+async fn refuse_taken(tools: &Tools, wish: &Wish, hosts: &[String]) -> Result<(), StepError> {
+    let (live, app) = (tools.releases.live().await?, wish.app());
+    let others = live.iter().filter(|release| release.app != app);
+    let mut taken = others.flat_map(|release| release.hosts.iter().map(move |host| (release, host)));
+    let Some((release, host)) = taken.find(|(_, host)| hosts.contains(host)) else { return Ok(()) };
+    let message = if release.org != wish.org {
+        format!("{host} belongs to an app of another organization; ask for another name")
+    } else if release.domains().contains(host) {
+        format!(
+            "{host} belongs to {}; deploy that without it (customDomain, --domain, domains in windlass.toml), then retry",
+            release.app
+        )
+    } else {
+        format!("{host} is the address of {} itself; ask for another name", release.app)
+    };
+    Err(StepError::permanent("DOMAIN_TAKEN", message))
 }
 
 /// What detection says of the source.

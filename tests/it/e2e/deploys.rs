@@ -344,25 +344,40 @@ async fn nothing_of_a_build_outlives_it() {
     assert!(std::fs::read_dir(server.folder.path().join("data/workspaces")).unwrap().next().is_none());
 }
 
+/// Listens, and answers that it cannot.
+const SICK: &str = r#"
+import os
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class App(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_error(500)
+HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), App).serve_forever()
+"#;
+
 #[tokio::test]
 async fn an_app_that_never_listens_fails_and_the_old_release_stays() {
     if !have("python3") {
         return;
     }
     let server = Server::start();
-    let start = |command: &str| format!("start = \"{command}\"\n[health]\nstart_seconds = 1\n");
+    let start =
+        |command: &str, seconds: u32| format!("start = \"{command}\"\n[health]\nstart_seconds = {seconds}\n");
     let good = project(
         server.folder.path(),
         "app",
         &[("app.py", &std::fs::read_to_string(example("python-api").join("app.py")).unwrap())],
     );
     assert_eq!(server.deploy(&good, &[])["status"], "succeeded");
-    for (command, code) in
-        [("sleep 300", "RELEASE_UNHEALTHY"), ("echo going down; exit 3", "RELEASE_CRASHED")]
-    {
-        std::fs::write(good.join("windlass.toml"), start(command)).unwrap();
+    std::fs::write(good.join("sick.py"), SICK).unwrap();
+    for (command, seconds, code, says) in [
+        ("sleep 300", 1, "RELEASE_UNHEALTHY", "let it listen on $HOST:$PORT"),
+        ("python3 sick.py", 5, "RELEASE_UNHEALTHY", "GET / answered 500; its log may say why"),
+        ("echo going down; exit 3", 1, "RELEASE_CRASHED", "it ended with"),
+    ] {
+        std::fs::write(good.join("windlass.toml"), start(command, seconds)).unwrap();
         let status = server.deploy(&good, &[]);
         assert_eq!(status["error"]["code"], code, "{status}");
+        assert!(status["error"]["message"].as_str().unwrap().contains(says), "{status}");
         assert_eq!(server.app("app.localhost", "/").await.0, 200);
     }
 }

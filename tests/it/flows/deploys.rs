@@ -261,7 +261,23 @@ async fn a_domain_belongs_to_one_app() {
     body["projectId"] = json!("two");
     let second = world.submit(&body).await;
     world.run_until_idle().await;
-    assert_eq!(world.get(second).await.result.fault.unwrap().code, "DOMAIN_TAKEN");
+    let fault = world.get(second).await.result.fault.unwrap();
+    assert_eq!(fault.code, "DOMAIN_TAKEN");
+    let owner = world.get(first).await.wish.app();
+    assert!(fault.message.contains(&format!("shop.example belongs to {owner};")), "{}", fault.message);
+    assert!(fault.message.contains("deploy that without it"), "{}", fault.message);
+    body["customDomain"] = json!("one.development.localhost");
+    let third = world.submit(&body).await;
+    world.run_until_idle().await;
+    let said = world.get(third).await.result.fault.unwrap().message;
+    assert!(said.contains(&format!("is the address of {owner} itself")), "{said}");
+    // Nobody is told what other organizations have.
+    body["organizationId"] = json!("elsewhere");
+    body["customDomain"] = json!("shop.example");
+    let fourth = world.submit(&body).await;
+    world.run_until_idle().await;
+    let said = world.get(fourth).await.result.fault.unwrap().message;
+    assert!(said.contains("of another organization") && !said.contains(&owner), "{said}");
 }
 
 #[tokio::test]
