@@ -63,6 +63,7 @@ pub(super) async fn queue(api: Data<Api>, request: HttpRequest) -> HttpResponse 
             "deadLetters": { "queue": "deployment-dlq", "count": dead },
             "ratePerMinute": if uptime_minutes > 0.0 { ended as f64 / uptime_minutes } else { 0.0 },
             "queues": depths,
+            "messagesAre": "hints to runs and jobs that wait, are due later or are worked on; not deployments",
         })))
     };
     api.answer(&request, figures.await)

@@ -10,7 +10,7 @@ use serde::Serialize;
 pub struct Depth {
     /// The queue.
     pub queue: String,
-    /// Messages that wait or are worked on.
+    /// Messages that wait, are due later or are worked on.
     pub messages: u64,
     /// When the oldest was enqueued.
     pub oldest: Option<Timestamp>,

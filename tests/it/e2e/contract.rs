@@ -247,6 +247,7 @@ async fn health_and_status_have_the_documented_shapes() {
         (&queue["queue"], &queue["deadLetters"]["queue"]),
         (&json!("deployment-queue"), &json!("deployment-dlq"))
     );
+    assert!(queue["messagesAre"].as_str().unwrap().contains("wait, are due later or are worked on"));
     assert!(queue["oldestMessageAgeSeconds"].is_u64() && queue["ratePerMinute"].is_f64(), "{queue}");
     let took = &status["durationMs"];
     assert!(took["p50"].is_u64() && took["p95"].is_u64() && status["uptimeSeconds"].is_u64(), "{status}");
