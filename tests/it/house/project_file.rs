@@ -89,9 +89,6 @@ fn what_is_wrong_is_wrong_for_both() {
         "target = \"container-instances\"\nstrategy = \"recreate\"\nreplicas = 1",
         "[size]\ncpu = \"0.5\"\nmemory = \"1024Mi\"",
         "[variables]\n_A1 = \"\"\nPORTS = \"1\"",
-        "[build_variables]\nPORT = \"1\"",
-        "[health]\npath = \"/\"\ntimeout_ms = 1\ninterval_ms = 10\nstart_seconds = 1\nretries = 1",
-        "[health]\ntimeout_ms = 60000\ninterval_ms = 60000\nstart_seconds = 600\nretries = 100",
     ] {
         assert_eq!((complaints(right), planned(right).err()), (Vec::new(), None), "{right}");
     }
@@ -120,9 +117,6 @@ fn what_is_wrong_is_wrong_for_both() {
         "ignore = \"drafts/\"",
         "variables = [\"A=1\"]",
         "[variables]\n\"A B\" = \"\"",
-        "[variables]\nPORT = \"1\"",
-        "[variables]\nHOST = \"x\"",
-        "[variables]\nWINDLASS_OWNER = \"x\"",
         "[build_variables]\n1A = \"\"",
         "[build_variables]\nA = 1",
         "[size]\ncpu = \"1\"",
@@ -130,6 +124,26 @@ fn what_is_wrong_is_wrong_for_both() {
         "[size]\ncpu = \"one\"\nmemory = \"2Gi\"",
         "[size]\ncpu = \"1\"\nmemory = \"2\"",
         "[health]\npath = \"up\"",
+        "[health]\ncolour = 1",
+    ] {
+        assert!(!complaints(wrong).is_empty(), "the schema takes {wrong}");
+        assert!(planned(wrong).is_err(), "the service takes {wrong}");
+    }
+    // The service refuses it with the request; an editor should say so at once.
+    assert!(!complaints("environment = \"prod\"").is_empty());
+    assert!(complaints("environment = \"preview-7\"").is_empty());
+}
+
+#[test]
+fn limits_and_names_that_are_ours_are_the_same_for_both() {
+    for right in [
+        "[health]\npath = \"/\"\ntimeout_ms = 1\ninterval_ms = 10\nstart_seconds = 1\nretries = 1",
+        "[health]\ntimeout_ms = 60000\ninterval_ms = 60000\nstart_seconds = 600\nretries = 100",
+        "[build_variables]\nPORT = \"1\"",
+    ] {
+        assert_eq!((complaints(right), planned(right).err()), (Vec::new(), None), "{right}");
+    }
+    for wrong in [
         "[health]\ntimeout_ms = -1",
         "[health]\ntimeout_ms = 0",
         "[health]\ntimeout_ms = 60001",
@@ -139,14 +153,13 @@ fn what_is_wrong_is_wrong_for_both() {
         "[health]\nstart_seconds = 601",
         "[health]\nretries = 0",
         "[health]\nretries = 101",
-        "[health]\ncolour = 1",
+        "[variables]\nPORT = \"1\"",
+        "[variables]\nHOST = \"x\"",
+        "[variables]\nWINDLASS_OWNER = \"x\"",
     ] {
         assert!(!complaints(wrong).is_empty(), "the schema takes {wrong}");
         assert!(planned(wrong).is_err(), "the service takes {wrong}");
     }
-    // The service refuses it with the request; an editor should say so at once.
-    assert!(!complaints("environment = \"prod\"").is_empty());
-    assert!(complaints("environment = \"preview-7\"").is_empty());
 }
 
 #[test]
