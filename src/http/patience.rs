@@ -130,7 +130,7 @@ mod tests {
         let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
         let (send, mut sent) = mpsc::unbounded_channel::<Result<Bytes, PayloadError>>();
         let chunks = futures_util::stream::poll_fn(move |cx| sent.poll_recv(cx));
-        let payload = Payload::Stream { payload: Box::pin(chunks) };
+        let payload: Payload = Payload::Stream { payload: Box::pin(chunks) };
         let source = Rc::new(RefCell::new(Source { payload, state: State::Coming }));
         let time: Arc<dyn Clock> = Arc::clone(&clock) as Arc<_>;
         let mut body = Patient { source: Rc::clone(&source), clock: time, silence: None };

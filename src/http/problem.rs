@@ -64,7 +64,7 @@ impl Problem {
     /// It is another, or none.
     pub fn number<T>(name: &str, text: Option<&str>, least: T) -> Result<Option<T>, Self>
     where
-        T: FromStr + PartialOrd + Display,
+        T: FromStr + PartialOrd + Display + Copy,
     {
         let Some(text) = text else { return Ok(None) };
         let number = text.parse::<T>().ok().filter(|number| *number >= least);
