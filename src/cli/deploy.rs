@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::client::{Client, ClientError};
 use super::commit;
+use super::naming::{folder_name, project_id};
 use super::screen::Screen;
 use super::tree;
 use super::upload::upload;
@@ -66,11 +67,12 @@ pub async fn submit(
     };
     anyhow::ensure!(!tree.files.is_empty(), "{} has no files to deploy", root.display());
     let source = upload(client, &root, &tree, &order.identity, screen).await?;
-    let name = order.project.clone().or(local.name).unwrap_or_else(|| folder_name(&root));
+    let name = order.project.clone().or(local.name).map_or_else(|| folder_name(&root), Ok)?;
+    let project = project_id(&name);
     let variables: serde_json::Map<String, serde_json::Value> =
         order.variables.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     let mut body = json!({
-        "projectId": project_id(&name),
+        "projectId": project,
         "projectName": name,
         "userId": order.identity.user,
         "organizationId": order.identity.organization,
@@ -90,7 +92,8 @@ pub async fn submit(
     } else {
         format!(", usually {}", accepted.estimated_duration)
     };
-    screen.say(&format!("Deploying {name} as {}{learned}", accepted.deployment_id));
+    let stands_for = if project == name { String::new() } else { format!(" as project {project}") };
+    screen.say(&format!("Deploying {name}{stands_for}: {}{learned}", accepted.deployment_id));
     Ok(accepted.deployment_id)
 }
 
@@ -108,25 +111,6 @@ fn local(root: &Path) -> anyhow::Result<Local> {
         .and_then(toml::Value::as_array)
         .map(|list| list.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect());
     Ok(Local { name: string("name"), environment: string("environment"), ignore: ignore.unwrap_or_default() })
-}
-
-fn folder_name(root: &Path) -> String {
-    root.file_name().map_or_else(|| "app".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-/// A name as the API takes project ids.
-fn project_id(name: &str) -> String {
-    let id: String = name
-        .trim()
-        .chars()
-        .map(|char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '-' })
-        .collect();
-    let id = id
-        .trim_start_matches(|char: char| !char.is_ascii_alphanumeric())
-        .chars()
-        .take(128)
-        .collect::<String>();
-    if id.is_empty() { "app".to_owned() } else { id }
 }
 
 /// Shows a deployment until it has ended; survives a restart of the server.
@@ -173,22 +157,4 @@ async fn follow_once(
         screen.show(&line);
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_name_becomes_a_project_id() {
-        for (name, id) in [
-            ("hello", "hello"),
-            ("My Shop!", "My-Shop-"),
-            ("_x", "x"),
-            ("日本", "app"),
-            ("a.b-c_d", "a.b-c_d"),
-        ] {
-            assert_eq!(project_id(name), id);
-        }
-    }
 }

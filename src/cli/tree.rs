@@ -94,7 +94,7 @@ pub fn read(root: &Path, ignored: &[String], memory: &Path, now: i128) -> anyhow
     Ok(Tree { files: found.into_iter().zip(digests).map(file).collect(), hashed })
 }
 
-fn hex(digest: &[u8; 32]) -> String {
+pub(super) fn hex(digest: &[u8; 32]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
     let mut text = Vec::with_capacity(64);
