@@ -65,6 +65,7 @@ pub async fn submit(
         let (memory, now) = (tree::memory_of(&root, cache_dir), clock.now().as_nanosecond());
         tokio::task::spawn_blocking(move || tree::read(&root, &ignored, &memory, now)).await??
     };
+    tree.left_out.lines().iter().for_each(|line| screen.say(line));
     anyhow::ensure!(!tree.files.is_empty(), "{} has no files to deploy", root.display());
     let source = upload(client, &root, &tree, &order.identity, screen).await?;
     let name = order.project.clone().or(local.name).map_or_else(|| folder_name(&root), Ok)?;

@@ -6,6 +6,7 @@ mod commit;
 pub mod deploy;
 pub mod doctor;
 pub mod init;
+pub mod left_out;
 mod naming;
 pub mod screen;
 pub mod show;

@@ -47,7 +47,7 @@ impl<'a> Screen<'a> {
     /// A line for people; left out of JSON.
     pub fn say(&mut self, text: &str) {
         if self.mode != Mode::Json {
-            self.print(text);
+            self.print(&printable(text));
         }
     }
 
