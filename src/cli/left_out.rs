@@ -1,4 +1,5 @@
-//! What a source does not have unless `.windlassignore` asks for it: secrets, which would lie readable in the store.
+//! What a source does not have unless `.windlassignore` asks for it: secrets, which would lie readable in the store, and
+//! what tools make anew, which is large and full of links.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,13 +17,16 @@ const NAMED: usize = 3;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeftOut {
     secrets: BTreeSet<String>,
+    made: BTreeSet<String>,
 }
 
 impl LeftOut {
     /// What people should know of it: what is missing, why, and how to have it.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        line(&self.secrets, "secrets: use --env").into_iter().collect()
+        let secrets = line(&self.secrets, "secrets: use --env");
+        let made = line(&self.made, "the build makes it anew");
+        secrets.into_iter().chain(made).collect()
     }
 }
 
@@ -48,13 +52,15 @@ impl Choice {
         if matches!(name, ".git" | ".windlass") {
             return false;
         }
+        let (is_secret, is_made) = (is_secret(name), is_made(name, entry.path()));
         let is_folder = entry.file_type().is_some_and(|kind| kind.is_dir());
-        if !is_secret(name) || is_wanted(root, entry.path(), is_folder) {
+        if !(is_secret || is_made) || is_wanted(root, entry.path(), is_folder) {
             return true;
         }
         let path = entry.path().strip_prefix(root).unwrap_or(entry.path()).display().to_string();
         let mut left_out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        left_out.secrets.insert(path);
+        let paths = if is_secret { &mut left_out.secrets } else { &mut left_out.made };
+        paths.insert(path);
         false
     }
 
@@ -66,6 +72,12 @@ impl Choice {
 
 fn is_secret(name: &str) -> bool {
     name == ".env" || (name.starts_with(".env.") && name != ".env.example")
+}
+
+/// What package managers, interpreters and compilers leave in a project.
+fn is_made(name: &str, path: &Path) -> bool {
+    matches!(name, "node_modules" | ".venv" | "__pycache__")
+        || (name == "target" && path.with_file_name("Cargo.toml").is_file())
 }
 
 /// Whether the project's own rules name it with a `!`; the innermost rule counts.
@@ -122,6 +134,48 @@ mod tests {
     fn what_git_leaves_out_is_not_mentioned() {
         let (taken, said) = read(&[(".gitignore", ".env\n"), (".env", "A=1")]);
         assert_eq!((taken, said), (vec![".gitignore".to_owned()], Vec::new()));
+    }
+
+    #[test]
+    fn what_tools_make_is_left_out_with_its_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("project");
+        for path in [
+            "node_modules/.bin",
+            "api/target/debug",
+            "api/src",
+            "shop/target",
+            "tool/__pycache__",
+            ".venv/bin",
+        ] {
+            std::fs::create_dir_all(root.join(path)).unwrap();
+        }
+        for path in [
+            "api/Cargo.toml",
+            "api/target/debug/api",
+            "shop/target/kept",
+            "node_modules/m.js",
+            "tool/__pycache__/a.pyc",
+        ] {
+            std::fs::write(root.join(path), "x").unwrap();
+        }
+        for path in ["node_modules/.bin/x", ".venv/bin/python"] {
+            std::os::unix::fs::symlink("/bin/true", root.join(path)).unwrap();
+        }
+        let memory = folder.path().join("memory");
+        let tree = tree::read(&root, &[], &memory, 0).unwrap();
+        let taken: Vec<&str> = tree.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(
+            taken,
+            ["api/Cargo.toml", "shop/target/kept"],
+            "without Cargo.toml, `target` is a name like any other"
+        );
+        let wanted = "left out: .venv, api/target, node_modules and 1 more (the build makes it anew; keep it with !.venv in .windlassignore)";
+        assert_eq!(tree.left_out.lines(), [wanted]);
+        std::fs::remove_file(root.join("node_modules/.bin/x")).unwrap();
+        std::fs::write(root.join(RULES), "!node_modules\n").unwrap();
+        let tree = tree::read(&root, &[], &memory, 0).unwrap();
+        assert!(tree.files.iter().any(|file| file.path == "node_modules/m.js"));
     }
 
     #[test]
