@@ -15,8 +15,8 @@ use windlass::cli::client::{Client, ClientError};
 use windlass::cli::deploy::{Order, follow, submit};
 use windlass::cli::screen::{Mode, Screen};
 use windlass::cli::subcommands::{ConfigCommand, DlqCommand};
-use windlass::cli::{Ending, Identity, Output, doctor, exit, init, show, smoke};
-use windlass::config::{BadSettings, Level, Settings, explain};
+use windlass::cli::{Ending, Identity, Output, doctor, exit, explain, init, letters, logs, show, smoke};
+use windlass::config::{self, BadSettings, Level, Settings};
 use windlass::deploy::project_file::SCHEMA;
 use windlass::package;
 use windlass::setup::{Setup, is_handler, setup};
@@ -127,17 +127,17 @@ async fn remote(
             show::status(&client, id.as_deref(), watch, &SystemClock, &mut out).await?;
         }
         Command::Logs { app: Some(project), environment, organization, .. } => {
-            show::app_output(&client, &project, &organization, &environment, &mut out).await?;
+            logs::app_output(&client, &project, &organization, &environment, &mut out).await?;
         }
         Command::Logs { id, follow, step, .. } => {
-            show::logs(&client, &id.unwrap_or_default(), step.as_deref(), follow, &mut out).await?;
+            logs::lines(&client, &id.unwrap_or_default(), step.as_deref(), follow, &mut out).await?;
         }
         Command::Cancel { id } => say(&client.post(&format!("/deploy/{id}/cancel"), &()).await?, &mut out)?,
         Command::Retry { id } => say(&client.post(&format!("/deploy/{id}/retry"), &()).await?, &mut out)?,
         Command::List { project } => show::list(&client, project.as_deref(), &mut out).await?,
-        Command::Explain { id } => show::explain(&client, &id, &mut out).await?,
-        Command::Dlq { command: DlqCommand::List } => show::dead_letters(&client, &mut out).await?,
-        Command::Dlq { command: DlqCommand::Show { id } } => show::dead_letter(&client, id, &mut out).await?,
+        Command::Explain { id } => explain::explain(&client, &id, &mut out).await?,
+        Command::Dlq { command: DlqCommand::List } => letters::list(&client, &mut out).await?,
+        Command::Dlq { command: DlqCommand::Show { id } } => letters::show(&client, id, &mut out).await?,
         Command::Dlq { command: DlqCommand::Redrive { id } } => {
             say(&client.post(&format!("/operations/dead-letters/{id}/redrive"), &()).await?, &mut out)?;
         }
@@ -268,7 +268,7 @@ async fn deploy_here(
 }
 
 fn explain_settings(values: &BTreeMap<String, String>, out: &mut Output<'_>) -> anyhow::Result<()> {
-    for (variable, value) in explain(values) {
+    for (variable, value) in config::explain(values) {
         let source = if value.is_some() { "set" } else { "default" };
         let value = value.unwrap_or_else(|| variable.default.to_owned());
         let row = serde_json::json!({ "name": variable.name, "value": value, "source": source, "meaning": variable.meaning });
