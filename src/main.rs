@@ -124,13 +124,17 @@ async fn remote(
             return deploy_to(&client, settings, deploy, detach, json).await;
         }
         Command::Status { id, watch } => {
-            show::status(&client, id.as_deref(), watch, &SystemClock, &mut out).await?;
+            return show::status(&client, id.as_deref(), watch, &SystemClock, &mut out).await;
         }
         Command::Logs { app: Some(project), environment, organization, .. } => {
             logs::app_output(&client, &project, &organization, &environment, &mut out).await?;
         }
         Command::Logs { id, follow, step, .. } => {
-            logs::lines(&client, &id.unwrap_or_default(), step.as_deref(), follow, &mut out).await?;
+            let (id, step) = (id.unwrap_or_default(), step.as_deref());
+            if follow {
+                return logs::follow(&client, &id, step, &SystemClock, &mut out).await;
+            }
+            logs::lines(&client, &id, step, &mut out).await?;
         }
         Command::Cancel { id } => say(&client.post(&format!("/deploy/{id}/cancel"), &()).await?, &mut out)?,
         Command::Retry { id } => say(&client.post(&format!("/deploy/{id}/retry"), &()).await?, &mut out)?,

@@ -15,8 +15,9 @@ use super::{Ending, Identity};
 use crate::ambient::Clock;
 use crate::api;
 
-/// Tries to open a broken event stream again, a second apart: a restart of the server takes less.
-const REOPENINGS: u32 = 60;
+/// How often and how soon a broken event stream is opened again: a restart of the server takes less.
+pub(super) const REOPENINGS: u32 = 60;
+pub(super) const REOPENED: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What to deploy.
 #[derive(Debug, Clone)]
@@ -133,16 +134,16 @@ pub async fn follow(
     loop {
         match follow_once(client, deployment, &mut after, screen).await {
             Ok(()) => {
-                let status: api::Status = client.get(&format!("/deploy/{deployment}/status")).await?;
-                if !matches!(status.status.as_str(), "queued" | "running") {
-                    return Ok(Ending { status });
+                let ending = Ending { status: client.get(&format!("/deploy/{deployment}/status")).await? };
+                if !ending.is_open() {
+                    return Ok(ending);
                 }
             }
             Err(ClientError::Unreachable(_) | ClientError::Broken(_)) if left > 0 => {}
             Err(error) => return Err(error.into()),
         }
         left = left.saturating_sub(1);
-        clock.sleep(std::time::Duration::from_secs(1)).await;
+        clock.sleep(REOPENED).await;
     }
 }
 

@@ -4,8 +4,10 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use super::Output;
-use super::client::Client;
+use super::client::{Client, ClientError};
+use super::deploy::{REOPENED, REOPENINGS};
+use super::{Ending, Output};
+use crate::ambient::Clock;
 use crate::api;
 
 /// `windlass logs ID`.
@@ -16,17 +18,9 @@ pub async fn lines(
     client: &Client,
     id: &str,
     step: Option<&str>,
-    follow: bool,
     out: &mut Output<'_>,
 ) -> anyhow::Result<()> {
-    let step = step.map(|step| format!("step={step}")).unwrap_or_default();
-    if follow {
-        let mut events = client.follow(&format!("/deploy/{id}/logs?{step}"), 0).await?;
-        while let Some(line) = events.next().await? {
-            out.put(&line, |to| write_line(to, &line))?;
-        }
-        return Ok(());
-    }
+    let step = only(step);
     let mut after = 0;
     loop {
         let page: api::Logs = client.get(&format!("/deploy/{id}/logs?after={after}&{step}")).await?;
@@ -37,6 +31,49 @@ pub async fn lines(
             return Ok(());
         }
         after = page.next;
+    }
+}
+
+fn only(step: Option<&str>) -> String {
+    step.map(|step| format!("step={step}")).unwrap_or_default()
+}
+
+/// `windlass logs ID -f`: until the deployment has ended; gives the exit code that tells how. Survives a restart of the
+/// server.
+///
+/// # Errors
+/// When the server refuses or stays away, or the output is closed.
+pub async fn follow(
+    client: &Client,
+    id: &str,
+    step: Option<&str>,
+    clock: &dyn Clock,
+    out: &mut Output<'_>,
+) -> anyhow::Result<u8> {
+    let path = format!("/deploy/{id}/logs?{}", only(step));
+    let (mut after, mut left) = (0, REOPENINGS);
+    loop {
+        match client.follow(&path, after).await {
+            Ok(mut events) => {
+                // A stream that broke is opened again like one that was ended.
+                while let Ok(Some(line)) = events.next().await {
+                    after = line.id;
+                    out.put(&line, |to| write_line(to, &line))?;
+                }
+                let status: Result<api::Status, ClientError> =
+                    client.get(&format!("/deploy/{id}/status")).await;
+                if let Ok(status) = status.map(|status| Ending { status })
+                    && !status.is_open()
+                {
+                    return Ok(status.exit_code());
+                }
+            }
+            Err(ClientError::Unreachable(_) | ClientError::Broken(_)) if left > 0 => {
+                left = left.saturating_sub(1);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        clock.sleep(REOPENED).await;
     }
 }
 

@@ -61,6 +61,12 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// Whether it has not ended at all yet.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.status.status.as_str(), "queued" | "running")
+    }
+
     /// The exit code that tells it.
     #[must_use]
     pub fn exit_code(&self) -> u8 {

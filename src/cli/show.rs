@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Output;
 use super::client::Client;
+use super::{Ending, Output, exit};
 use crate::ambient::Clock;
 use crate::api;
 
 /// How often `status --watch` looks.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// `windlass status [ID] [--watch]`.
+/// `windlass status [ID] [--watch]`. Who watches a deployment to its end is told by the exit code how it ended, as by
+/// `deploy`.
 ///
 /// # Errors
 /// When the server refuses or the output is closed.
@@ -23,14 +24,13 @@ pub async fn status(
     watch: bool,
     clock: &dyn Clock,
     out: &mut Output<'_>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<u8> {
     let Some(id) = id else {
         let service: Value = client.get("/status").await?;
         let revisions: Value = client.get("/projects/revisions").await?;
-        return out
-            .put(&serde_json::json!({ "service": service, "running": revisions["revisions"] }), |to| {
-                write_service(to, &service, &revisions)
-            });
+        let answer = serde_json::json!({ "service": service, "running": revisions["revisions"] });
+        out.put(&answer, |to| write_service(to, &service, &revisions))?;
+        return Ok(exit::OK);
     };
     let mut seen = String::new();
     loop {
@@ -40,8 +40,12 @@ pub async fn status(
             out.put(&status, |to| write_status(to, &status))?;
             seen = now;
         }
-        if !watch || !matches!(status.status.as_str(), "queued" | "running") {
-            return Ok(());
+        let ending = Ending { status };
+        if !watch {
+            return Ok(exit::OK);
+        }
+        if !ending.is_open() {
+            return Ok(ending.exit_code());
         }
         clock.sleep(WATCH).await;
     }

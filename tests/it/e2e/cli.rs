@@ -1,0 +1,37 @@
+//! What the command line says and how it ends.
+
+use serde_json::json;
+
+use super::{Server, request};
+
+/// Exit code, stdout, stderr.
+fn ran(output: std::process::Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// Asks for a deployment whose build is this command.
+async fn asked(server: &Server, project: &str, build: &str) -> String {
+    let mut body = request(project);
+    body["buildCommand"] = json!(build);
+    let (_, accepted) = server.post("/deploy", &body).await;
+    accepted["deploymentId"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn who_follows_a_deployment_is_told_by_the_exit_code_how_it_ended() {
+    let server = Server::start();
+    let (good, bad) = (asked(&server, "good", "true").await, asked(&server, "bad", "exit 7").await);
+    let slow = asked(&server, "slow", "sleep 600").await;
+    assert_eq!(ran(server.cli(&["cancel", &slow])).0, 0);
+    for (id, code) in [(good, 0), (bad, 1), (slow, 5)] {
+        let (found, out, error) = ran(server.cli(&["logs", &id, "-f"]));
+        assert_eq!(found, code, "{out}{error}");
+        let (found, out, error) = ran(server.cli(&["status", &id, "--watch"]));
+        assert_eq!(found, code, "{out}{error}");
+        assert_eq!(ran(server.cli(&["status", &id])).0, 0, "only who waits for the end is told it");
+        assert_eq!(ran(server.cli(&["logs", &id])).0, 0);
+    }
+    let (code, _, error) = ran(server.cli(&["logs", "dep_00000000000", "-f"]));
+    assert!(code == 4 && error.contains("DEPLOYMENT_NOT_FOUND"), "{error}");
+}
