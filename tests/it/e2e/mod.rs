@@ -1,7 +1,7 @@
 //! The real program over real HTTP, with real builds and apps.
 
-pub(crate) mod containers;
 mod cli;
+pub(crate) mod containers;
 mod contract;
 mod deploys;
 mod durability;
