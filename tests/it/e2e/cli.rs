@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Server, request};
+use super::{Server, request, windlass};
 
 /// Exit code, stdout, stderr.
 fn ran(output: std::process::Output) -> (i32, String, String) {
@@ -34,4 +34,20 @@ async fn who_follows_a_deployment_is_told_by_the_exit_code_how_it_ended() {
     }
     let (code, _, error) = ran(server.cli(&["logs", "dep_00000000000", "-f"]));
     assert!(code == 4 && error.contains("DEPLOYMENT_NOT_FOUND"), "{error}");
+}
+
+#[tokio::test]
+async fn a_flag_without_a_value_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        ["serve", "--port", ""],
+        ["serve", "--apps-port", ""],
+        ["up", "--data-dir", ""],
+        ["deploy", "--project", ""],
+        ["list", "--server", ""],
+    ] {
+        let (code, _, error) = ran(windlass(folder.path()).args(arguments).output().unwrap());
+        assert!(code == 2 && error.contains(arguments[1]), "{arguments:?}: {error}");
+    }
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing was started");
 }
