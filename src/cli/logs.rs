@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::client::{Client, ClientError};
 use super::deploy::{REOPENED, REOPENINGS};
+use super::show::{MILLISECONDS, utc};
 use super::{Ending, Output};
 use crate::ambient::Clock;
 use crate::api;
@@ -78,7 +79,7 @@ pub async fn follow(
 }
 
 fn write_line(to: &mut dyn Write, line: &api::Line) -> std::io::Result<()> {
-    let at = line.at.get(..23).unwrap_or(&line.at);
+    let at = utc(&line.at, MILLISECONDS);
     let kind = if line.kind == "log" { "" } else { line.kind.as_str() };
     writeln!(to, "{at} {:9} {kind} {}", line.step.as_deref().unwrap_or(""), line.text)
 }

@@ -65,12 +65,17 @@ fn write_service(to: &mut dyn Write, service: &Value, revisions: &Value) -> std:
     }
     for revision in revisions["revisions"].as_array().into_iter().flatten() {
         let text = |key: &str| revision[key].as_str().unwrap_or_default().to_owned();
-        let live = if revision["live"] == true { "live" } else { "" };
+        let release = revision["release"].as_u64().unwrap_or_default();
+        let live = if revision["live"] == true { "  live" } else { "" };
+        let restarts = match revision["restarts"].as_u64().unwrap_or_default() {
+            0 => String::new(),
+            1 => "  1 restart".to_owned(),
+            more => format!("  {more} restarts"),
+        };
         writeln!(
             to,
-            "  {:40} release {:<4} {:10} {}/{} ready {live}",
+            "  {:40} release {release:<4} {:10} {}/{} ready{live}{restarts}",
             text("app"),
-            revision["release"],
             text("state"),
             revision["ready"],
             revision["wanted"]
@@ -117,6 +122,16 @@ pub(super) fn write_fault(to: &mut dyn Write, error: &api::Fault) -> std::io::Re
     advice.map_or(Ok(()), |advice| writeln!(to, "{advice}"))
 }
 
+/// How much of a time says the seconds, and the milliseconds.
+pub(super) const SECONDS: usize = 19;
+pub(super) const MILLISECONDS: usize = 23;
+
+/// The beginning of a time, which says that it is UTC.
+pub(super) fn utc(at: &str, most: usize) -> String {
+    let at = at.trim_end_matches('Z');
+    format!("{}Z", at.get(..most).unwrap_or(at))
+}
+
 /// `windlass list`.
 ///
 /// # Errors
@@ -131,7 +146,7 @@ pub async fn list(client: &Client, project: Option<&str>, out: &mut Output<'_>) 
         }
         for row in &page.deployments {
             let url = row.urls.first().cloned().unwrap_or_default();
-            let at = row.created_at.get(..19).unwrap_or(&row.created_at);
+            let at = utc(&row.created_at, SECONDS);
             writeln!(
                 to,
                 "{:15} {:10} {:20} {:12} {at} {url}",
@@ -140,4 +155,37 @@ pub async fn list(client: &Client, project: Option<&str>, out: &mut Output<'_>) 
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_that_crashes_again_and_again_is_told_by_its_restarts() {
+        let revision = |app: &str, state: &str, restarts: u32, live: bool| {
+            let ready = u32::from(state == "healthy");
+            serde_json::json!({ "app": app, "release": 2, "state": state, "live": live, "ready": ready, "wanted": 1, "restarts": restarts })
+        };
+        let service = serde_json::json!({ "version": "1", "uptimeSeconds": 5, "deployments": { "failed": 0, "queued": 1 } });
+        let revisions = serde_json::json!({ "revisions": [
+            revision("a", "healthy", 0, true), revision("b", "healthy", 1, true), revision("c", "starting", 4, false)
+        ] });
+        let mut text = Vec::new();
+        write_service(&mut text, &service, &revisions).unwrap();
+        insta::assert_snapshot!(String::from_utf8(text).unwrap(), @r"
+        Windlass 1, up 5 s
+          queued     1
+          a                                        release 2    healthy    1/1 ready  live
+          b                                        release 2    healthy    1/1 ready  live  1 restart
+          c                                        release 2    starting   0/1 ready  4 restarts
+        ");
+    }
+
+    #[test]
+    fn times_say_that_they_are_utc() {
+        assert_eq!(utc("2026-11-20T09:00:00.123456Z", SECONDS), "2026-11-20T09:00:00Z");
+        assert_eq!(utc("2026-11-20T09:00:00.123456Z", MILLISECONDS), "2026-11-20T09:00:00.123Z");
+        assert_eq!(utc("2026-11-20T09:00:00Z", MILLISECONDS), "2026-11-20T09:00:00Z");
+    }
 }
