@@ -14,7 +14,7 @@ use windlass::cli::args::{Cli, Command, DeployFlags};
 use windlass::cli::client::{Client, ClientError};
 use windlass::cli::deploy::{Order, follow, submit};
 use windlass::cli::screen::{Mode, Screen};
-use windlass::cli::subcommands::{ConfigCommand, DlqCommand};
+use windlass::cli::subcommands::ConfigCommand;
 use windlass::cli::{Ending, Identity, Output, doctor, exit, explain, init, letters, logs, show, smoke};
 use windlass::config::{self, BadSettings, Level, Settings};
 use windlass::deploy::project_file::SCHEMA;
@@ -140,15 +140,7 @@ async fn remote(
         Command::Retry { id } => say(&client.post(&format!("/deploy/{id}/retry"), &()).await?, &mut out)?,
         Command::List { project } => show::list(&client, project.as_deref(), &mut out).await?,
         Command::Explain { id } => explain::explain(&client, &id, &mut out).await?,
-        Command::Dlq { command: DlqCommand::List } => letters::list(&client, &mut out).await?,
-        Command::Dlq { command: DlqCommand::Show { id } } => letters::show(&client, id, &mut out).await?,
-        Command::Dlq { command: DlqCommand::Redrive { id } } => {
-            say(&client.post(&format!("/operations/dead-letters/{id}/redrive"), &()).await?, &mut out)?;
-        }
-        Command::Dlq { command: DlqCommand::Purge { id } } => {
-            let id = id.map(|id| format!("/{id}")).unwrap_or_default();
-            say(&client.delete(&format!("/operations/dead-letters{id}")).await?, &mut out)?;
-        }
+        Command::Dlq { command } => letters::run(&client, &command, &mut out).await?,
         Command::Sbom { id } => {
             let bill: serde_json::Value = client.get(&format!("/deploy/{id}/sbom")).await?;
             writeln!(out.to, "{bill:#}")?;

@@ -4,12 +4,36 @@ use serde_json::Value;
 
 use super::Output;
 use super::client::Client;
+use super::subcommands::DlqCommand;
 
-/// Lists them.
+/// `windlass dlq …`.
 ///
 /// # Errors
-/// When the server refuses or the output is closed.
-pub async fn list(client: &Client, out: &mut Output<'_>) -> anyhow::Result<()> {
+/// When there is none with this id, the server refuses or the output is closed.
+pub async fn run(client: &Client, command: &DlqCommand, out: &mut Output<'_>) -> anyhow::Result<()> {
+    match *command {
+        DlqCommand::List => list(client, out).await,
+        DlqCommand::Show { id } => show(client, id, out).await,
+        DlqCommand::Redrive { id } => {
+            let answer: Value = client.post(&format!("/operations/dead-letters/{id}/redrive"), &()).await?;
+            out.put(&answer, |to| writeln!(to, "Message {id} is in its queue again"))
+        }
+        DlqCommand::Purge { id: Some(id) } => {
+            let answer: Value = client.delete(&format!("/operations/dead-letters/{id}")).await?;
+            out.put(&answer, |to| writeln!(to, "Message {id} is deleted"))
+        }
+        DlqCommand::Purge { id: None } => {
+            let answer: Value = client.delete("/operations/dead-letters").await?;
+            out.put(&answer, |to| match answer["purged"].as_u64().unwrap_or_default() {
+                0 => writeln!(to, "No dead letters."),
+                1 => writeln!(to, "1 message is deleted"),
+                more => writeln!(to, "{more} messages are deleted"),
+            })
+        }
+    }
+}
+
+async fn list(client: &Client, out: &mut Output<'_>) -> anyhow::Result<()> {
     let answer: Value = client.get("/operations/dead-letters").await?;
     out.put(&answer, |to| {
         let letters = answer["deadLetters"].as_array();
@@ -31,11 +55,7 @@ pub async fn list(client: &Client, out: &mut Output<'_>) -> anyhow::Result<()> {
     })
 }
 
-/// Shows one dead letter, whole.
-///
-/// # Errors
-/// When there is none with this id, the server refuses or the output is closed.
-pub async fn show(client: &Client, id: i64, out: &mut Output<'_>) -> anyhow::Result<()> {
+async fn show(client: &Client, id: i64, out: &mut Output<'_>) -> anyhow::Result<()> {
     let letter: Value = client.get(&format!("/operations/dead-letters/{id}")).await?;
     out.put(&letter, |to| {
         let text = |name: &str| letter[name].as_str().unwrap_or("-");

@@ -99,10 +99,10 @@ pub async fn app_output(
         .get(&format!("/projects/{project}/output?organizationId={organization}&environment={environment}"))
         .await?;
     out.put(&answer, |to| {
-        let lines = answer["lines"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        for line in lines {
-            writeln!(to, "{line}")?;
+        let lines = answer["lines"].as_array();
+        if lines.is_none_or(Vec::is_empty) {
+            writeln!(to, "{} has said nothing.", answer["app"].as_str().unwrap_or(project))?;
         }
-        Ok(())
+        lines.into_iter().flatten().filter_map(Value::as_str).try_for_each(|line| writeln!(to, "{line}"))
     })
 }

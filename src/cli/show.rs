@@ -141,8 +141,12 @@ pub async fn list(client: &Client, project: Option<&str>, out: &mut Output<'_>) 
         .map_or_else(|| "/status/deployments".to_owned(), |project| format!("/deploy/project/{project}"));
     let page: api::Page = client.get(&path).await?;
     out.put(&page, |to| {
-        if page.deployments.is_empty() {
-            writeln!(to, "No deployments yet. Try: windlass deploy my-folder")?;
+        match project.filter(|_| page.deployments.is_empty()) {
+            Some(project) => writeln!(to, "No deployments of {project}. All: windlass list")?,
+            None if page.deployments.is_empty() => {
+                writeln!(to, "No deployments yet. Try: windlass deploy my-folder")?;
+            }
+            None => {}
         }
         for row in &page.deployments {
             let url = row.urls.first().cloned().unwrap_or_default();

@@ -51,3 +51,29 @@ async fn a_flag_without_a_value_is_refused() {
     }
     assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing was started");
 }
+
+#[tokio::test]
+async fn what_is_not_there_is_told_and_is_not_taken_for_silence() {
+    let server = Server::start();
+    let site = server.folder.path().join("site");
+    std::fs::create_dir_all(&site).unwrap();
+    std::fs::write(site.join("index.html"), "x").unwrap();
+    assert_eq!(server.deploy(&site, &[])["status"], "succeeded");
+    let (code, out, error) = ran(server.cli(&["logs", "--app", "nope"]));
+    assert!(
+        code == 4 && out.is_empty() && error.contains("no release of local/nope/development is live"),
+        "{error}"
+    );
+    assert_eq!(
+        ran(server.cli(&["logs", "--app", "site"])),
+        (0, "local/site/development has said nothing.\n".to_owned(), String::new())
+    );
+    let (code, out, _) = ran(server.cli(&["list", "nope"]));
+    assert_eq!((code, out.as_str()), (0, "No deployments of nope. All: windlass list\n"));
+    assert_eq!(ran(server.cli(&["list"])).1.lines().count(), 1);
+    for command in ["show", "redrive", "purge"] {
+        let (code, _, error) = ran(server.cli(&["dlq", command, "17"]));
+        assert!(code == 4 && error.contains("there is no dead letter 17"), "{command}: {error}");
+    }
+    assert_eq!(ran(server.cli(&["dlq", "purge"])).1, "No dead letters.\n");
+}
