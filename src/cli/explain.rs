@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Output;
 use super::client::Client;
-use super::show::write_fault;
+use super::show::{SECONDS, utc, write_fault};
 use crate::api;
 
 /// `windlass explain ID`: why it waits, what was reused, what failed.
@@ -27,15 +27,42 @@ pub async fn explain(client: &Client, id: &str, out: &mut Output<'_>) -> anyhow:
         if let Some(reason) = &status.waits_for {
             writeln!(to, "It waits: {reason}")?;
         }
+        if let Some(text) = stopped(&status) {
+            writeln!(to, "{text}")?;
+        }
         if reused {
             writeln!(to, "The artifact of the same inputs was reused")?;
-        } else if before.is_empty() && !inputs.is_empty() {
-            writeln!(to, "It was built: there is no earlier deployment of this project to compare with")?;
-        } else {
-            changed.iter().try_for_each(|name| writeln!(to, "It was built because its {name} changed"))?;
+        } else if was_built(&status) {
+            if before.is_empty() && !inputs.is_empty() {
+                writeln!(to, "It was built: there is no earlier deployment of this project to compare with")?;
+            } else {
+                changed
+                    .iter()
+                    .try_for_each(|name| writeln!(to, "It was built because its {name} changed"))?;
+            }
         }
         status.error.as_ref().map_or(Ok(()), |error| write_fault(to, error))
     })
+}
+
+/// Whether its build was begun and, where nobody stopped the deployment, ended.
+fn was_built(status: &api::Status) -> bool {
+    let build = status.steps.iter().find(|step| step.name == "build");
+    build.is_some_and(|step| !step.output.is_null() || (step.started_at.is_some() && !was_stopped(status)))
+}
+
+fn was_stopped(status: &api::Status) -> bool {
+    matches!(status.status.as_str(), "cancelled" | "superseded")
+}
+
+/// When and where a deployment was stopped that did not fail by itself.
+fn stopped(status: &api::Status) -> Option<String> {
+    let at = status.ended_at.as_deref().filter(|_| was_stopped(status))?;
+    // The last step is done whatever happened.
+    let mut begun = status.steps.iter().filter(|step| step.started_at.is_some() && step.name != "cleanup");
+    let place =
+        begun.next_back().map_or_else(|| "before it began".to_owned(), |step| format!("in {}", step.name));
+    Some(format!("It was {} {place}, over at {}", status.status, utc(at, SECONDS)))
 }
 
 fn inputs(status: &api::Status) -> serde_json::Map<String, Value> {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Server, request, windlass};
+use super::{Server, request, until, windlass};
 
 /// Exit code, stdout, stderr.
 fn ran(output: std::process::Output) -> (i32, String, String) {
@@ -76,4 +76,21 @@ async fn what_is_not_there_is_told_and_is_not_taken_for_silence() {
         assert!(code == 4 && error.contains("there is no dead letter 17"), "{command}: {error}");
     }
     assert_eq!(ran(server.cli(&["dlq", "purge"])).1, "No dead letters.\n");
+}
+
+#[tokio::test]
+async fn a_cancelled_deployment_is_explained_by_when_and_where() {
+    let server = Server::start();
+    let id = asked(&server, "slow", "echo begun; sleep 600").await;
+    until("the build runs", async || {
+        server.get(&format!("/deploy/{id}/logs?step=build")).await.1.to_string().contains("begun")
+    })
+    .await;
+    assert_eq!(ran(server.cli(&["cancel", &id])).0, 0);
+    let ended = server.ended(&id).await;
+    let (code, said, _) = ran(server.cli(&["explain", &id]));
+    let at = ended["endedAt"].as_str().unwrap().get(..19).unwrap().to_owned();
+    assert_eq!((code, said.lines().next()), (0, Some(format!("{id} is cancelled").as_str())));
+    assert!(said.contains(&format!("It was cancelled in build, over at {at}Z")), "{said}");
+    assert!(!said.contains("It was built"), "{said}");
 }
