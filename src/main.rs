@@ -11,12 +11,14 @@ use clap::{CommandFactory as _, Parser as _};
 use windlass::ambient::SystemClock;
 use windlass::azure::doctor::Unknown;
 use windlass::cli::args::{Cli, Command, DeployFlags};
-use windlass::cli::client::{Client, ClientError};
+use windlass::cli::client::Client;
 use windlass::cli::deploy::{Order, follow, submit};
 use windlass::cli::screen::{Mode, Screen};
 use windlass::cli::subcommands::ConfigCommand;
-use windlass::cli::{Ending, Identity, Output, doctor, exit, explain, init, letters, logs, show, smoke};
-use windlass::config::{self, BadSettings, Level, Settings};
+use windlass::cli::{
+    Ending, Identity, Output, doctor, exit, explain, failure, init, letters, logs, show, smoke,
+};
+use windlass::config::{self, Level, Settings};
 use windlass::deploy::project_file::SCHEMA;
 use windlass::package;
 use windlass::setup::{Setup, is_handler, setup};
@@ -31,39 +33,31 @@ fn main() -> ExitCode {
     if arguments.next().as_deref() == Some("__exec") {
         // Only a failure comes back.
         let failed = windlass::embedded::sandbox::become_command(&arguments.next().unwrap_or_default());
-        return fail(&match failed {
+        let error = match failed {
             Ok(never) => match never {},
             Err(error) => error,
-        });
+        };
+        return fail(&error, false);
     }
     let implied = std::env::args().len() == 1 && is_handler();
     let cli =
         if implied { Cli { command: Command::Handler, server: None, json: false } } else { Cli::parse() };
+    let json = cli.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into()),
+        Err(error) => return fail(&error.into(), json),
     };
     let result = runtime.block_on(run(cli));
     // Work that waits for the disk or for a key press must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(error) => fail(&error),
+        Err(error) => fail(&error, json),
     }
 }
 
-fn fail(error: &anyhow::Error) -> ExitCode {
-    // Nothing is left to be done when even stderr is closed.
-    drop(writeln!(std::io::stderr(), "error: {error:#}"));
-    let code = match error.downcast_ref::<ClientError>() {
-        Some(ClientError::Unreachable(_)) => exit::UNREACHABLE,
-        Some(ClientError::Problem(_)) => exit::REFUSED,
-        Some(ClientError::BadAddress(_)) => exit::USAGE,
-        Some(ClientError::Strange { .. } | ClientError::Broken(_)) => exit::FAILED,
-        None if error.downcast_ref::<BadSettings>().is_some() => exit::CONFIG,
-        None => exit::FAILED,
-    };
-    ExitCode::from(code)
+fn fail(error: &anyhow::Error, json: bool) -> ExitCode {
+    ExitCode::from(failure::tell(error, json, &mut std::io::stderr()))
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "every command that is not named here talks to a server")]
@@ -216,13 +210,18 @@ async fn deploy_to(
         }
     };
     screen.close();
-    tell(&ending, json)?;
-    Ok(ending.exit_code())
+    tell(&ending, json)
 }
 
-fn tell(ending: &Ending, json: bool) -> anyhow::Result<()> {
+/// How it ended, in words and as the exit code.
+fn tell(ending: &Ending, json: bool) -> anyhow::Result<u8> {
     let mut out = Output { to: &mut std::io::stdout(), json };
-    out.put(&ending.status, |to| ending.write(to))
+    match out.put(&ending.status, |to| ending.write(to)) {
+        // The words are nobody's loss, and the exit code still counts.
+        Err(error) if failure::is_closed(&error) => {}
+        told => told?,
+    }
+    Ok(ending.exit_code())
 }
 
 /// Ctrl-C while a deployment is followed: it goes on unless the person says otherwise.
@@ -259,8 +258,7 @@ async fn deploy_here(
     let id = submit(client, &order(flags), &settings.cache_dir, &SystemClock, &mut screen).await?;
     let ending = follow(client, &id, &SystemClock, &mut screen).await?;
     screen.close();
-    tell(&ending, json)?;
-    Ok(ending.exit_code())
+    tell(&ending, json)
 }
 
 fn explain_settings(values: &BTreeMap<String, String>, out: &mut Output<'_>) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ mod commit;
 pub mod deploy;
 pub mod doctor;
 pub mod explain;
+pub mod failure;
 pub mod init;
 pub mod left_out;
 pub mod letters;

@@ -94,3 +94,49 @@ async fn a_cancelled_deployment_is_explained_by_when_and_where() {
     assert!(said.contains(&format!("It was cancelled in build, over at {at}Z")), "{said}");
     assert!(!said.contains("It was built"), "{said}");
 }
+
+#[tokio::test]
+async fn errors_are_one_line_of_json_when_answers_are() {
+    let server = Server::start();
+    let (code, out, error) = ran(server.cli(&["status", "dep_00000000000", "--json"]));
+    let line: serde_json::Value = serde_json::from_str(&error).unwrap();
+    assert_eq!((code, out.as_str(), error.lines().count()), (4, "", 1));
+    assert_eq!(
+        (&line["v"], &line["error"]["code"], &line["error"]["exitCode"]),
+        (&json!(1), &json!("DEPLOYMENT_NOT_FOUND"), &json!(4))
+    );
+}
+
+#[tokio::test]
+async fn an_address_that_is_no_api_is_told_as_what_it_is() {
+    let server = Server::start();
+    let at = |address: &str| {
+        ran(windlass(server.folder.path()).args(["list", "--server", address]).output().unwrap())
+    };
+    let (code, _, error) = at("https://127.0.0.1:3010");
+    assert!(code == 2 && error.starts_with("error: https needs API tokens"), "{error}");
+    let (code, _, error) = at("nowhere");
+    assert!(code == 2 && error.starts_with("error: `nowhere` is not an address such as"), "{error}");
+    let (code, _, error) = at(&format!("http://{}", server.apps));
+    assert!(code == 1 && error.contains("the port of its apps") && !error.contains('<'), "{error}");
+}
+
+#[tokio::test]
+async fn a_reader_that_has_enough_is_no_error_and_the_end_is_told_all_the_same() {
+    let server = Server::start();
+    let site = server.folder.path().join("site");
+    std::fs::create_dir_all(&site).unwrap();
+    std::fs::write(site.join("index.html"), "x").unwrap();
+    let unread = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = windlass(server.folder.path());
+        let child = command.args(["--server", &server.url()]).args(arguments).stdout(writer);
+        let ended = child.stderr(std::process::Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+    };
+    assert_eq!(unread(&["version"]), (Some(0), String::new()));
+    assert_eq!(unread(&["deploy", "site", "--json"]), (Some(0), String::new()));
+    std::fs::write(site.join("windlass.toml"), "build = \"exit 7\"\n").unwrap();
+    assert_eq!(unread(&["deploy", "site", "--json"]), (Some(1), String::new()));
+}
