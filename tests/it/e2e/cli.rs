@@ -140,3 +140,16 @@ async fn a_reader_that_has_enough_is_no_error_and_the_end_is_told_all_the_same()
     std::fs::write(site.join("windlass.toml"), "build = \"exit 7\"\n").unwrap();
     assert_eq!(unread(&["deploy", "site", "--json"]), (Some(1), String::new()));
 }
+
+#[tokio::test]
+async fn up_finds_the_service_that_works_on_the_same_data_folder() {
+    let server = Server::start();
+    let site = server.folder.path().join("site");
+    std::fs::create_dir_all(&site).unwrap();
+    std::fs::write(site.join("index.html"), "found").unwrap();
+    let up = ["up", "site", "--data-dir", "data", "--port", "0", "--apps-port", "0"];
+    let (code, out, error) = ran(windlass(server.folder.path()).args(up).output().unwrap());
+    let url = format!("Live at http://site.localhost:{}", server.apps.port());
+    assert!(code == 0 && out.lines().any(|line| line == url), "{out}{error}");
+    assert_eq!(server.app("site.localhost", "/").await, (200, "found".to_owned()));
+}
