@@ -153,3 +153,16 @@ async fn up_finds_the_service_that_works_on_the_same_data_folder() {
     assert!(code == 0 && out.lines().any(|line| line == url), "{out}{error}");
     assert_eq!(server.app("site.localhost", "/").await, (200, "found".to_owned()));
 }
+
+#[tokio::test]
+async fn a_domain_lasts_as_long_as_deployments_name_it() {
+    let server = Server::start();
+    let site = server.folder.path().join("site");
+    std::fs::create_dir_all(&site).unwrap();
+    std::fs::write(site.join("index.html"), "x").unwrap();
+    for (more, code) in [(&["--domain", "shop.example"][..], 200), (&[][..], 404)] {
+        assert_eq!(server.deploy(&site, more)["status"], "succeeded");
+        assert_eq!(server.app("shop.example", "/").await.0, code, "{more:?}");
+        assert_eq!(server.app("site.localhost", "/").await.0, 200);
+    }
+}
