@@ -291,7 +291,7 @@ async fn examine(settings: &Settings, unknown: &Unknown, out: &mut Output<'_>) -
             telemetry::start(settings.log_level, Format::People);
             windlass::azure::doctor::examine(azure, unknown, &SystemClock).await
         }
-        None => doctor::look(&settings.data_dir, &settings.path),
+        None => doctor::look(settings),
     };
     doctor::tell(&findings, out)
 }

@@ -17,6 +17,7 @@ use crate::config::{Backend, Settings};
 use crate::embedded::connect::{Embedded, connect};
 use crate::embedded::host::{Calls, Host, HostSettings};
 use crate::embedded::lock::announce;
+use crate::embedded::privileges::guard;
 use crate::embedded::proxy::{self, FrontDoor};
 use crate::embedded::runtime::LocalRuntime;
 use crate::embedded::sandbox::Machine;
@@ -97,6 +98,7 @@ async fn run(
             "WINDLASS_BACKEND=azure works under the Functions host (`windlass handler`); here use embedded"
         );
     }
+    guard();
     let Embedded { windlass, store, runtime, pool, machine, lock } = connect(settings, extras.chains)?;
     let apps_listener = listen(settings.bind, settings.apps_port, "--apps-port")?;
     let apps = apps_listener.local_addr()?;

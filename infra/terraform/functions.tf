@@ -42,6 +42,7 @@ locals {
     KEYVAULT_URL               = azurerm_key_vault.this.vault_uri
     CONTAINER_APPS_ENVIRONMENT = azurerm_container_app_environment.this.id
     APPS_IDENTITY              = azurerm_user_assigned_identity.apps.id
+    GROUPS_IDENTITY            = var.container_instances ? azurerm_user_assigned_identity.groups[0].id : ""
     WINDLASS_BUILDER           = local.builder
     WINDLASS_KANIKO_IMAGE      = var.kaniko_image
     WINDLASS_KANIKO_IDENTITY   = local.pulls_kaniko ? azurerm_user_assigned_identity.builds.id : ""

@@ -49,13 +49,17 @@ output "registry_server" {
 }
 
 output "identities" {
-  description = "The three identities: resource id, client id and principal id."
+  description = "The identities: resource id, client id and principal id."
   value = {
-    for name, identity in {
-      service = azurerm_user_assigned_identity.service
-      apps    = azurerm_user_assigned_identity.apps
-      builds  = azurerm_user_assigned_identity.builds
-    } : name => { id = identity.id, client_id = identity.client_id, principal_id = identity.principal_id }
+    for name, identity in merge(
+      {
+        service = azurerm_user_assigned_identity.service
+        apps    = azurerm_user_assigned_identity.apps
+        builds  = azurerm_user_assigned_identity.builds
+      },
+      { for identity in azurerm_user_assigned_identity.groups : "groups" => identity },
+      { for identity in azurerm_user_assigned_identity.data : "data" => identity },
+    ) : name => { id = identity.id, client_id = identity.client_id, principal_id = identity.principal_id }
   }
 }
 

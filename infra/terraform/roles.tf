@@ -35,6 +35,9 @@ locals {
     contains(var.build_strategies, "acr") ? {
       tasks = { role = "Container Registry Tasks Contributor", scope = azurerm_container_registry.this.id }
     } : {},
+    var.container_instances ? {
+      assign-groups = { role = "Managed Identity Operator", scope = azurerm_user_assigned_identity.groups[0].id }
+    } : {},
     contains(var.build_strategies, "aci") || var.container_instances ? {
       instances = { role = "Azure Container Instances Contributor Role", scope = local.group_scope }
     } : {},
@@ -64,7 +67,17 @@ resource "azurerm_role_assignment" "apps" {
   principal_type       = "ServicePrincipal"
 }
 
-# Whatever runs in a build can use its identity (ADR 0015): it pulls kaniko, and may do nothing else.
+resource "azurerm_role_assignment" "groups" {
+  count = var.container_instances ? 1 : 0
+
+  scope                = azurerm_container_registry.this.id
+  role_definition_name = "AcrPull"
+  principal_id         = azurerm_user_assigned_identity.groups[0].principal_id
+  principal_type       = "ServicePrincipal"
+}
+
+# What runs in a container group of a build can use its identity (ADR 0015): it pulls kaniko and whatever else is in the registry. Where
+# that is too much, mirror kaniko to a registry of its own.
 resource "azurerm_role_assignment" "builds" {
   scope                = azurerm_container_registry.this.id
   role_definition_name = "AcrPull"

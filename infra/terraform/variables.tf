@@ -190,6 +190,18 @@ variable "container_instances" {
   }
 }
 
+variable "static_web_apps" {
+  type        = bool
+  description = "Whether static sites may be static web apps."
+  default     = false
+  nullable    = false
+
+  validation {
+    condition     = !(var.static_web_apps && var.network_mode == "private_endpoints")
+    error_message = "Static Web Apps fetches files from the storage account, which has to be reachable then."
+  }
+}
+
 # Service Bus
 
 variable "service_bus_sku" {

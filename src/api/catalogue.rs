@@ -312,6 +312,24 @@ pub const CODES: &[Code] = &[
         ("A stored secret cannot be opened", "Set the variable again."),
     ),
     code(
+        "SITE_FAILED",
+        0,
+        ProviderPermanent,
+        ("The static web app did not take the files", "Read the cause in the message, then deploy again."),
+    ),
+    code(
+        "SITE_TOO_LARGE",
+        0,
+        User,
+        ("The site is larger than a static web app may be", "Leave files out, or use container-apps."),
+    ),
+    code(
+        "SITE_UNFIT",
+        0,
+        User,
+        ("The site has something that is no plain file, or none", "Mend what the message names."),
+    ),
+    code(
         "SOURCE_INCOMPLETE",
         0,
         User,

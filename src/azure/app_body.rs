@@ -1,6 +1,6 @@
 //! What Container Apps is told about a release, and what it says about a revision. Pure: no calls here.
 //!
-//! Names and bounds from "Naming rules" and the 2024-03-01 contract: an app has 2 to 32 characters and together with the
+//! Names and bounds from "Naming rules" and the 2025-07-01 contract: an app has 2 to 32 characters and together with the
 //! suffix of a revision 54 at most.
 
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ pub struct Place {
     pub location: String,
     /// Id of the environment.
     pub environment: String,
-    /// Id of the identity with which apps pull images and read their secrets.
+    /// Id of the identity with which apps pull images, and read their secrets where those are references.
     pub identity: String,
     /// Host name of the registry.
     pub registry: String,
@@ -157,6 +157,37 @@ fn over(known: Option<&Value>, mut ours: Value) -> Value {
     ours
 }
 
+/// Whether two ids name the same resource.
+fn is_same(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other)
+}
+
+/// That what runs in a container cannot use the identity, which is there to pull its image and to read its references: it may
+/// read those of all other apps as well.
+pub(super) fn kept_from_containers(identity: &str) -> Value {
+    json!({ "identity": identity, "lifecycle": "None" })
+}
+
+/// The identities of the app: ours, and those that others gave it.
+fn identities(place: &Place, before: Option<&Value>) -> Value {
+    let known = before.and_then(|app| app.pointer("/identity/userAssignedIdentities")?.as_object());
+    let theirs = known.into_iter().flatten().map(|(id, _)| id).filter(|id| !is_same(id, &place.identity));
+    let all: serde_json::Map<String, Value> =
+        theirs.chain([&place.identity]).map(|id| (id.clone(), json!({}))).collect();
+    let has_own = before.is_some_and(|app| text(app, "/identity/type").contains("SystemAssigned"));
+    let kind = if has_own { "SystemAssigned,UserAssigned" } else { "UserAssigned" };
+    json!({ "type": kind, "userAssignedIdentities": all })
+}
+
+/// Who may use which identity: what runs in the app not ours.
+fn identity_settings(place: &Place, before: Option<&Value>) -> Vec<Value> {
+    let known = before.and_then(|app| app.pointer("/properties/configuration/identitySettings")?.as_array());
+    let mut settings: Vec<Value> = known.into_iter().flatten().map(said_again).collect();
+    settings.retain(|setting| !is_same(text(setting, "/identity"), &place.identity));
+    settings.push(kept_from_containers(&place.identity));
+    settings
+}
+
 /// The image of the release, by digest.
 pub(super) fn image(release: &Release, place: &Place) -> String {
     format!("{}/{}@sha256:{}", place.registry, repository_of(&release.app), release.artifact)
@@ -208,13 +239,14 @@ pub fn body(
             "maxInactiveRevisions": 20,
             "secrets": references(place, secrets, known),
             "registries": [{ "server": place.registry, "identity": place.identity }],
+            "identitySettings": identity_settings(place, before),
             "ingress": ingress,
         }),
     );
     json!({
         "location": place.location,
-        "identity": { "type": "UserAssigned", "userAssignedIdentities": { (place.identity.as_str()): {} } },
-        "tags": { (TAG): release.app },
+        "identity": identities(place, before),
+        "tags": over(before.and_then(|app| app.get("tags")), json!({ (TAG): release.app })),
         "properties": {
             "environmentId": place.environment,
             "workloadProfileName": "Consumption",
@@ -413,6 +445,36 @@ mod tests {
         for nothing in [None, Some(&Value::Null)] {
             assert_eq!(over(nothing, json!({ "targetPort": 8080 })), json!({ "targetPort": 8080 }));
         }
+    }
+
+    #[test]
+    fn what_runs_in_an_app_uses_the_identities_of_others_and_not_ours() {
+        let place = Place {
+            location: String::new(),
+            environment: String::new(),
+            identity: "/subscriptions/s/resourceGroups/g/apps".to_owned(),
+            registry: String::new(),
+        };
+        let ours = kept_from_containers(&place.identity);
+        assert_eq!(
+            identities(&place, None),
+            json!({ "type": "UserAssigned", "userAssignedIdentities": { (place.identity.as_str()): {} } })
+        );
+        assert_eq!(identity_settings(&place, None), std::slice::from_ref(&ours));
+        let theirs = json!({ "identity": "/theirs", "lifecycle": "Main" });
+        let before = json!({
+            "identity": { "type": "SystemAssigned, UserAssigned", "userAssignedIdentities": {
+                "/subscriptions/s/resourcegroups/G/apps": { "clientId": "c" }, "/theirs": { "clientId": "d" },
+            } },
+            "properties": { "configuration": { "identitySettings": [theirs, { "identity": place.identity, "lifecycle": "All" }] } },
+        });
+        let wanted = json!({ "/theirs": {}, (place.identity.as_str()): {} });
+        let kept = identities(&place, Some(&before));
+        assert_eq!(
+            (&kept["type"], &kept["userAssignedIdentities"]),
+            (&json!("SystemAssigned,UserAssigned"), &wanted)
+        );
+        assert_eq!(identity_settings(&place, Some(&before)), [theirs, ours]);
     }
 
     #[test]

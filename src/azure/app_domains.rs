@@ -56,7 +56,7 @@ impl Analysis {
 }
 
 /// Whether a domain is the top of its zone, as far as its name tells; no CNAME can be there.
-fn is_apex(domain: &str) -> bool {
+pub(super) fn is_apex(domain: &str) -> bool {
     domain.split('.').count() == 2
 }
 

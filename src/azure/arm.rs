@@ -7,19 +7,20 @@ use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::headers::{ACCEPT, CONTENT_TYPE, HeaderName, Headers};
 use azure_core::http::{Method, Pipeline, Request, RetryOptions, Url};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::arm_error::{ArmError, Cause};
-use super::transport::{Wire, ask, patient};
+use super::transport::{Wire, ask, patient, retry_after};
+use crate::ambient::{Clock as _, SystemClock};
 use crate::config::AzureSettings;
 
 const ASYNC_OPERATION: HeaderName = HeaderName::from_static("azure-asyncoperation");
 const LOCATION: HeaderName = HeaderName::from_static("location");
-const RETRY_AFTER: HeaderName = HeaderName::from_static("retry-after");
 /// Bounds of what a service may say about when to ask again, and what holds when it says nothing.
-const SOONEST: u64 = 1;
-const LATEST: u64 = 120;
-const USUALLY: u64 = 2;
+const SOONEST: Duration = Duration::from_secs(1);
+const LATEST: Duration = Duration::from_secs(120);
+const USUALLY: Duration = Duration::from_secs(2);
 
 /// A resource provider's contract: the version of it that we know. The one table of versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum Contract {
     ContainerApps,
     /// `Microsoft.ContainerInstance`.
     ContainerInstances,
+    /// Static sites of `Microsoft.Web`.
+    StaticSites,
     /// Builds of `Microsoft.ContainerRegistry`.
     RegistryTasks,
     /// `Microsoft.ServiceBus`.
@@ -45,8 +48,10 @@ impl Contract {
     #[must_use]
     pub fn version(self) -> &'static str {
         match self {
-            Self::ContainerApps => "2024-03-01",
+            // The first ones do not know who may use an identity.
+            Self::ContainerApps => "2025-07-01",
             Self::ContainerInstances => "2023-05-01",
+            Self::StaticSites => "2024-04-01",
             Self::RegistryTasks => "2019-04-01",
             Self::ServiceBus => "2024-01-01",
             // The first stable ones do not tell how roles are assigned.
@@ -59,7 +64,7 @@ impl Contract {
 
 /// Something that goes on at Azure. It is watched for as long as an invocation lasts; whoever comes later asks the resource
 /// itself where it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
     /// Where to ask; opaque, kept as it was given.
     url: String,
@@ -67,7 +72,8 @@ pub struct Operation {
     told_by: ToldBy,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum ToldBy {
     /// `Azure-AsyncOperation`.
     Status,
@@ -333,8 +339,7 @@ fn unreachable(error: azure_core::Error) -> ArmError {
 
 /// When the service wants to be asked again.
 fn again(headers: &Headers) -> Duration {
-    let seconds = headers.get_optional_str(&RETRY_AFTER).and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(USUALLY).clamp(SOONEST, LATEST))
+    retry_after(headers, SystemClock.now()).unwrap_or(USUALLY).clamp(SOONEST, LATEST)
 }
 
 fn refused(status: u16, answer: &Answer) -> ArmError {

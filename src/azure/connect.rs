@@ -33,6 +33,7 @@ use super::releases::CosmosReleases;
 use super::retention::CosmosRetention;
 use super::secret_remains::SecretRemains;
 use super::services::{ServiceError, Services};
+use super::static_sites::{SitesParts, StaticSites};
 use super::targets::Targets;
 use super::vault::{VaultError, sealing_key};
 use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
@@ -224,7 +225,7 @@ impl Parts<'_> {
         let groups = ContainerInstances::new(GroupsParts {
             arm: Arc::clone(self.arm),
             records: self.records.clone(),
-            place: place.clone(),
+            place: Place { identity: self.azure.groups_identity.clone(), ..place.clone() },
             secrets: Arc::clone(secrets),
             wire: self.services.wire(),
             clock: Arc::clone(self.clock),
@@ -242,7 +243,20 @@ impl Parts<'_> {
             logs: self.services.app_logs(),
             clock: Arc::clone(self.clock),
         });
-        Ok(Targets { apps, groups })
+        Ok(Targets { apps, groups, sites: self.sites()? })
+    }
+
+    fn sites(&self) -> Result<StaticSites, ConnectError> {
+        Ok(StaticSites::new(SitesParts {
+            arm: Arc::clone(self.arm),
+            records: self.records.clone(),
+            registries: self.services.registries(),
+            platform: self.azure.builder.platform.clone(),
+            loans: self.services.loans()?,
+            settings: self.azure.sites.clone(),
+            wire: self.services.wire(),
+            clock: Arc::clone(self.clock),
+        }))
     }
 
     /// Who looks before a deployment begins asks once: a deployment goes on without an answer.

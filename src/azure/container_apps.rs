@@ -26,10 +26,8 @@ use super::targets::health_of;
 use crate::ambient::Clock;
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::release::Release;
-use crate::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
+use crate::deploy::runtime::{self, Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
 use crate::deploy::size::Replicas;
-use crate::deploy::target::Target;
-use crate::deploy::wish::Environment;
 use crate::workflow::journal::RunId;
 use crate::workflow::queue::Hint;
 
@@ -85,9 +83,10 @@ struct AppAddresses {
     domain: String,
 }
 
+#[async_trait]
 impl Addresses for AppAddresses {
-    fn host(&self, label: &str, environment: &Environment, _target: Target) -> String {
-        format!("{}.{}", app_name(label, &environment.to_string()), self.domain)
+    async fn host(&self, place: runtime::Place<'_>) -> Result<String, RuntimeError> {
+        Ok(format!("{}.{}", app_name(place.label, &place.environment.to_string()), self.domain))
     }
 
     fn url(&self, _release: &Release, host: &str) -> String {

@@ -205,7 +205,7 @@ impl ContainerInstances {
             Seen::Failed(said) => return Ok(failed(&said)),
             Seen::Starting => None,
             Seen::Running { host, since } => {
-                if self.door.is_open(&known.probe, &host, known.port).await {
+                if self.door.is_open(&known.probe, &format!("http://{host}:{}", known.port)).await {
                     return Ok(Health::Healthy);
                 }
                 since

@@ -18,7 +18,7 @@ use super::app_changes::environment;
 use super::arm::{Arm, Contract};
 use super::arm_error::ArmError;
 use super::layers::obstacle_of;
-use super::rights::{APPS, GROUPS, JOBS, PUSH, Right, TASKS, WRITE, is_by_repository, lacking, roles};
+use super::rights::{APPS, GROUPS, JOBS, PUSH, Right, SITES, TASKS, WRITE, is_by_repository, lacking, roles};
 use crate::ambient::{Clock, after};
 use crate::config::{AzureSettings, Strategy};
 use crate::deploy::blobs::Blobs;
@@ -79,6 +79,7 @@ fn in_group(target: Target, maker: Option<Maker>) -> Vec<Right> {
     let runs = match target {
         Target::ContainerApps => APPS,
         Target::ContainerInstances => GROUPS,
+        Target::StaticWebApps => SITES,
     };
     let builds = match maker {
         Some(Maker::Job) => Some(JOBS),
@@ -283,6 +284,7 @@ mod tests {
             (apps, Some(Maker::Group), &[APPS, GROUPS][..]),
             (groups, Some(Maker::Layers), &[GROUPS][..]),
             (groups, Some(Maker::Group), &[GROUPS][..]),
+            (Target::StaticWebApps, Some(Maker::Layers), &[SITES][..]),
         ] {
             assert_eq!(in_group(target, maker), wanted, "{target:?} {maker:?}");
         }

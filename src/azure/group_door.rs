@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use azure_core::http::{Context, Method, Pipeline, PipelineStreamOptions, Request, RetryOptions, Url};
 
 use super::app_body::{app_name, port};
@@ -9,9 +10,7 @@ use super::transport::Wire;
 use crate::deploy::detect::Probe;
 use crate::deploy::ids::Digest;
 use crate::deploy::release::Release;
-use crate::deploy::runtime::Addresses;
-use crate::deploy::target::Target;
-use crate::deploy::wish::Environment;
+use crate::deploy::runtime::{Addresses, Place, RuntimeError};
 
 /// Longest look at an app; an invocation has 60 s for several.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
@@ -37,10 +36,11 @@ impl GroupAddresses {
     }
 }
 
+#[async_trait]
 impl Addresses for GroupAddresses {
-    fn host(&self, label: &str, environment: &Environment, _target: Target) -> String {
-        let name = app_name(label, &environment.to_string());
-        format!("{name}-{}.{}.azurecontainer.io", self.mark, self.region)
+    async fn host(&self, place: Place<'_>) -> Result<String, RuntimeError> {
+        let name = app_name(place.label, &place.environment.to_string());
+        Ok(format!("{name}-{}.{}.azurecontainer.io", self.mark, self.region))
     }
 
     fn url(&self, release: &Release, host: &str) -> String {
@@ -59,10 +59,11 @@ impl Door {
         Self(wire.pipeline(RetryOptions::none(), None))
     }
 
-    /// Whether the app answers here, asked once and within bounds: that its container runs says nothing of what is in it.
-    pub(super) async fn is_open(&self, probe: &Probe, host: &str, port: u16) -> bool {
+    /// Whether the app answers at this address, asked once and within bounds: that its container runs says nothing of what
+    /// is in it.
+    pub(super) async fn is_open(&self, probe: &Probe, address: &str) -> bool {
         let path = probe.path.as_deref().unwrap_or("/");
-        let Ok(url) = format!("http://{host}:{port}{path}").parse::<Url>() else { return false };
+        let Ok(url) = format!("{address}{path}").parse::<Url>() else { return false };
         let mut request = Request::new(url, Method::Get);
         let context = Context::new();
         let options = PipelineStreamOptions { skip_checks: true, ..PipelineStreamOptions::default() };
@@ -83,6 +84,8 @@ fn is_fine(probe: &Probe, status: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deploy::target::Target;
+    use crate::deploy::wish::Environment;
 
     #[test]
     fn a_named_path_has_to_be_there_and_any_page_may_be_missing() {
@@ -94,13 +97,15 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_name_is_the_apps_the_installations_and_the_regions() {
-        let host = GroupAddresses::new("West Europe", "/subscriptions/s/environment").host(
-            "shop",
-            &Environment::Production,
-            Target::ContainerInstances,
-        );
-        assert_eq!(host, "shop-production-903fef-61158c.westeurope.azurecontainer.io");
+    #[tokio::test]
+    async fn a_name_is_the_apps_the_installations_and_the_regions() {
+        let place = Place {
+            app: "o/shop/production",
+            label: "shop",
+            environment: &Environment::Production,
+            target: Target::ContainerInstances,
+        };
+        let host = GroupAddresses::new("West Europe", "/subscriptions/s/environment").host(place).await;
+        assert_eq!(host.unwrap(), "shop-production-903fef-61158c.westeurope.azurecontainer.io");
     }
 }

@@ -19,7 +19,6 @@ use super::cosmos::{Container, Stored};
 use super::kaniko_cell::{Cell, LAST_WORDS, Order, Seen, Verdict};
 use super::loans::Loans;
 use super::registry::Registries;
-use super::registry_door::RegistryError;
 use crate::ambient::{Clock, after, between};
 use crate::deploy::blobs::Blobs;
 use crate::deploy::builder::{BuildFailure, BuildJob, BuildStatus, Builder, BuilderError, Packed, Started};

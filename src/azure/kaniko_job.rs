@@ -1,4 +1,4 @@
-//! Kaniko in a job of Container Apps (`Microsoft.App`, 2024-03-01): run once, never again by itself.
+//! Kaniko in a job of Container Apps (`Microsoft.App`, 2025-07-01): run once, never again by itself.
 //!
 //! A job is made for each build, so that its executions are the build's. What it says comes by Log Analytics, minutes
 //! late.
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::app_body::{state, text};
+use super::app_body::{kept_from_containers, state, text};
 use super::app_logs::AppLogs;
 use super::arm::{Arm, Begun, Contract};
 use super::arm_error::ArmError;
@@ -67,6 +67,7 @@ impl JobCell {
                 "manualTriggerConfig": { "parallelism": 1, "replicaCompletionCount": 1 },
                 "secrets": kept,
                 "registries": self.site.registries(),
+                "identitySettings": self.site.identity.iter().map(|id| kept_from_containers(id)).collect::<Vec<_>>(),
             },
             "template": { "containers": [{
                 "name": CONTAINER,

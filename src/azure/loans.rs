@@ -96,15 +96,35 @@ impl Loans {
         &self,
         name: &str,
         blocks: Blocks,
-        (now, until): (Timestamp, Timestamp),
+        times: (Timestamp, Timestamp),
     ) -> Result<SecretString, BuilderError> {
+        self.store(name, blocks).await?;
+        self.address(name, times).await
+    }
+
+    /// Stores the blocks as `name`. Nothing is there before all of it is.
+    ///
+    /// # Errors
+    /// [`BuilderError`].
+    pub async fn store(&self, name: &str, blocks: Blocks) -> Result<(), BuilderError> {
         let blob = &self.blob(name).block_blob_client();
         let sent = blocks.enumerate().map(|(number, block)| async move {
             let staged = stage(blob, format!("{number:08}"), block?).await;
             staged.map_err(|error| refused(&error))
         });
         let ids: Vec<Vec<u8>> = sent.buffered(AT_ONCE).try_collect().await?;
-        commit(blob, ids).await.map_err(|error| refused(&error))?;
+        commit(blob, ids).await.map_err(|error| refused(&error))
+    }
+
+    /// The address at which everybody may read what is stored as `name`, from now until then.
+    ///
+    /// # Errors
+    /// [`BuilderError`].
+    pub async fn address(
+        &self,
+        name: &str,
+        (now, until): (Timestamp, Timestamp),
+    ) -> Result<SecretString, BuilderError> {
         let key = self.key(now, until).await.map_err(|error| refused(&error))?;
         let address = self.place.signed(name, &key).map_err(|error| refused(&error))?;
         Ok(SecretString::from(address))

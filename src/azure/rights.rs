@@ -43,6 +43,12 @@ pub(super) const GROUPS: Right = Right {
     plane: Plane::Control,
     any: &["Microsoft.ContainerInstance/containerGroups/write"],
 };
+/// Static sites. No built-in role has no more than this.
+pub(super) const SITES: Right = Right {
+    role: "Windlass Static Web Apps (made by infra/terraform/staticsites.tf)",
+    plane: Plane::Control,
+    any: &["Microsoft.Web/staticSites/write"],
+};
 /// Builds by the registry.
 pub(super) const TASKS: Right = Right {
     role: "Container Registry Tasks Contributor",

@@ -4,10 +4,10 @@ use async_trait::async_trait;
 
 use super::container_apps::ContainerApps;
 use super::container_instances::ContainerInstances;
+use super::static_sites::StaticSites;
 use crate::deploy::release::Release;
-use crate::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
+use crate::deploy::runtime::{Addresses, Binding, Health, Place, RevisionView, Runtime, RuntimeError};
 use crate::deploy::target::Target;
-use crate::deploy::wish::Environment;
 use crate::workflow::journal::RunId;
 use crate::workflow::queue::Hint;
 
@@ -17,6 +17,8 @@ pub struct Targets {
     pub apps: ContainerApps,
     /// Container Instances.
     pub groups: ContainerInstances,
+    /// Static Web Apps.
+    pub sites: StaticSites,
 }
 
 impl Targets {
@@ -24,6 +26,7 @@ impl Targets {
         match target {
             Target::ContainerApps => &self.apps,
             Target::ContainerInstances => &self.groups,
+            Target::StaticWebApps => &self.sites,
         }
     }
 
@@ -31,18 +34,24 @@ impl Targets {
         self.by(release.plan.target)
     }
 
+    fn all(&self) -> [&dyn Runtime; 3] {
+        [&self.apps, &self.groups, &self.sites]
+    }
+
     /// Who does not run the release, though perhaps the one before.
-    fn other(&self, release: &Release) -> &dyn Runtime {
+    fn others(&self, release: &Release) -> [&dyn Runtime; 2] {
         match release.plan.target {
-            Target::ContainerApps => &self.groups,
-            Target::ContainerInstances => &self.apps,
+            Target::ContainerApps => [&self.groups, &self.sites],
+            Target::ContainerInstances => [&self.apps, &self.sites],
+            Target::StaticWebApps => [&self.apps, &self.groups],
         }
     }
 }
 
+#[async_trait]
 impl Addresses for Targets {
-    fn host(&self, label: &str, environment: &Environment, target: Target) -> String {
-        self.by(target).addresses().host(label, environment, target)
+    async fn host(&self, place: Place<'_>) -> Result<String, RuntimeError> {
+        self.by(place.target).addresses().host(place).await
     }
 
     fn url(&self, release: &Release, host: &str) -> String {
@@ -62,7 +71,7 @@ pub(super) fn health_of(revision: RunId, looked: Result<Health, RuntimeError>) -
     }
 }
 
-/// Whoever knows nothing of a run or an app has nothing to do for it, so that both may be asked.
+/// Whoever knows nothing of a run or an app has nothing to do for it, so that all may be asked.
 #[async_trait]
 impl Runtime for Targets {
     async fn start(&self, release: &Release, wake: Option<Hint>) -> Result<(), RuntimeError> {
@@ -70,33 +79,45 @@ impl Runtime for Targets {
     }
 
     async fn health(&self, revision: RunId) -> Health {
-        match self.apps.health(revision).await {
-            Health::Unknown => self.groups.health(revision).await,
-            known @ (Health::Starting | Health::Healthy | Health::Failed { .. }) => known,
+        for runtime in self.all() {
+            match runtime.health(revision).await {
+                Health::Unknown => {}
+                known @ (Health::Starting | Health::Healthy | Health::Failed { .. }) => return known,
+            }
         }
+        Health::Unknown
     }
 
     async fn switch(&self, release: &Release) -> Result<(), RuntimeError> {
         self.of(release).switch(release).await?;
         // A project that has moved leaves nothing behind.
-        self.other(release).withdraw(&release.app).await
+        for other in self.others(release) {
+            other.withdraw(&release.app).await?;
+        }
+        Ok(())
     }
 
     async fn stop(&self, revision: RunId) -> Result<(), RuntimeError> {
-        self.apps.stop(revision).await?;
-        self.groups.stop(revision).await
+        for runtime in self.all() {
+            runtime.stop(revision).await?;
+        }
+        Ok(())
     }
 
     async fn withdraw(&self, app: &str) -> Result<(), RuntimeError> {
-        self.apps.withdraw(app).await?;
-        self.groups.withdraw(app).await
+        for runtime in self.all() {
+            runtime.withdraw(app).await?;
+        }
+        Ok(())
     }
 
     async fn answers(&self, host: &str) -> Result<Option<RunId>, RuntimeError> {
-        match self.apps.answers(host).await? {
-            Some(run) => Ok(Some(run)),
-            None => self.groups.answers(host).await,
+        for runtime in self.all() {
+            if let Some(run) = runtime.answers(host).await? {
+                return Ok(Some(run));
+            }
         }
+        Ok(None)
     }
 
     async fn bind(&self, release: &Release) -> Result<Binding, RuntimeError> {
@@ -108,8 +129,10 @@ impl Runtime for Targets {
     }
 
     async fn revisions(&self) -> Vec<RevisionView> {
-        let mut views = self.apps.revisions().await;
-        views.extend(self.groups.revisions().await);
+        let mut views = Vec::new();
+        for runtime in self.all() {
+            views.extend(runtime.revisions().await);
+        }
         views
     }
 

@@ -12,18 +12,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
-use azure_core::http::headers::Headers;
+use azure_core::http::headers::{Headers, RETRY_AFTER};
 use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{
     AsyncRawResponse, ClientOptions, Context, ExponentialRetryOptions, HttpClient, Pipeline,
-    PipelineSendOptions, Request, RetryOptions, Transport, Url,
+    PipelineSendOptions, Request, RetryOptions, StatusCode, Transport, Url,
 };
 use azure_core::time::Duration as Span;
 use azure_core::{Error, Result};
 use bytes::Bytes;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
 
 use super::dependency;
+use crate::ambient::{Clock as _, SystemClock, between};
 use crate::config::{AzureSettings, is_loopback};
 
 /// Longest wait for the head of an answer: an invocation has 60 s.
@@ -34,6 +37,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Longest call in all, with what is repeated and what is waited for in between: a service may ask to wait for minutes, and
 /// an invocation has to say what became of it before it is ended.
 const WHOLE: Duration = Duration::from_secs(45);
+
+/// What a service may ask to be waited for within a call.
+const WORTH_WAITING: Duration = Duration::from_secs(10);
 
 /// Why no client can be made.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +81,10 @@ pub struct Wire {
 /// Ends a call that takes too long, whatever it waits for.
 #[derive(Debug)]
 struct Bound(Duration);
+
+/// Lets whoever asked hear of it when a service wants to be left alone for longer than a call may wait.
+#[derive(Debug)]
+struct Candid;
 
 #[derive(Debug)]
 struct Client {
@@ -147,6 +157,7 @@ impl Wire {
         let retry = if self.hasty { RetryOptions::none() } else { RetryOptions::default() };
         ClientOptions {
             per_call_policies: vec![Arc::new(Bound(self.whole))],
+            per_try_policies: vec![Arc::new(Candid)],
             transport: Some(self.transport.clone()),
             retry,
             ..ClientOptions::default()
@@ -202,6 +213,35 @@ impl Policy for Bound {
     }
 }
 
+/// How long a service wants to be left alone: in seconds, or until a date.
+#[must_use]
+pub fn retry_after(headers: &Headers, now: Timestamp) -> Option<Duration> {
+    let text = headers.get_optional_str(&RETRY_AFTER)?;
+    let until = || Some(between(now, rfc2822::parse(text).ok()?.timestamp()));
+    text.parse().ok().map(Duration::from_secs).or_else(until)
+}
+
+#[async_trait]
+impl Policy for Candid {
+    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
+        let answer = onward(ctx, request, next).await?;
+        let busy = matches!(answer.status(), StatusCode::TooManyRequests | StatusCode::ServiceUnavailable);
+        let wait =
+            retry_after(answer.headers(), SystemClock.now()).filter(|wait| busy && *wait > WORTH_WAITING);
+        if wait.is_none() {
+            return Ok(answer);
+        }
+        // The pipeline repeats answers and silence; this it does not.
+        let answer = answer.try_into_raw_response().await?;
+        let kind = ErrorKind::HttpResponse {
+            status: answer.status(),
+            error_code: None,
+            raw_response: Some(Box::new(answer)),
+        };
+        Err(kind.into_error())
+    }
+}
+
 /// What a service answered, whatever its status.
 pub struct Answer {
     /// The status.
@@ -226,7 +266,18 @@ impl Answer {
 /// When there is no answer, or no token to ask with.
 pub async fn ask(pipeline: &Pipeline, mut request: Request) -> Result<Answer> {
     let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
-    let answer = pipeline.send(&Context::new(), &mut request, Some(options)).await?;
+    let answer = match pipeline.send(&Context::new(), &mut request, Some(options)).await {
+        Ok(answer) => answer,
+        Err(error) => match error.kind() {
+            ErrorKind::HttpResponse { raw_response: Some(answer), .. } => answer.as_ref().clone(),
+            ErrorKind::HttpResponse { raw_response: None, .. }
+            | ErrorKind::Connection
+            | ErrorKind::Io
+            | ErrorKind::DataConversion
+            | ErrorKind::Credential
+            | ErrorKind::Other => return Err(error),
+        },
+    };
     let (status, headers, body) = answer.deconstruct();
     Ok(Answer { status: status.into(), headers, body: body.into() })
 }

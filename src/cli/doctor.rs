@@ -1,9 +1,16 @@
 //! `windlass doctor`: what this machine has, and what to do about what it lacks.
 
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock, statvfs};
 
 use super::{Output, exit};
 use crate::api::finding::{Finding, State};
+use crate::config::Settings;
+
+/// Room below which a build of an ordinary project may not end, in MiB.
+const LITTLE_ROOM: u64 = 1_024;
 
 /// Prints findings; the exit code says whether something does not work.
 ///
@@ -22,8 +29,16 @@ pub fn tell(findings: &[Finding], out: &mut Output<'_>) -> anyhow::Result<u8> {
 
 /// Looks at everything that needs no server.
 #[must_use]
-pub fn look(data_dir: &Path, path: &str) -> Vec<Finding> {
-    let mut findings = vec![writable(data_dir), landlock()];
+pub fn look(settings: &Settings) -> Vec<Finding> {
+    let (data_dir, path) = (&settings.data_dir, settings.path.as_str());
+    let mut findings = vec![
+        folder(data_dir),
+        room(data_dir),
+        user(),
+        port("api-port", settings.bind, settings.port, "--port"),
+        port("apps-port", settings.bind, settings.apps_port, "--apps-port"),
+        landlock(),
+    ];
     for (tool, use_) in [
         ("git", "deploying git refs"),
         ("node", "Node projects"),
@@ -50,6 +65,63 @@ fn open_socket() -> Option<Finding> {
         .find(|path| std::os::unix::net::UnixStream::connect(path).is_ok())?;
     let seen = format!("builds can use {found} as this user can, and so become root");
     Some(Finding::warn("engine-socket", seen, "run the service as another user"))
+}
+
+/// Whether a service can keep its data there.
+fn folder(data_dir: &Path) -> Finding {
+    let found = writable(data_dir);
+    // Shared, so that it does not keep a service that starts meanwhile from its folder for longer than this look.
+    let held = std::fs::File::open(data_dir.join("windlass.lock"))
+        .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err());
+    if found.state != State::Ok || !held {
+        return found;
+    }
+    let holder = std::fs::read_to_string(data_dir.join("windlass.lock")).unwrap_or_default();
+    let pid = holder.lines().next().unwrap_or_default();
+    let seen = format!("{} is in use by a Windlass (process {pid})", data_dir.display());
+    Finding::warn("data-folder", seen, "stop it before another one starts, or choose another --data-dir")
+}
+
+fn room(data_dir: &Path) -> Finding {
+    match statvfs(data_dir) {
+        Ok(disk) => {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
+            let seen = format!("{free} MiB free");
+            if free < LITTLE_ROOM {
+                Finding::warn("disk-space", seen, "make room, or choose a --data-dir on another disk")
+            } else {
+                Finding::ok("disk-space", seen)
+            }
+        }
+        Err(error) => Finding::warn("disk-space", error.to_string(), "look at the disk of the data folder"),
+    }
+}
+
+fn user() -> Finding {
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        let seen = "root: builds and apps own every file of the system";
+        return Finding::warn("user", seen, "run the service as a user of its own");
+    }
+    Finding::ok("user", format!("{} (not root)", user.as_raw()))
+}
+
+fn port(name: &'static str, bind: IpAddr, port: u16, flag: &str) -> Finding {
+    let address = SocketAddr::new(bind, port);
+    match TcpListener::bind(address) {
+        Ok(_) if port == 0 => Finding::ok(name, "a free one"),
+        Ok(_) => Finding::ok(name, format!("{address} is free")),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::warn(
+            name,
+            format!("{address} is in use"),
+            format!("choose another port with {flag}, unless the service itself answers there"),
+        ),
+        Err(error) => Finding::failed(
+            name,
+            format!("{address} cannot be listened on ({error})"),
+            format!("choose another port with {flag}"),
+        ),
+    }
 }
 
 fn writable(data_dir: &Path) -> Finding {
@@ -143,11 +215,17 @@ mod tests {
     #[test]
     fn containers_are_optional() {
         let folder = tempfile::tempdir().unwrap();
-        let findings = look(folder.path(), "/nowhere");
+        let look_in = |path: &str| {
+            let data = folder.path().join("data").display().to_string();
+            let values = [("WINDLASS_DATA_DIR", data.as_str()), ("PATH", path)];
+            let values = values.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            look(&Settings::from_values(&values.into()).unwrap())
+        };
+        let findings = look_in("/nowhere");
         let engine = findings.iter().find(|finding| finding.name == "container-engine").unwrap();
         assert_eq!((engine.state, engine.seen.contains("optional")), (State::Absent, true));
         std::fs::write(folder.path().join("docker"), "").unwrap();
-        let findings = look(folder.path(), folder.path().to_str().unwrap());
+        let findings = look_in(folder.path().to_str().unwrap());
         assert!(findings.contains(&Finding::ok("container-engine", "docker")));
     }
 }

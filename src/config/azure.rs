@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use super::builder::BuilderSettings;
 use super::connection::REDACTED;
+use super::targets::SiteSettings;
 use super::workload::Workload;
 use super::{Reader, Variable, may_have_key, shown, variable};
 
@@ -167,6 +168,8 @@ pub struct AzureSettings {
     pub environment: String,
     /// Identity with which apps pull images and read their secrets; its resource id.
     pub apps_identity: String,
+    /// Identity with which container groups pull images; its resource id.
+    pub groups_identity: String,
     /// Name of the registry.
     pub registry: String,
     /// Its host name.
@@ -175,6 +178,8 @@ pub struct AzureSettings {
     pub root_certificate: Option<PathBuf>,
     /// How images are made.
     pub builder: BuilderSettings,
+    /// How static web apps are made.
+    pub sites: SiteSettings,
 }
 
 /// Every variable of this page.
@@ -358,7 +363,8 @@ impl Reader<'_> {
         let [subscription, group, registry, environment, apps_identity] =
             TARGET.map(|name| self.needed(&[name]));
         self.check_registry(&registry);
-        let builder = self.builder();
+        let location = self.text("AZURE_LOCATION").unwrap_or(LOCATION).to_owned();
+        let sites = self.sites(&location);
         Some(AzureSettings {
             auth,
             tenant: self.text("AZURE_TENANT_ID").map(str::to_owned),
@@ -375,17 +381,19 @@ impl Reader<'_> {
             logs: logs?,
             subscription,
             group,
-            location: self.text("AZURE_LOCATION").unwrap_or(LOCATION).to_owned(),
+            location,
             workspace: self.text("LOG_ANALYTICS_WORKSPACE").map(str::to_owned),
             // Terraform knows the environment by its id, people by its name.
             environment: environment.rsplit('/').next().unwrap_or(&environment).to_owned(),
+            groups_identity: self.groups_identity(&apps_identity),
             apps_identity,
             login_server: self
                 .text("ACR_LOGIN_SERVER")
                 .map_or_else(|| format!("{registry}.{}", cloud.registry).to_ascii_lowercase(), str::to_owned),
             registry,
             root_certificate: self.text("WINDLASS_ROOT_CERTIFICATE").map(PathBuf::from),
-            builder,
+            builder: self.builder(),
+            sites,
         })
     }
 }

@@ -4,6 +4,7 @@ mod azure;
 mod builder;
 mod connection;
 pub mod env_file;
+mod targets;
 mod telemetry;
 mod vaulted;
 mod workload;
@@ -34,6 +35,7 @@ pub use tracing::Level;
 
 pub use azure::{Auth, AzureSettings, PlatformIdentity, is_loopback, registry_address};
 pub use builder::{BuilderSettings, RegistryLogin, Strategy};
+pub use targets::{SiteSettings, SiteSku};
 pub use telemetry::{AppInsights, TelemetrySettings};
 pub use vaulted::{Vaulted, vaulted};
 pub use workload::Workload;
@@ -94,7 +96,8 @@ const fn variable(name: &'static str, default: &'static str, meaning: &'static s
 
 /// Every variable that is read.
 pub fn variables() -> impl Iterator<Item = &'static Variable> {
-    let azure = azure::AZURE_VARIABLES.iter().chain(&builder::BUILDER_VARIABLES);
+    let azure =
+        azure::AZURE_VARIABLES.iter().chain(&builder::BUILDER_VARIABLES).chain(&targets::TARGET_VARIABLES);
     VARIABLES.iter().chain(azure).chain(&telemetry::TELEMETRY_VARIABLES)
 }
 
@@ -194,6 +197,17 @@ impl Reader<'_> {
         u16::try_from(self.number(name, u64::from(default), 0..=65_535)).unwrap_or(default)
     }
 
+    /// Of the API and of the apps.
+    fn ports(&mut self) -> (u16, u16) {
+        let (api, apps) = (self.port("WINDLASS_PORT", 3010), self.port("WINDLASS_APPS_PORT", 3080));
+        if api == apps && api != 0 {
+            self.problems.push(format!(
+                "the API (WINDLASS_PORT, --port) and the apps (WINDLASS_APPS_PORT, --apps-port) both have port {api}; choose another for one of them"
+            ));
+        }
+        (api, apps)
+    }
+
     fn timeout(&mut self) -> Duration {
         let names = ["DEPLOYMENT_TIMEOUT_MS", "MAX_DEPLOYMENT_TIMEOUT"];
         if let [Some(first), Some(second)] = names.map(|name| self.text(name))
@@ -282,6 +296,7 @@ impl Settings {
             .map(PathBuf::from)
             .or_else(|| home.as_ref().map(|home| home.join(".cache")));
         let Some(host) = reader.host() else { return Err(BadSettings(reader.problems)) };
+        let (port, apps_port) = reader.ports();
         let wanted = "use embedded or azure";
         let backend = reader.parsed("WINDLASS_BACKEND", Backend::Embedded, wanted, |text| match text {
             "embedded" => Some(Backend::Embedded),
@@ -292,8 +307,8 @@ impl Settings {
             Self {
                 backend,
                 azure: if backend == Backend::Azure { reader.azure().map(Box::new) } else { None },
-                port: reader.port("WINDLASS_PORT", 3010),
-                apps_port: reader.port("WINDLASS_APPS_PORT", 3080),
+                port,
+                apps_port,
                 data_dir: reader
                     .text("WINDLASS_DATA_DIR")
                     .map_or_else(|| PathBuf::from(".windlass"), PathBuf::from),

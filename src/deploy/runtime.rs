@@ -54,7 +54,7 @@ pub struct RevisionView {
 /// A DNS record that the owner of a domain sets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DnsRecord {
-    /// `A`, `CNAME` or `TXT`.
+    /// `A`, `ALIAS`, `CNAME` or `TXT`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The whole name.
@@ -133,10 +133,27 @@ pub enum RuntimeError {
     },
 }
 
+/// An app whose built-in host name is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Its id.
+    pub app: &'a str,
+    /// Of its project.
+    pub label: &'a str,
+    /// Where it is deployed to.
+    pub environment: &'a Environment,
+    /// Who runs it.
+    pub target: Target,
+}
+
 /// Where apps answer.
+#[async_trait]
 pub trait Addresses: Send + Sync {
-    /// The built-in host name of a project in an environment, on this target.
-    fn host(&self, label: &str, environment: &Environment, target: Target) -> String;
+    /// The built-in host name of an app. Where the service invents it, this makes sure that there is one; it may be repeated.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when there is none yet.
+    async fn host(&self, place: Place<'_>) -> Result<String, RuntimeError>;
     /// A host name of the release as people open it.
     fn url(&self, release: &Release, host: &str) -> String;
 }

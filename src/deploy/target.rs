@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::detect::Plan;
+use super::detect::{Kind, Plan};
 
 /// The service that runs an app. On one machine there is only that machine, so that it chooses nothing there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +13,8 @@ pub enum Target {
     ContainerApps,
     /// One container group with one name, without a certificate.
     ContainerInstances,
+    /// Files without a process, with a host name and certificates of the service.
+    StaticWebApps,
 }
 
 /// How a release takes the place of the one before, where both cannot have the app's name at the same time.
@@ -57,12 +59,26 @@ pub fn unfit(plan: &Plan, domains: &[String]) -> Option<&'static str> {
             "target = \"container-instances\" has no certificates for domains of your own; use container-apps",
         ),
         Target::ContainerInstances => None,
+        Target::StaticWebApps => unfit_for_a_site(plan),
     }
+}
+
+/// A site is files: what asks for a process does not fit.
+fn unfit_for_a_site(plan: &Plan) -> Option<&'static str> {
+    if plan.kind != Kind::Static {
+        return Some("target = \"static-web-apps\" is for static sites; use container-apps for what runs");
+    }
+    if plan.strategy == Strategy::Recreate {
+        return Some("strategy = \"recreate\" is for target = \"container-instances\"");
+    }
+    let process = plan.replicas.is_some() || plan.size.is_some() || plan.port.is_some();
+    process.then_some(
+        "target = \"static-web-apps\" runs no process; leave `replicas`, `size` and `port` out, or use container-apps",
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::detect::Kind;
     use super::*;
 
     #[test]
@@ -84,6 +100,23 @@ mod tests {
             assert_eq!(why.is_some(), word.is_some(), "{why:?}");
             assert!(word.is_none_or(|word| why.unwrap().contains(word)), "{why:?}");
         }
+    }
+
+    #[test]
+    fn only_plain_files_fit_a_static_web_app() {
+        let site = || Plan { target: Target::StaticWebApps, ..Plan::new(Kind::Static, None) };
+        assert_eq!(unfit(&site(), &["shop.example".to_owned()]), None);
+        for (plan, word) in [
+            (Plan { kind: Kind::Node, ..site() }, "static sites"),
+            (Plan { strategy: Strategy::Recreate, ..site() }, "strategy"),
+            (Plan { replicas: Some(1), ..site() }, "replicas"),
+            (Plan { port: Some(8000), ..site() }, "port"),
+            (Plan { size: Some(crate::deploy::size::Size::HALF), ..site() }, "size"),
+        ] {
+            let why = unfit(&plan, &[]).unwrap();
+            assert!(why.contains(word), "{why}");
+        }
+        assert_eq!(serde_json::to_value(site()).unwrap()["target"], "static-web-apps");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::mpsc::Receiver;
 
+use super::mask::Mask;
 use crate::ambient::Clock;
 
 /// Bytes of one file; with the one turned over, twice that is kept.
@@ -17,13 +18,14 @@ const BATCH: usize = 256;
 /// The log of one revision.
 pub(super) struct AppLog {
     path: PathBuf,
+    mask: Mask,
     open: Mutex<Option<(std::fs::File, u64)>>,
 }
 
 impl AppLog {
-    /// The log at `path`.
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, open: Mutex::new(None) }
+    /// The log at `path`, without what `mask` keeps out.
+    pub(super) fn new(path: PathBuf, mask: Mask) -> Self {
+        Self { path, mask, open: Mutex::new(None) }
     }
 
     /// Writes what comes until nobody sends any more.
@@ -31,8 +33,8 @@ impl AppLog {
         let mut batch = Vec::new();
         while said.recv_many(&mut batch, BATCH).await > 0 {
             let now = clock.now();
-            let text: String =
-                batch.drain(..).map(|(stream, line)| format!("{now} {stream} {line}\n")).collect();
+            let line = |(stream, line): (&str, String)| format!("{now} {stream} {}\n", self.mask.over(line));
+            let text: String = batch.drain(..).map(line).collect();
             if let Err(error) = self.write(text.as_bytes()) {
                 tracing::warn!(path = %self.path.display(), error = %error, "lines of an app were lost");
             }
@@ -86,7 +88,7 @@ mod tests {
     #[test]
     fn a_full_log_is_turned_over_and_the_tail_spans_both() {
         let folder = tempfile::tempdir().unwrap();
-        let log = AppLog::new(folder.path().join("app.log"));
+        let log = AppLog::new(folder.path().join("app.log"), Mask::default());
         log.write(b"old\n").unwrap();
         if let Some((_, bytes)) = log.open.lock().unwrap().as_mut() {
             *bytes = MOST_BYTES;
@@ -95,5 +97,17 @@ mod tests {
         assert!(folder.path().join("app.log.1").exists());
         assert_eq!(log.tail(10), ["old", "new"]);
         assert_eq!(log.tail(1), ["new"]);
+    }
+
+    #[tokio::test]
+    async fn values_of_secrets_are_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = AppLog::new(folder.path().join("app.log"), Mask::new(std::iter::once("canary-42")));
+        let (send, said) = tokio::sync::mpsc::channel(2);
+        send.send(("stdout", "the key is canary-42".to_owned())).await.unwrap();
+        drop(send);
+        log.take(said, &crate::ambient::SystemClock).await;
+        let kept = log.tail(9);
+        assert!(kept.len() == 1 && kept[0].ends_with(" stdout the key is [redacted]"), "{kept:?}");
     }
 }

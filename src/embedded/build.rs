@@ -17,6 +17,7 @@ use super::builder::BuilderParts;
 use super::containers::IMAGE;
 use super::lines::each_line;
 use super::pack::{PackError, pack};
+use super::privileges::is_superuser;
 use super::sandbox::{Cage, kill_all_of, readable, signal_group};
 use crate::ambient::between;
 use crate::deploy::builder::{BuildFailure, BuildJob, Packed};
@@ -213,6 +214,10 @@ fn caged(parts: &BuilderParts, workspace: &Path, job: &BuildJob, command: &str) 
         ("TMPDIR".to_owned(), text(&workspace.join("tmp"))),
         ("PWD".to_owned(), text(&workspace.join("src"))),
     ]);
+    if is_superuser() {
+        // Only the superuser's tar gives files the owner that the archive names, which the cage refuses.
+        variables.insert("TAR_OPTIONS".to_owned(), "--no-same-owner".to_owned());
+    }
     let machine = &parts.machine;
     let mut read = readable(&machine.path, machine.home.as_deref(), workspace);
     read.push(machine.program.clone());

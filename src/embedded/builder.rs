@@ -97,11 +97,22 @@ impl ProcessBuilder {
             ended.cancelled().await;
         }
         self.builds().remove(&run);
-        let workspace = self.workspace(run);
-        if workspace.join(IMAGE).exists() {
-            self.parts.containers.forget(run).await;
-        }
-        removed(workspace).await.map_err(BuilderError::Unavailable)
+        clear(&self.parts, self.workspace(run), run).await.map_err(BuilderError::Unavailable)
+    }
+}
+
+/// Takes away a workspace, and what its build left in the container engine.
+async fn clear(parts: &BuilderParts, workspace: PathBuf, run: RunId) -> Result<(), String> {
+    if workspace.join(IMAGE).exists() {
+        parts.containers.forget(run).await;
+    }
+    removed(workspace).await
+}
+
+/// As [`clear`], where the cleanup does it again.
+async fn clear_early(parts: &BuilderParts, workspace: PathBuf, run: RunId) {
+    if let Err(error) = clear(parts, workspace, run).await {
+        tracing::warn!(run.id = %run, error, "the workspace of {run} could not be removed yet");
     }
 }
 
@@ -124,6 +135,10 @@ impl Builder for ProcessBuilder {
     async fn sync(&self, run: RunId, org: &Name, source: &Manifest) -> Result<(), BuilderError> {
         let workspace = self.workspace(run);
         let copied = self.parts.blobs.materialise(org, source, &workspace.join("src")).await;
+        if copied.is_err() {
+            // A part of it may be what filled the disk.
+            clear_early(&self.parts, workspace.clone(), run).await;
+        }
         copied.map_err(|error| match error {
             BlobError::Missing(_)
             | BlobError::Damaged(_)
@@ -160,13 +175,21 @@ impl Builder for ProcessBuilder {
                 Ok(packed) => BuildStatus::Done(packed),
                 Err(failure) => BuildStatus::Failed(failure),
             };
+            let failed = matches!(status, BuildStatus::Failed(_));
+            if failed {
+                // It may have filled the disk, and then nothing could be written about its end.
+                clear_early(&parts, workspace.clone(), run).await;
+            }
             if let Some(building) = builds.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&run) {
                 building.status = status;
             }
-            ended.cancel();
             if let Err(error) = parts.queue.send(&job.wake, parts.clock.now()).await {
                 tracing::warn!(run.id = %run, error = %error, "{run} could not be woken; it looks by itself later");
             }
+            if !failed {
+                clear_early(&parts, workspace, run).await;
+            }
+            ended.cancel();
         });
         Ok(Started::Running)
     }
@@ -183,5 +206,77 @@ impl Builder for ProcessBuilder {
         let root = &self.parts.root;
         let entries = std::fs::read_dir(root).map_err(unavailable(root))?;
         Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+    use super::*;
+    use crate::ambient::{SystemClock, after};
+    use crate::deploy::detect::{Kind, Plan};
+    use crate::deploy::ids::DeploymentId;
+    use crate::embedded::logs::FileLogs;
+    use crate::workflow::queue::{Hint, QueueError};
+
+    /// Tells whether the workspace is there when a run is woken.
+    struct Witness(PathBuf, UnboundedSender<bool>);
+
+    #[async_trait]
+    impl Queue for Witness {
+        async fn send(&self, _hint: &Hint, _not_before: Timestamp) -> Result<(), QueueError> {
+            self.1.send(self.0.exists()).unwrap();
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failed_build_is_off_the_disk_before_anything_is_written_about_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("workspaces");
+        let run = RunId::new(Timestamp::UNIX_EPOCH, 1);
+        let workspace = root.join(run.to_string());
+        let (seen, mut woken) = unbounded_channel();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        // Whatever is to be built, it fails.
+        let machine = Machine {
+            program: "false".into(),
+            owner: "0123456789abcdef".to_owned(),
+            path: "/usr/bin:/bin".to_owned(),
+            home: None,
+        };
+        let builder = ProcessBuilder::new(BuilderParts {
+            root,
+            blobs: FileBlobs::open(&folder.path().join("blobs")).unwrap(),
+            logs: Arc::new(FileLogs::open(&folder.path().join("logs")).unwrap()),
+            queue: Arc::new(Witness(workspace.clone(), seen)),
+            clock: Arc::clone(&clock),
+            machine: machine.clone(),
+            containers: Arc::new(Containers::new(machine, Arc::clone(&clock), folder.path())),
+            size: Size { cpu_millis: 1_000, memory_mib: 512 },
+            background: tokio::runtime::Handle::current(),
+        })
+        .unwrap();
+        builder.prepare(run).await.unwrap();
+        std::fs::write(workspace.join("src/huge"), "x").unwrap();
+        std::fs::write(workspace.join(FRESH), "").unwrap();
+        let plan = Plan { build: Some("true".to_owned()), ..Plan::new(Kind::Static, None) };
+        let job = BuildJob {
+            run,
+            deployment: DeploymentId::new(1),
+            org: "org".parse().unwrap(),
+            app: "app".to_owned(),
+            plan,
+            deadline: after(clock.now(), Duration::from_secs(600)),
+            wake: Hint::wake(run, "step-build"),
+        };
+        assert_eq!(builder.start(job).await.unwrap(), Started::Running);
+        assert_eq!(woken.recv().await, Some(false));
+        let BuildStatus::Failed(failure) = builder.status(run).await else { panic!("it is not failed") };
+        assert_eq!(failure.code, "BUILD_FAILED");
     }
 }

@@ -14,6 +14,7 @@ use super::containers::Containers;
 use super::db::Db;
 use super::deployments::SqliteDeployments;
 use super::files::FileBlobs;
+use super::folders::{close_to_others, empty, make_private};
 use super::journal::SqliteJournal;
 use super::logs::FileLogs;
 use super::queue::{SqliteQueue, SqliteQueues};
@@ -21,7 +22,7 @@ use super::releases::SqliteReleases;
 use super::retention::SqliteRetention;
 use super::runtime::{LocalRuntime, RuntimeParts};
 use super::sandbox::Machine;
-use super::secrets::key_file;
+use super::secrets::{KeyError, key_of};
 use super::upstream::Pool;
 use crate::ambient::{Clock, Ids, SystemClock, SystemIds};
 use crate::config::Settings;
@@ -36,6 +37,8 @@ use crate::workflow::Engine;
 use crate::workflow::chain::{Chain, Chains};
 use crate::workflow::queue::Queue;
 
+/// Where builds work.
+const WORKSPACES: &str = "workspaces";
 /// How often and how long the lock of a dead service is waited for.
 const LOOK: Duration = Duration::from_millis(10);
 const MOST_LOOKS: u32 = 500;
@@ -52,7 +55,7 @@ pub enum ConnectError {
         pid: String,
     },
     /// The data folder cannot be used.
-    #[error("the data folder {path} cannot be used: {source}")]
+    #[error("the data folder {path} cannot be used")]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -62,6 +65,9 @@ pub enum ConnectError {
     /// The database.
     #[error(transparent)]
     Db(#[from] super::db::DbError),
+    /// The key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The content store.
     #[error(transparent)]
     Blobs(#[from] crate::deploy::blobs::BlobError),
@@ -96,7 +102,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
     let queue: Arc<dyn Queue> = Arc::new(SqliteQueue(Arc::clone(&queues)));
     let blobs = FileBlobs::open(&root.join("blobs"))?;
     let logs = Arc::new(FileLogs::open(&root.join("logs")).map_err(folder(&root))?);
-    let secrets: Arc<dyn Secrets> = Arc::new(key_file(&root.join("secret.key")).map_err(folder(&root))?);
+    let secrets: Arc<dyn Secrets> = Arc::new(key_of(&db, &root.join("secret.key"))?);
     let pool = Pool::new(tokio::runtime::Handle::current());
     let workshop = Workshop {
         containers: Arc::new(Containers::new(machine.clone(), Arc::clone(&clock), &root)),
@@ -158,7 +164,7 @@ struct Workshop {
 impl Workshop {
     fn builder(&self, logs: Arc<dyn Logs>, size: Size) -> std::io::Result<ProcessBuilder> {
         ProcessBuilder::new(BuilderParts {
-            root: self.root.join("workspaces"),
+            root: self.root.join(WORKSPACES),
             blobs: self.blobs.clone(),
             logs,
             queue: Arc::clone(&self.queue),
@@ -200,7 +206,7 @@ fn folder(path: &Path) -> impl Fn(std::io::Error) -> ConnectError {
     move |source| ConnectError::Folder { path: path.clone(), source }
 }
 
-/// How commands are started; what an earlier service left running is killed first.
+/// How commands are started; what an earlier service left running is killed first, and what it was building removed.
 fn machine(settings: &Settings, root: &Path) -> Result<Machine, ConnectError> {
     let machine = Machine {
         program: std::env::current_exe().map_err(folder(root))?,
@@ -212,14 +218,22 @@ fn machine(settings: &Settings, root: &Path) -> Result<Machine, ConnectError> {
     if orphans > 0 {
         tracing::info!(orphans, "killed {orphans} processes that an earlier service left");
     }
+    // Every interrupted build begins anew; what it wrote may have filled the disk, and no commit could follow.
+    empty(&root.join(WORKSPACES));
     Ok(machine)
 }
 
-/// Makes the folder and takes it for this process.
+/// Makes the folder and takes it for this process, and closes what it holds to others.
 fn take_folder(path: &Path) -> Result<(PathBuf, std::fs::File), ConnectError> {
     let root = std::path::absolute(path).map_err(folder(path))?;
-    std::fs::create_dir_all(&root).map_err(folder(&root))?;
+    make_private(&root).map_err(folder(&root))?;
     let lock = lock(&root)?;
+    // The folder itself may be another's, with other things in it; what is in these is nobody else's in any case.
+    for name in ["blobs", "logs", "revisions", WORKSPACES] {
+        let private = root.join(name);
+        make_private(&private).map_err(folder(&root))?;
+        close_to_others(&private);
+    }
     Ok((root, lock))
 }
 
@@ -296,5 +310,57 @@ impl Check for FolderCheck {
 
     fn last_use_was_fine(&self) -> bool {
         self.0.join("blobs").is_dir()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn settings(folder: &Path) -> Settings {
+        let folder = folder.display().to_string();
+        Settings::from_values(&BTreeMap::from([("WINDLASS_DATA_DIR".to_owned(), folder)])).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_interrupted_builds_left_is_gone_before_the_database_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join(WORKSPACES).join("run_1");
+        std::fs::create_dir_all(left.join("src")).unwrap();
+        std::fs::write(left.join("src/huge"), "x").unwrap();
+        // No database can be opened here.
+        std::fs::create_dir(folder.path().join("windlass.db")).unwrap();
+        assert!(connect(&settings(folder.path()), Vec::new()).is_err());
+        assert!(!left.exists());
+    }
+
+    #[tokio::test]
+    async fn only_its_owner_reads_what_the_folder_holds() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let made = folder.path().join("made");
+        drop(connect(&settings(&made), Vec::new()).unwrap());
+        assert_eq!(mode(&made), 0o700);
+        // As an earlier version left it.
+        std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let names = ["blobs", "logs", "revisions", WORKSPACES, "windlass.db"];
+        for name in names {
+            std::fs::set_permissions(made.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let running = connect(&settings(&made), Vec::new()).unwrap();
+        for name in names {
+            assert_eq!(mode(&made.join(name)) & 0o077, 0, "{name}");
+        }
+        assert_eq!(mode(&made.join("windlass.db-wal")) & 0o077, 0);
+        assert_eq!(mode(&made), 0o755, "the folder may be somebody's home");
+        drop(running);
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = connect(&settings(&file), Vec::new()).err().unwrap();
+        let said = crate::causes::causes(&error);
+        assert_eq!(said, format!("the data folder {} cannot be used: it is not a folder", file.display()));
     }
 }

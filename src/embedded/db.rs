@@ -2,12 +2,14 @@
 //!
 //! WAL with synchronous=FULL: a commit is on disk before anybody hears of it. Readers see committed data only.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::folders::close_to_others;
 use super::writer::{Writer, WriterStats};
 
 /// Marks the file as ours (`WNDL`), so that another program's database is never touched.
@@ -15,7 +17,11 @@ const APPLICATION_ID: i64 = 0x574E_444C;
 /// Every SQLite file begins with this (sqlite.org/fileformat2.html, section 1.3).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Migrations in order; the database's version is the number that it has seen. Never edited, only added to.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+];
 /// Idle read connections kept; more are opened when needed and closed again.
 const IDLE_READERS: usize = 8;
 /// Statements that a connection keeps prepared: more than we have.
@@ -50,7 +56,7 @@ pub enum DbError {
     },
     /// The disk has no room left. Nothing was written; the same call works again when there is room.
     #[error("the disk that holds the database is full")]
-    Full,
+    Full(#[source] std::io::Error),
     /// The file or its folder cannot be written.
     #[error("the database cannot be written: {0}")]
     ReadOnly(String),
@@ -66,7 +72,7 @@ impl From<rusqlite::Error> for DbError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode::{CannotOpen, DiskFull, PermissionDenied, ReadOnly};
         match error.sqlite_error_code() {
-            Some(DiskFull) => Self::Full,
+            Some(DiskFull) => Self::Full(std::io::ErrorKind::StorageFull.into()),
             Some(ReadOnly | PermissionDenied | CannotOpen) => Self::ReadOnly(error.to_string()),
             _ => Self::Sqlite(error),
         }
@@ -92,6 +98,7 @@ impl Db {
     /// [`DbError::Damaged`] and [`DbError::Newer`] leave the file untouched.
     pub fn open(path: &Path) -> Result<Self, DbError> {
         check_header(path)?;
+        close(path).map_err(|error| DbError::ReadOnly(format!("{}: {error}", path.display())))?;
         let mut connection = connect(path)?;
         migrate(path, &mut connection)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
@@ -195,6 +202,17 @@ fn connect(path: &Path) -> Result<Connection, DbError> {
     );
     setup.map_err(|error| damaged_or(path, error))?;
     Ok(connection)
+}
+
+/// Makes the file, if need be, and closes it to other users; what SQLite makes beside it gets the same mode.
+fn close(path: &Path) -> std::io::Result<()> {
+    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    for beside in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(beside);
+        close_to_others(Path::new(&name));
+    }
+    Ok(())
 }
 
 fn check_header(path: &Path) -> Result<(), DbError> {

@@ -263,30 +263,32 @@ pub fn unpack(mut bundle: impl Read, folder: &Path) -> std::io::Result<()> {
     if folder.exists() {
         return Ok(());
     }
-    let extracted = extract(&mut bundle, folder);
+    let temporary = folder.with_extension("unpacking");
+    let extracted = extract(&mut bundle, folder, &temporary);
     if extracted.is_err() {
+        // A part of it may be what filled the disk; the error itself is the better reason than one of this.
+        drop(std::fs::remove_dir_all(&temporary));
         // The rest too, so that whoever reads it with a checksum sees all of it: damage is the better reason.
         std::io::copy(&mut bundle, &mut std::io::sink())?;
     }
     extracted
 }
 
-fn extract(bundle: &mut impl Read, folder: &Path) -> std::io::Result<()> {
-    let temporary = folder.with_extension("unpacking");
+fn extract(bundle: &mut impl Read, folder: &Path, temporary: &Path) -> std::io::Result<()> {
     if temporary.exists() {
-        std::fs::remove_dir_all(&temporary)?;
+        std::fs::remove_dir_all(temporary)?;
     }
-    std::fs::create_dir_all(&temporary)?;
+    std::fs::create_dir_all(temporary)?;
     // With room for the archive's own blocks: a bundle of ours is never cut short.
     let content = zstd::Decoder::new(bundle)?.take(2 * MOST_BYTES);
     let mut archive = tar::Archive::new(content);
     archive.set_preserve_mtime(false);
     archive.set_preserve_permissions(true);
-    archive.unpack(&temporary)?;
+    archive.unpack(temporary)?;
     std::io::copy(&mut archive.into_inner(), &mut std::io::sink())?;
     // It is taken for whole ever after.
-    rustix::fs::syncfs(std::fs::File::open(&temporary)?)?;
-    std::fs::rename(&temporary, folder)
+    rustix::fs::syncfs(std::fs::File::open(temporary)?)?;
+    std::fs::rename(temporary, folder)
 }
 
 #[cfg(test)]

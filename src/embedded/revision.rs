@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::app_log::AppLog;
 use super::containers::Container;
 use super::folders::removed;
+use super::mask::Mask;
 use super::program::{Process, Program};
 use super::replica::{Spec, State, supervise};
 use super::routes::{Backend, Upstream};
@@ -60,7 +61,9 @@ pub(super) struct Revision {
 impl Revision {
     /// Begins to start it; `wake` is sent once its health is known.
     pub(super) fn start(parts: Parts, target: Arc<Upstream>, wake: Option<Hint>) -> Arc<Self> {
-        let log = Arc::new(AppLog::new(parts.folder.join("app.log")));
+        let secrets = parts.release.env.keys().filter_map(|name| parts.variables.get(name));
+        let mask = Mask::new(secrets.map(String::as_str));
+        let log = Arc::new(AppLog::new(parts.folder.join("app.log"), mask));
         let background = parts.runtime.background.clone();
         let revision = Arc::new(Self {
             target,

@@ -22,9 +22,8 @@ use super::upstream::Pool;
 use crate::ambient::{Clock, after, between};
 use crate::deploy::detect::Kind;
 use crate::deploy::release::Release;
-use crate::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
+use crate::deploy::runtime::{Addresses, Binding, Health, Place, RevisionView, Runtime, RuntimeError};
 use crate::deploy::secrets::Secrets;
-use crate::deploy::target::Target;
 use crate::deploy::wish::Environment;
 use crate::workflow::journal::RunId;
 use crate::workflow::queue::{Hint, Queue};
@@ -79,14 +78,16 @@ impl LocalAddresses {
     }
 }
 
+#[async_trait]
 impl Addresses for LocalAddresses {
-    fn host(&self, label: &str, environment: &Environment, _target: Target) -> String {
-        match environment {
+    async fn host(&self, place: Place<'_>) -> Result<String, RuntimeError> {
+        let (label, environment) = (place.label, place.environment);
+        Ok(match environment {
             Environment::Development => format!("{label}.localhost"),
             Environment::Staging | Environment::Production | Environment::Preview(_) => {
                 format!("{label}--{environment}.localhost")
             }
-        }
+        })
     }
 
     fn url(&self, _release: &Release, host: &str) -> String {

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use anyhow::Context as _;
 use landlock::{
     ABI, Access as _, AccessFs, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
     path_beneath_rules,
@@ -18,6 +19,7 @@ use rustix::process::{
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
+use super::privileges::{give_up, readable_by_all};
 use crate::workflow::journal::RunId;
 
 /// Marks every process that we start, so that a later start finds what a crash left behind.
@@ -222,7 +224,7 @@ pub fn become_command(cage: &str) -> anyhow::Result<std::convert::Infallible> {
         // No signals to, and no abstract sockets of, anybody outside (Linux 6.12).
         .scope(Scope::AbstractUnixSocket | Scope::Signal)?
         .create()?
-        .add_rules(path_beneath_rules(&cage.read, read))?
+        .add_rules(path_beneath_rules(readable_by_all(&cage.read), read))?
         .add_rules(path_beneath_rules(&cage.write, AccessFs::from_all(RULES)))?
         .add_rules(path_beneath_rules(DEVICES, read | AccessFs::WriteFile))?
         .restrict_self()?;
@@ -230,6 +232,7 @@ pub fn become_command(cage: &str) -> anyhow::Result<std::convert::Infallible> {
         status.ruleset != RulesetStatus::NotEnforced,
         "this kernel cannot confine a command to its folders (Landlock, Linux 5.13 or newer, is needed)"
     );
+    give_up().context("the superuser's capabilities cannot be given up")?;
     let mut command = std::process::Command::new("/bin/sh");
     for (name, value) in std::env::vars_os() {
         if let Some(later) = name.to_str().and_then(|name| name.strip_prefix(LATER)) {
@@ -241,7 +244,7 @@ pub fn become_command(cage: &str) -> anyhow::Result<std::convert::Infallible> {
         }
     }
     let error = command.arg("-c").arg(&cage.command).current_dir(&cage.dir).exec();
-    Err(error.into())
+    Err(error).with_context(|| format!("the command cannot be started in {}", cage.dir.display()))
 }
 
 /// Keeps this process and its children to `cores` of the cores that it has; which ones depends on its id, so that

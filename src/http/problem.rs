@@ -6,6 +6,7 @@ use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use crate::actions::{ActionError, SourceError, SubmitError};
 use crate::api;
 use crate::api::codes::find;
+use crate::causes::is_disk_full;
 use crate::deploy::blobs::BlobError;
 use crate::deploy::deployment::StoreError;
 use crate::deploy::wish::FieldError;
@@ -29,6 +30,14 @@ impl Problem {
     /// One wrong field.
     pub fn field(pointer: &str, message: impl Into<String>) -> Self {
         Self::fields(vec![FieldError { pointer: pointer.to_owned(), message: message.into() }])
+    }
+
+    /// A store that failed; what it takes to go on depends on the cause.
+    fn store(error: &(dyn std::error::Error + 'static)) -> Self {
+        if is_disk_full(error) {
+            return Self::new("DISK_FULL", "there is no room left on the server's disk");
+        }
+        Self::new("STORE_UNAVAILABLE", error.to_string())
     }
 
     fn fields(errors: Vec<FieldError>) -> Self {
@@ -127,7 +136,7 @@ impl From<SubmitError> for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::error!(error = %error, cause = %error.0, "the store failed");
-        Self::new("STORE_UNAVAILABLE", error.to_string())
+        Self::store(&error)
     }
 }
 
@@ -140,7 +149,10 @@ impl From<BacklogError> for Problem {
 impl From<ActionError> for Problem {
     fn from(error: ActionError) -> Self {
         tracing::error!(error = %error, "an action failed");
-        Self::new("STORE_UNAVAILABLE", error.to_string())
+        if matches!(error, ActionError::Blobs(BlobError::Full)) {
+            return BlobError::Full.into();
+        }
+        Self::store(&error)
     }
 }
 
@@ -200,6 +212,29 @@ mod tests {
             (BlobError::Unavailable { path: "p".to_owned(), source: broken() }, "STORE_UNAVAILABLE", 503),
         ] {
             let body = Problem::from(error).body("c");
+            assert_eq!((body.code.as_str(), body.status), (code, status));
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_not_taken_for_a_store_that_is_away() {
+        use crate::workflow::journal::JournalError;
+        let full = || -> Box<dyn std::error::Error + Send + Sync> {
+            Box::new(std::io::Error::from(std::io::ErrorKind::StorageFull))
+        };
+        let journal = |cause: Box<dyn std::error::Error + Send + Sync>| {
+            ActionError::from(JournalError::Unavailable(cause))
+        };
+        for (problem, code, status) in [
+            (Problem::from(StoreError(full())), "DISK_FULL", 507),
+            (Problem::from(ActionError::from(StoreError(full()))), "DISK_FULL", 507),
+            (Problem::from(journal(full())), "DISK_FULL", 507),
+            (Problem::from(ActionError::from(BlobError::Full)), "DISK_FULL", 507),
+            (Problem::from(BacklogError(full())), "DISK_FULL", 507),
+            (Problem::from(journal("gone".into())), "STORE_UNAVAILABLE", 503),
+            (Problem::from(StoreError("gone".into())), "STORE_UNAVAILABLE", 503),
+        ] {
+            let body = problem.body("c");
             assert_eq!((body.code.as_str(), body.status), (code, status));
         }
     }

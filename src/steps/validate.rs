@@ -13,8 +13,10 @@ use crate::deploy::detect::{DetectError, Facts, Kind, Plan, detect};
 use crate::deploy::footing::Needs;
 use crate::deploy::ids::{Digest, Name};
 use crate::deploy::release::Artifact;
+use crate::deploy::runtime::Place;
 use crate::deploy::source::{Manifest, SourceError};
-use crate::deploy::target::unfit;
+use crate::deploy::target::{Target, unfit};
+use crate::deploy::wish::Wish;
 use crate::windlass::Tools;
 use crate::workflow::chain::{Context, Next, Step, StepError};
 
@@ -62,14 +64,10 @@ impl Step for Validate {
         if wish.source.is_some() {
             tools.releases.set_source(&project, source).await?;
         }
-        let own = tools.runtime.addresses().host(&project.label, &wish.environment, plan.target);
-        let mut hosts = vec![own];
-        hosts.extend(wish.domain.iter().chain(&plan.domains).cloned());
-        hosts.dedup();
-        if let Some(why) = unfit(&plan, hosts.get(1..).unwrap_or_default()) {
+        let domains: Vec<String> = wish.domain.iter().chain(&plan.domains).cloned().collect();
+        if let Some(why) = unfit(&plan, &domains) {
             return Err(StepError::permanent("VALIDATION_PROJECT", why));
         }
-        refuse_taken(tools, &wish.app(), &hosts).await?;
         let mut inputs = inputs(source, &plan);
         inputs.extend(tools.artifacts.inputs(&wish.app(), &plan));
         let inputs_digest = Digest::of(serde_json::to_string(&inputs).unwrap_or_default().as_bytes());
@@ -84,8 +82,26 @@ impl Step for Validate {
         };
         let needs = Needs { org: &wish.org, plan: &plan, source: reused.is_none().then_some(&manifest) };
         refuse_unprepared(tools, &needs).await?;
+        let hosts = hosts(tools, wish, (&project.label, plan.target), domains).await?;
         Next::with(&Validated { source, plan, inputs, inputs_digest, reused, hosts })
     }
+}
+
+/// Every host name of the app, the built-in one first. Asked when the plan fits: the service may have to make it.
+async fn hosts(
+    tools: &Tools,
+    wish: &Wish,
+    (label, target): (&str, Target),
+    domains: Vec<String>,
+) -> Result<Vec<String>, StepError> {
+    let app = wish.app();
+    let place = Place { app: &app, label, environment: &wish.environment, target };
+    let own = tools.runtime.addresses().host(place).await?;
+    let mut hosts = vec![own];
+    hosts.extend(domains);
+    hosts.dedup();
+    refuse_taken(tools, &app, &hosts).await?;
+    Ok(hosts)
 }
 
 /// The stored manifest of a source.

@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn a_value_that_is_not_json_is_our_mistake() {
         // JSON has texts as names only.
-        let odd = std::collections::BTreeMap::from([((1, 2), 3)]);
+        let odd = BTreeMap::from([((1, 2), 3)]);
         for refused in [Next::with(&odd), Next::wait(Timestamp::UNIX_EPOCH, &odd)] {
             let error = refused.err().unwrap();
             assert_eq!((error.code.as_str(), error.class), ("INTERNAL", ErrorClass::Permanent));

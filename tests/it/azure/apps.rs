@@ -6,14 +6,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use windlass::ambient::SystemClock;
-use windlass::azure::app_body::Place;
+use windlass::azure::app_body;
 use windlass::azure::app_secrets::AppSecrets;
 use windlass::azure::container_apps::{AppsParts, ContainerApps};
 use windlass::azure::services::Services;
 use windlass::deploy::detect::{Kind, Plan};
 use windlass::deploy::ids::{DeploymentId, Digest};
 use windlass::deploy::release::Release;
-use windlass::deploy::runtime::{Health, Runtime as _, RuntimeError};
+use windlass::deploy::runtime::{Health, Place, Runtime as _, RuntimeError};
 use windlass::deploy::sealing::KeySecrets;
 use windlass::deploy::secrets::Secrets as _;
 use windlass::deploy::size::{Replicas, Size};
@@ -64,7 +64,7 @@ impl Story {
         let runtime = ContainerApps::new(AppsParts {
             arm: Arc::new(services.arm()),
             records: Account::new().await.records,
-            place: Place {
+            place: app_body::Place {
                 location: settings.location,
                 environment: "/subscriptions/s/environment".to_owned(),
                 identity: settings.apps_identity,
@@ -100,11 +100,7 @@ impl Story {
             env: BTreeMap::from([("KEY".to_owned(), sealed)]),
             size: Size::HALF,
             replicas: Replicas { min: 1, max: 3 },
-            hosts: vec![self.runtime.addresses().host(
-                "shop",
-                &Environment::Production,
-                Target::ContainerApps,
-            )],
+            hosts: vec![format!("{APP}.westeurope.example")],
         }
     }
 
@@ -136,7 +132,13 @@ async fn a_release_starts_beside_the_live_one_and_takes_its_traffic() {
     let story = Story::new().await;
     story.arm.fate(Fate::Healthy(2));
     let first = story.go_live(1).await;
-    assert_eq!(first.hosts, [format!("{APP}.westeurope.example")]);
+    let place = Place {
+        app: "o/shop/production",
+        label: "shop",
+        environment: &Environment::Production,
+        target: Target::ContainerApps,
+    };
+    assert_eq!(story.runtime.addresses().host(place).await.unwrap(), first.hosts[0]);
     let (live, _) = story.arm.serving(APP);
     let second = story.release(2);
     story.runtime.start(&second, None).await.unwrap();
@@ -197,6 +199,12 @@ async fn secrets_go_by_reference_and_never_into_a_request_to_arm() {
     assert!(secret["keyVaultUrl"].as_str().unwrap().ends_with("/v2"), "{secret}");
     assert!(container["image"].as_str().unwrap().starts_with("registry.azurecr.io/windlass/o/shop@sha256:"));
     let registry = &body["properties"]["configuration"]["registries"][0];
+    let settings = &body["properties"]["configuration"]["identitySettings"];
+    assert_eq!(
+        settings[0],
+        json!({ "identity": registry["identity"], "lifecycle": "None" }),
+        "an app cannot read the vault"
+    );
     assert!(registry["identity"].is_string() && registry["passwordSecretRef"].is_null(), "{registry}");
     let sent: Vec<String> = story.arm.double.asked().iter().map(|asked| format!("{asked:?}")).collect();
     assert!(sent.iter().all(|sent| !sent.contains("canary")));
@@ -381,7 +389,7 @@ async fn an_operation_at_a_foreign_host_is_never_asked_with_a_token() {
 fn a_request_that_the_contract_does_not_know_is_noticed() {
     let contract = super::openapi::Contract::of(&["Microsoft.App/2024-03-01/ContainerApps.json"]);
     let path = "/subscriptions/s/resourceGroups/g/providers/Microsoft.App/containerApps/a";
-    let query = "api-version=2024-03-01";
+    let query = "api-version=2025-07-01";
     let put = |body: Value| contract.request("PUT", path, query, &body.to_string());
     assert!(put(json!({ "location": "x", "properties": { "configuration": { "activeRevisionsMode": "Multiple" } } })).is_ok());
     for body in [

@@ -13,6 +13,7 @@ use super::groups_double::Instances;
 use super::images::IMAGE;
 use super::jobs_double::Jobs;
 use super::openapi::Contract;
+use super::sites_double::Sites;
 
 const ROOT: &str = "/subscriptions/00000000-0000-0000-0000-000000000002";
 
@@ -33,6 +34,7 @@ pub(crate) enum Fate {
 pub(super) struct State {
     pub(super) jobs: Jobs,
     pub(super) instances: Instances,
+    pub(super) sites: Sites,
     apps: BTreeMap<String, App>,
     /// Looks until each operation is over.
     operations: BTreeMap<String, u32>,
@@ -227,7 +229,7 @@ impl State {
 
     /// Every other build does not name its image, as one that depends on no other image.
     fn build(&self, index: usize) -> Value {
-        let (done, names) = (self.builds[index] == 0, index % 2 == 0);
+        let (done, names) = (self.builds[index] == 0, index.is_multiple_of(2));
         let image = json!({ "registry": "registry.azurecr.io", "repository": "app", "digest": format!("sha256:{}", Digest::of(IMAGE)) });
         json!({ "name": "run", "properties": {
             "runId": format!("cb{index}"), "status": if done { "Succeeded" } else { "Running" },
@@ -264,7 +266,7 @@ impl State {
                 self.builds.push(3);
                 let last = self.builds.len() - 1;
                 // The contract has both.
-                let (status, headers) = if last % 2 == 0 {
+                let (status, headers) = if last.is_multiple_of(2) {
                     (202, vec![("location", self.operation(address, 9))])
                 } else {
                     (200, Vec::new())
@@ -324,6 +326,7 @@ impl State {
             (_, [_, _, _, _, "containerGroups", name, rest @ ..]) if self.is_app(name, asked) => {
                 self.app_group((name, rest), asked, address)
             }
+            (_, [_, _, _, _, "staticSites", name, rest @ ..]) => self.site((name, rest), asked, address),
             (_, [_, _, _, _, kind @ ("jobs" | "containerGroups"), rest @ ..]) => {
                 self.jobs.answer((kind, rest), asked, address)
             }
@@ -354,6 +357,14 @@ impl State {
     }
 }
 
+/// Whether no file here has the contract of what is asked: of registries in this version there is only the table of their
+/// properties, and where operations are is the service's choice.
+fn is_beyond(asked: &Asked) -> bool {
+    let is_registry = asked.path.ends_with("/registries/registry") && asked.query == "api-version=2025-11-01";
+    is_registry
+        || ["containerappOperationStatuses", "operationResults"].iter().any(|part| asked.path.contains(part))
+}
+
 impl ArmDouble {
     pub(crate) fn start() -> Self {
         let state: Arc<Mutex<State>> = Arc::default();
@@ -366,6 +377,7 @@ impl ArmDouble {
             "Microsoft.ContainerInstance/2023-05-01/containerInstance.json",
             "Microsoft.ContainerRegistry/2019-04-01-tasks/containerregistry_build.json",
             "Microsoft.ServiceBus/2024-01-01/Queue.json",
+            "Microsoft.Web/2024-04-01/StaticSites.json",
         ]);
         let kept = Arc::clone(&state);
         let double = Double::start(move |asked| -> Answer {
@@ -378,12 +390,13 @@ impl ArmDouble {
             if let Some(id) = asked.path.strip_prefix("/log/") {
                 return (200, Vec::new(), state.log(id));
             }
+            // Nor do the pages of a site.
+            if !asked.path.starts_with("/subscriptions/") && state.sites.are_there() {
+                return state.sites.page();
+            }
             assert!(asked.header("authorization").is_some_and(|token| token.starts_with("Bearer ")));
             let address = format!("http://{}/", asked.header("host").unwrap());
-            // Of registries in this version there is no file here, only the table of their properties.
-            let is_registry =
-                asked.path.ends_with("/registries/registry") && asked.query == "api-version=2025-11-01";
-            let played = is_registry || asked.path.contains("containerappOperationStatuses");
+            let played = is_beyond(asked);
             let operation = contract.request(&asked.method, &asked.path, &asked.query, &asked.body);
             if let (false, Err(complaint)) = (played, &operation) {
                 state.violations.push(format!("{} {}: {complaint}", asked.method, asked.path));

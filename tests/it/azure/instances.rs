@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
 use windlass::ambient::SystemClock;
-use windlass::azure::app_body::Place;
+use windlass::azure::app_body;
 use windlass::azure::container_instances::{ContainerInstances, GroupsParts};
 use windlass::azure::group_body::group_of;
 use windlass::azure::targets::Targets;
 use windlass::deploy::deployment::{Deployment, Status};
 use windlass::deploy::release::Release;
-use windlass::deploy::runtime::{Binding, Health, Missing, Runtime, RuntimeError};
+use windlass::deploy::runtime::{Binding, Health, Missing, Place, Runtime, RuntimeError};
 use windlass::deploy::target::{Strategy, Target};
 use windlass::deploy::wish::Environment;
 use windlass::workflow::journal::RunId;
@@ -21,7 +21,7 @@ use super::arm_double::ArmDouble;
 use super::cosmos::Account;
 use super::doubles::{Answer, Double};
 use super::groups_double::GroupFate;
-use super::settings;
+use super::{settings, statics};
 use crate::world::{Setup, World};
 
 struct Story {
@@ -41,7 +41,7 @@ async fn groups(azure: &apps::Story) -> ContainerInstances {
     ContainerInstances::new(GroupsParts {
         arm: Arc::new(azure.services.arm()),
         records: Account::new().await.records,
-        place: Place {
+        place: app_body::Place {
             location: settings.location,
             environment: "/subscriptions/s/environment".to_owned(),
             identity: settings.apps_identity,
@@ -97,8 +97,7 @@ impl Story {
         let mut release = self.azure.release(number);
         release.plan.target = Target::ContainerInstances;
         release.plan.port = Some(self.port());
-        let addresses = self.runtime.addresses();
-        release.hosts = vec![addresses.host("shop", &Environment::Production, release.plan.target)];
+        release.hosts = vec![format!("{NAME}.westeurope.azurecontainer.io")];
         release
     }
 
@@ -160,6 +159,13 @@ async fn a_group_has_the_documents_name_port_and_variables() {
         [json!({ "name": "KEY", "secureValue": "canary-9" })],
         "once, and never given back"
     );
+    let place = Place {
+        app: "o/shop/production",
+        label: "shop",
+        environment: &Environment::Production,
+        target: Target::ContainerInstances,
+    };
+    assert_eq!(story.runtime.addresses().host(place).await.unwrap(), release.hosts[0]);
     let url = story.runtime.addresses().url(&release, &release.hosts[0]);
     assert_eq!(url, format!("http://{NAME}.westeurope.azurecontainer.io:8000"));
     assert_eq!(changes(&story.azure.arm).len(), 1, "a second start finds the first one's work");
@@ -320,8 +326,10 @@ async fn a_project_that_moves_to_another_target_leaves_nothing_behind() {
     let story = Story::new().await;
     let (apps, instances) = (story.azure.release(1), story.release(2));
     let Story { azure, runtime, app: _app, .. } = story;
+    let records = Account::new().await.records;
+    let sites = statics::runtime(&azure.services, &settings(&[]), records, Arc::new(SystemClock));
     let arm = azure.arm;
-    let targets = Targets { apps: azure.runtime, groups: runtime };
+    let targets = Targets { apps: azure.runtime, groups: runtime, sites };
     let go_live = async |release: &Release| {
         targets.start(release, None).await.unwrap();
         assert_eq!(settled(&targets, release.run).await, Health::Healthy);

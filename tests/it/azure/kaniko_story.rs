@@ -53,7 +53,7 @@ fn form(asked: &Asked) -> BTreeMap<String, String> {
 }
 
 /// A registry that lets in whoever has a pass for just what is asked.
-fn registry(images: &Images) -> Double {
+pub(crate) fn registry(images: &Images) -> Double {
     let images = Arc::clone(images);
     Double::start(move |asked| -> Answer {
         let challenge = "Bearer realm=\"https://registry.example/oauth2/token\",service=\"registry.example\"";
@@ -90,7 +90,7 @@ fn registry(images: &Images) -> Double {
 }
 
 /// Blob Storage as far as content is lent.
-fn storage() -> Double {
+pub(crate) fn storage() -> Double {
     Double::start(|asked| -> Answer {
         match asked.method.as_str() {
             "POST" => {

@@ -36,6 +36,22 @@ fn folder() -> PathBuf {
 }
 
 fn load(path: &Path) -> Value {
+    let mut file = read(path);
+    // What a later version adds, where its own files are not here.
+    let later = path.with_file_name("later.json");
+    if later.exists() {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let later = read(&later);
+        file["info"]["version"] = later["version"].clone();
+        for (pointer, added) in later[name].as_object().into_iter().flatten() {
+            let target = file.pointer_mut(pointer).unwrap().as_object_mut().unwrap();
+            target.extend(added.as_object().unwrap().clone());
+        }
+    }
+    file
+}
+
+fn read(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}")))
         .unwrap()
 }

@@ -2,10 +2,12 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use azure_core::http::{Method, Request, Url};
-use windlass::azure::transport::{Wire, ask, patient};
+use jiff::Timestamp;
+use windlass::azure::transport::{Answer as Answered, Wire, ask, patient, retry_after};
 
 use super::doubles::{Answer, Double};
 use super::settings;
@@ -15,26 +17,44 @@ const WHOLE: Duration = Duration::from_secs(1);
 /// After this a call counts as one without an end.
 const ENDLESS: Duration = Duration::from_secs(20);
 
-/// Why a question to this address gets no answer.
-async fn refusal(address: &str) -> String {
+/// What becomes of a question to this address.
+async fn asked(address: &str) -> azure_core::Result<Answered> {
     let settings = settings(&[("WINDLASS_ARM_ENDPOINT", address)]);
     let pipeline = Wire::new(&settings).unwrap().within(WHOLE).pipeline(patient(), None);
     let url: Url = address.parse().unwrap();
     let call = ask(&pipeline, Request::new(Wire::secure(&url), Method::Get));
-    let ended = tokio::time::timeout(ENDLESS, call).await.unwrap();
-    ended.err().unwrap().to_string()
+    tokio::time::timeout(ENDLESS, call).await.unwrap()
+}
+
+/// Why a question to this address gets no answer.
+async fn refusal(address: &str) -> String {
+    asked(address).await.err().unwrap().to_string()
 }
 
 #[tokio::test]
-async fn a_service_that_asks_for_minutes_does_not_get_them() {
+async fn whoever_is_asked_to_wait_for_minutes_hears_of_it_at_once() {
     for status in [429, 503] {
-        let double = Double::start(move |_| -> Answer {
-            (status, vec![("retry-after", "300".to_owned())], String::new())
-        });
-        let said = refusal(&double.address).await;
-        assert!(said.contains("no answer within 1 s"), "{said}");
-        assert!(double.asked().len() <= 1, "it was asked again too soon");
+        for wait in ["300", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            let double = Double::start(move |_| -> Answer {
+                (status, vec![("retry-after", wait.to_owned())], "why".to_owned())
+            });
+            let answer = asked(&double.address).await.unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (status, "why"));
+            assert!(retry_after(&answer.headers, Timestamp::UNIX_EPOCH) >= Some(Duration::from_secs(300)));
+            assert_eq!(double.asked().len(), 1, "it was asked again too soon");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_moment_is_waited_for_within_the_call() {
+    let first = AtomicBool::new(true);
+    let double = Double::start(move |_| -> Answer {
+        let status = if first.swap(false, Ordering::Relaxed) { 429 } else { 200 };
+        (status, vec![("retry-after-ms", "1".to_owned()), ("retry-after", "0".to_owned())], String::new())
+    });
+    assert_eq!(asked(&double.address).await.unwrap().status, 200);
+    assert_eq!(double.asked().len(), 2);
 }
 
 #[tokio::test]

@@ -296,6 +296,43 @@ async fn two_builds_at_a_time_see_nothing_of_each_other() {
 }
 
 #[tokio::test]
+async fn a_build_has_no_capability_and_reads_neither_the_service_nor_what_is_the_superusers() {
+    let server = Server::with(&[("AZURE_CLIENT_SECRET", "canary-service")]);
+    // The archive's owner is nobody that this machine knows.
+    let script = format!(
+        "tr '\\0' '\\n' < /proc/{}/environ && echo SAW-SERVICE
+        cat /etc/shadow && echo SAW-SHADOW; cat /etc/passwd > /dev/null && echo SAW-PASSWD
+        grep '^Cap' /proc/self/status; touch file; tar --owner 4242 -cf a.tar file; mkdir new; tar -xf a.tar -C new && echo UNPACKED
+        echo looked",
+        server.child.id()
+    );
+    let root = project(
+        server.folder.path(),
+        "powers",
+        &[("index.html", "x"), ("build.sh", script.as_str()), ("windlass.toml", "build = \"sh build.sh\"\n")],
+    );
+    let status = server.deploy(&root, &[]);
+    assert_eq!(status["status"], "succeeded", "{status}");
+    let id = status["deploymentId"].as_str().unwrap();
+    let said = server.get(&format!("/deploy/{id}/logs?step=build")).await.1.to_string();
+    for seen in ["SAW-PASSWD", "UNPACKED", "looked"] {
+        assert!(said.contains(seen), "{seen}: {said}");
+    }
+    for broken in ["SAW-SERVICE", "SAW-SHADOW", "canary-service"] {
+        assert!(!said.contains(broken), "{broken}: {said}");
+    }
+    let sets = ["Inh", "Prm", "Eff", "Amb", "Bnd"];
+    // Nobody else's bounding set is ours to change, and it gives nobody else anything.
+    let ours = if rustix::process::geteuid().is_root() { 5 } else { 4 };
+    for set in &sets[..ours] {
+        assert!(said.contains(&format!("Cap{set}:\\t0000000000000000")), "{set}: {said}");
+    }
+    // The superuser reads everything; another user's processes do not even read each other.
+    let environment = std::fs::read(format!("/proc/{}/environ", server.child.id()));
+    assert!(environment.is_err() || rustix::process::geteuid().is_root());
+}
+
+#[tokio::test]
 async fn nothing_of_a_build_outlives_it() {
     let server = Server::start();
     // The second one leaves the process group and keeps the pipe open.
@@ -328,6 +365,24 @@ async fn an_app_that_never_listens_fails_and_the_old_release_stays() {
         assert_eq!(status["error"]["code"], code, "{status}");
         assert_eq!(server.app("app.localhost", "/").await.0, 200);
     }
+}
+
+#[tokio::test]
+async fn an_app_that_prints_its_secret_and_dies_leaves_it_nowhere() {
+    let server = Server::start();
+    let start = "start = \"echo got $API_KEY; exit 3\"\n[health]\nstart_seconds = 1\n";
+    let root = project(server.folder.path(), "teller", &[("app.py", "x"), ("windlass.toml", start)]);
+    let status = server.deploy(&root, &["--env", "API_KEY=canary-api-key"]);
+    assert_eq!(status["error"]["code"], "RELEASE_CRASHED", "{status}");
+    let told = status.to_string();
+    assert!(!told.contains("canary-api-key"), "{told}");
+    let found = std::process::Command::new("grep")
+        .args(["-rl", "canary-api-key"])
+        .arg(server.folder.path().join("data"))
+        .output()
+        .unwrap();
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert!(found.is_empty() && !server.log().contains("canary-api-key"), "{found}");
 }
 
 #[tokio::test]

@@ -38,6 +38,50 @@ async fn wrong_settings_are_all_listed_at_once() {
 }
 
 #[tokio::test]
+async fn one_port_for_both_is_told_by_both_flags() {
+    let folder = tempfile::tempdir().unwrap();
+    let serve = |arguments: &[&str]| {
+        let output = windlass(folder.path()).arg("serve").args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for arguments in [&["--port", "4140", "--apps-port", "4140"][..], &["--port", "3080"]] {
+        let (code, said) = serve(arguments);
+        assert_eq!(code, Some(78), "{said}");
+        assert!(
+            said.contains("--port") && said.contains("--apps-port") && said.contains("both have port"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_doctor_sees_taken_ports_a_folder_in_use_room_and_the_user() {
+    let server = Server::start();
+    let port = server.api.port().to_string();
+    let look = |data: &str| {
+        let arguments = ["doctor", "--json", "--data-dir", data, "--port", &port, "--apps-port", "0"];
+        let output = windlass(server.folder.path()).args(arguments).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let rows: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        move |name: &str| {
+            let row = rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("{name}: {text}"));
+            (row["state"].as_str().unwrap().to_owned(), row["seen"].as_str().unwrap().to_owned())
+        }
+    };
+    let held = look("data");
+    let (state, seen) = held("data-folder");
+    assert!(state == "warn" && seen.contains(&format!("process {}", server.child.id())), "{seen}");
+    let (state, seen) = held("api-port");
+    assert!(state == "warn" && seen.contains(&format!("{} is in use", server.api)), "{seen}");
+    assert_eq!(held("apps-port").0, "ok");
+    assert!(held("disk-space").1.contains(" MiB free"));
+    let wanted = if rustix::process::geteuid().is_root() { "warn" } else { "ok" };
+    assert_eq!(held("user").0, wanted);
+    assert_eq!(look("elsewhere")("data-folder").0, "ok");
+}
+
+#[tokio::test]
 async fn a_copy_of_the_example_starts_and_names_that_are_none_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let made = windlass(folder.path()).arg("init").output().unwrap();

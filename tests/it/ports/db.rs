@@ -6,11 +6,16 @@ use rusqlite::Connection;
 use windlass::embedded::db::{Db, DbError};
 
 /// Every schema that was ever released, oldest first. A new migration adds one file here.
-const OLDER: [&[&str]; 2] = [
+const OLDER: [&[&str]; 3] = [
     &[],
     &[
         include_str!("../../../src/embedded/migrations/0001.sql"),
         "PRAGMA application_id = 0x574E444C; PRAGMA user_version = 1;",
+    ],
+    &[
+        include_str!("../../../src/embedded/migrations/0001.sql"),
+        include_str!("../../../src/embedded/migrations/0002.sql"),
+        "PRAGMA application_id = 0x574E444C; PRAGMA user_version = 2;",
     ],
 ];
 
@@ -100,7 +105,10 @@ async fn a_full_disk_is_said_clearly_and_loses_nothing() {
     // SQLite answers SQLITE_FULL beyond this size, as it does on a full disk.
     db.write(|c| c.pragma_update(None, "max_page_count", 40)).await.unwrap();
     let error = db.write(|c| c.execute("INSERT INTO t VALUES (zeroblob(1000000))", [])).await.unwrap_err();
-    assert!(matches!(error, DbError::Full), "{error:?}");
+    assert!(matches!(error, DbError::Full(_)), "{error:?}");
+    // What the API answers follows from the cause.
+    let store = windlass::deploy::deployment::StoreError::from(error);
+    assert!(windlass::causes::is_disk_full(&store), "{store:?}");
     db.write(|c| c.pragma_update(None, "max_page_count", 1_000_000)).await.unwrap();
     db.write(|c| c.execute("INSERT INTO t VALUES ('later')", [])).await.unwrap();
     let db = Arc::new(db);

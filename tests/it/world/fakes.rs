@@ -13,10 +13,8 @@ use windlass::deploy::builder::{
 };
 use windlass::deploy::ids::{Digest, Name};
 use windlass::deploy::release::Release;
-use windlass::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
+use windlass::deploy::runtime::{Addresses, Binding, Health, Place, RevisionView, Runtime, RuntimeError};
 use windlass::deploy::source::Manifest;
-use windlass::deploy::target::Target;
-use windlass::deploy::wish::Environment;
 use windlass::embedded::files::FileBlobs;
 use windlass::workflow::journal::RunId;
 use windlass::workflow::queue::{Hint, Queue};
@@ -319,9 +317,10 @@ impl Runtime for FakeRuntime {
     }
 }
 
+#[async_trait]
 impl Addresses for FakeRuntime {
-    fn host(&self, label: &str, environment: &Environment, _target: Target) -> String {
-        format!("{label}.{environment}.localhost")
+    async fn host(&self, place: Place<'_>) -> Result<String, RuntimeError> {
+        Ok(format!("{}.{}.localhost", place.label, place.environment))
     }
 
     fn url(&self, _release: &Release, host: &str) -> String {
