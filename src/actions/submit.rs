@@ -75,8 +75,16 @@ pub(super) fn estimate(durations: &[u64]) -> String {
         return "5-10 minutes".to_owned();
     }
     match (at(1), at(3)) {
-        (low, high) if high < 120 => format!("{low}-{high} seconds"),
-        (low, high) => format!("{}-{} minutes", low / 60, high.div_ceil(60)),
+        (low, high) if high < 120 => range(low, high, "second"),
+        (low, high) => range(low / 60, high.div_ceil(60), "minute"),
+    }
+}
+
+fn range(low: u64, high: u64, unit: &str) -> String {
+    match (low, high) {
+        (1, 1) => format!("about 1 {unit}"),
+        (low, high) if low == high => format!("about {low} {unit}s"),
+        (low, high) => format!("{low}-{high} {unit}s"),
     }
 }
 
@@ -88,6 +96,9 @@ mod tests {
     fn the_estimate_is_learned_from_five_samples_on() {
         assert_eq!(estimate(&[1_000; 4]), "5-10 minutes");
         assert_eq!(estimate(&[1_000, 1_500, 2_000, 3_000, 9_000]), "2-3 seconds");
+        assert_eq!(estimate(&[900, 900, 950, 990, 1_000]), "about 1 second");
+        assert_eq!(estimate(&[5_000; 5]), "about 5 seconds");
+        assert_eq!(estimate(&[120_000; 5]), "about 2 minutes");
         assert_eq!(estimate(&[60_000, 120_000, 180_000, 200_000, 400_000]), "2-4 minutes");
     }
 }

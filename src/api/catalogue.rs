@@ -107,6 +107,12 @@ pub const CODES: &[Code] = &[
         ("The request body is too large", "Send less; the message names the limit."),
     ),
     code(
+        "BODY_TOO_SLOW",
+        408,
+        User,
+        ("The request body stopped coming", "Send it without long pauses; the message names the limit."),
+    ),
+    code(
         "BUILDER_NOT_ALLOWED",
         0,
         User,

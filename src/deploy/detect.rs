@@ -1,11 +1,12 @@
 //! Finds out how a source is built and started, from its file names and a few of its files.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
 use super::dockerfile::exposed;
-use super::project_file::ProjectFile;
+use super::project_file::{HealthSection, ProjectFile};
 use super::target::{Strategy, Target};
 
 /// Build commands of Node projects that install what `package.json` asks for and do nothing else: with and without a lock file.
@@ -309,17 +310,15 @@ fn amend(plan: &mut Plan, file: ProjectFile) -> Result<(), DetectError> {
     for (name, value) in file.variables.iter().chain(&file.build_variables) {
         super::wish::variable(name, value).map_err(|problem| bad(format!("variable `{name}` {problem}")))?;
     }
+    for name in file.variables.keys() {
+        super::wish::not_ours(name).map_err(|problem| bad(format!("variable `{name}` {problem}")))?;
+    }
     let all = file.variables.iter().chain(&file.build_variables);
     super::wish::fits(all.map(|(name, value)| name.len() + value.len()).sum())
         .map_err(|problem| bad(format!("variables: {problem}")))?;
     plan.variables = file.variables;
     plan.build_variables = file.build_variables;
-    if let Some(replicas) = file.replicas {
-        if !(1..=20).contains(&replicas) {
-            return Err(bad(format!("replicas is {replicas}; between 1 and 20 are possible")));
-        }
-        plan.replicas = Some(replicas);
-    }
+    plan.replicas = within("replicas", file.replicas, 1..=20)?.or(plan.replicas);
     if let Some(size) = file.size {
         plan.size =
             Some(super::size::Size::parse(&size.cpu, &size.memory).map_err(|error| bad(error.to_string()))?);
@@ -330,17 +329,40 @@ fn amend(plan: &mut Plan, file: ProjectFile) -> Result<(), DetectError> {
         .map(|domain| super::wish::domain(domain))
         .collect::<Result<_, _>>()
         .map_err(bad)?;
-    if let Some(path) = file.health.path {
+    watched(&mut plan.probe, file.health)
+}
+
+/// The probe as the project wants it. What the app is later restarted for has to be what was asked for, so nothing is
+/// brought into the limits in silence.
+fn watched(probe: &mut Probe, wanted: HealthSection) -> Result<(), DetectError> {
+    if let Some(path) = wanted.path {
         if !path.starts_with('/') {
-            return Err(bad(format!("health.path `{path}` has to begin with /")));
+            return Err(DetectError::ProjectFile(format!("health.path `{path}` has to begin with /")));
         }
-        plan.probe.path = Some(path);
+        probe.path = Some(path);
     }
-    plan.probe.timeout_ms = file.health.timeout_ms.unwrap_or(plan.probe.timeout_ms).clamp(1, 60_000);
-    plan.probe.interval_ms = file.health.interval_ms.unwrap_or(plan.probe.interval_ms).clamp(10, 60_000);
-    plan.probe.start_seconds = file.health.start_seconds.unwrap_or(plan.probe.start_seconds).clamp(1, 600);
-    plan.probe.retries = file.health.retries.unwrap_or(plan.probe.retries).clamp(1, 100);
+    probe.timeout_ms =
+        within("health.timeout_ms", wanted.timeout_ms, 1..=60_000)?.unwrap_or(probe.timeout_ms);
+    probe.interval_ms =
+        within("health.interval_ms", wanted.interval_ms, 10..=60_000)?.unwrap_or(probe.interval_ms);
+    probe.start_seconds =
+        within("health.start_seconds", wanted.start_seconds, 1..=600)?.unwrap_or(probe.start_seconds);
+    probe.retries = within("health.retries", wanted.retries, 1..=100)?.unwrap_or(probe.retries);
     Ok(())
+}
+
+/// A number of the project file, if it is a possible one.
+fn within<T: TryFrom<i128>>(
+    name: &str,
+    number: Option<i128>,
+    possible: RangeInclusive<i128>,
+) -> Result<Option<T>, DetectError> {
+    let Some(number) = number else { return Ok(None) };
+    let fitting = T::try_from(number).ok().filter(|_| possible.contains(&number));
+    fitting.map(Some).ok_or_else(|| {
+        let (least, most) = (possible.start(), possible.end());
+        DetectError::ProjectFile(format!("{name} is {number}; between {least} and {most} are possible"))
+    })
 }
 
 #[cfg(test)]
@@ -457,6 +479,17 @@ mod tests {
             (&[("windlass.toml", "colour = 1")], "unknown field"),
             (&[("index.html", ""), ("windlass.toml", "output = \"../x\"")], "not a folder inside"),
             (&[("index.html", ""), ("windlass.toml", "replicas = 0")], "between 1 and 20"),
+            (
+                &[("index.html", ""), ("windlass.toml", "replicas = 99999999999999999999")],
+                "is 99999999999999999999; between 1 and 20",
+            ),
+            (&[("index.html", ""), ("windlass.toml", "[health]\ntimeout_ms = 0")], "between 1 and 60000"),
+            (&[("index.html", ""), ("windlass.toml", "[health]\ninterval_ms = 9")], "between 10 and 60000"),
+            (
+                &[("index.html", ""), ("windlass.toml", "[health]\nstart_seconds = 99999999999")],
+                "health.start_seconds is 99999999999; between 1 and 600",
+            ),
+            (&[("index.html", ""), ("windlass.toml", "[health]\nretries = -1")], "between 1 and 100"),
             (&[("index.html", ""), ("windlass.toml", "target = \"vm\"")], "container-instances"),
             (&[("index.html", ""), ("windlass.toml", "[health]\npath = \"up\"")], "begin with /"),
             (&[("Procfile", "worker: x")], "web: <command>"),

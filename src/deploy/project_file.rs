@@ -34,8 +34,8 @@ pub struct ProjectFile {
     pub variables: BTreeMap<String, String>,
     /// Variables of the build.
     pub build_variables: BTreeMap<String, String>,
-    /// Replicas that run here.
-    pub replicas: Option<u32>,
+    /// Replicas that run here. Wider than what is possible, as all numbers here, so that the refusal can say what is.
+    pub replicas: Option<i128>,
     /// Where it runs on Azure.
     pub target: Target,
     /// In which order releases change places.
@@ -67,13 +67,13 @@ pub struct HealthSection {
     /// Has to answer with 200–399. Without it any answer below 500 on `/` will do.
     pub path: Option<String>,
     /// How long one probe may take.
-    pub timeout_ms: Option<u64>,
+    pub timeout_ms: Option<i128>,
     /// From one probe to the next.
-    pub interval_ms: Option<u64>,
+    pub interval_ms: Option<i128>,
     /// How long the whole start may take.
-    pub start_seconds: Option<u64>,
+    pub start_seconds: Option<i128>,
     /// Failed probes in a row that a running replica survives.
-    pub retries: Option<u32>,
+    pub retries: Option<i128>,
 }
 
 impl ProjectFile {

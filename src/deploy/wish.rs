@@ -280,7 +280,10 @@ impl Form<'_> {
         }
         for (name, value) in given {
             let pointer = format!("/envVariables/{}", name.replace('~', "~0").replace('/', "~1"));
-            match value.as_str().map_or(Err(NO_VALUE), |value| variable(name, value).map(|()| value)) {
+            let value = value.as_str().ok_or(NO_VALUE);
+            let checked =
+                value.and_then(|value| variable(name, value).and_then(|()| not_ours(name)).map(|()| value));
+            match checked {
                 Ok(value) => drop(variables.insert(name.clone(), seal(value))),
                 Err(problem) => self.refuse(pointer, problem),
             }
@@ -302,6 +305,19 @@ pub(super) fn variable(name: &str, value: &str) -> Result<(), &'static str> {
         return Err("has to be named with letters, digits and _, and not begin with a digit");
     }
     if value.len() > MOST_VARIABLE_BYTES || value.contains('\0') { Err(NO_VALUE) } else { Ok(()) }
+}
+
+/// Refuses a variable of the running app that Windlass sets itself: it would have no effect, or on Azure a bad one.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn not_ours(name: &str) -> Result<(), &'static str> {
+    if ["PORT", "HOST"].contains(&name) || name.starts_with("WINDLASS_") {
+        return Err(
+            "is set by Windlass: PORT and HOST tell the app where to listen, and WINDLASS_… is for Windlass itself",
+        );
+    }
+    Ok(())
 }
 
 /// Checks how many bytes the names and values of an environment have together.
@@ -389,6 +405,18 @@ mod tests {
                 "/commitSha"
             ]
         );
+    }
+
+    #[test]
+    fn variables_that_windlass_sets_are_refused() {
+        let mut body = full();
+        body["envVariables"] = json!({ "PORT": "1", "HOST": "x", "WINDLASS_OWNER": "x", "PORTS": "1", "MY_HOST": "x",
+                                       "ENVIRONMENT": "x", "HOSTNAME": "x", "port": "1" });
+        let errors = check(&body).unwrap_err();
+        let mut pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
+        pointers.sort_unstable();
+        assert_eq!(pointers, ["/envVariables/HOST", "/envVariables/PORT", "/envVariables/WINDLASS_OWNER"]);
+        assert!(errors[0].message.contains("is set by Windlass"), "{errors:?}");
     }
 
     #[test]

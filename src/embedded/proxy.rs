@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use actix_web::body::SizedStream;
 use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::middleware::from_fn;
 use actix_web::web::{Bytes, Data, Payload, ServiceConfig};
-use actix_web::{HttpRequest, HttpResponse, guard, web};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, guard, web};
 use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -59,19 +61,34 @@ pub fn mount(config: &mut ServiceConfig, door: &Arc<FrontDoor>) {
             web::scope("")
                 .guard(guard::fn_guard(move |cx| is_site(cx.head())))
                 .wrap(actix_web::middleware::Compress::default())
+                .wrap(from_fn(static_site::without_bad_range))
                 .default_service(web::to(site)),
         )
         .default_service(web::to(forward));
 }
 
-/// The host name that a request is for, without its port.
+/// The host name that a request is for, without its port and the dot of a complete name.
 fn host(headers: &HeaderMap) -> String {
     let value = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value
+    let name = value
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
-        .map_or(value, |(name, _)| name)
-        .to_ascii_lowercase()
+        .map_or(value, |(name, _)| name);
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+/// Headers that a message itself counts to its connection (RFC 9110, section 7.6.1); never its address and its length.
+fn named<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+    values
+        .flat_map(|value| value.split(|byte| *byte == b','))
+        .map(|option| String::from_utf8_lossy(option).trim().to_ascii_lowercase())
+        .filter(|option| option != "host" && option != "content-length")
+        .collect()
+}
+
+/// Whether a header is for the other side too.
+fn goes_on(name: &str, named: &[String]) -> bool {
+    !HOP_BY_HOP.contains(&name) && !named.iter().any(|option| option == name)
 }
 
 /// A page that explains itself.
@@ -187,8 +204,9 @@ fn upstream_request(
     let uri = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let mut upstream = hyper::Request::builder().method(request.method().as_str()).uri(uri);
     let upgrade = request.headers().get(header::UPGRADE).filter(|_| wants_web_socket(request)).cloned();
+    let named = named(request.headers().get_all(header::CONNECTION).map(HeaderValue::as_bytes));
     for (name, value) in request.headers() {
-        if !HOP_BY_HOP.contains(&name.as_str()) && !name.as_str().starts_with("x-forwarded-") {
+        if goes_on(name.as_str(), &named) && !name.as_str().starts_with("x-forwarded-") {
             upstream = upstream.header(name.as_str(), value.as_bytes());
         }
     }
@@ -223,11 +241,12 @@ fn pump(mut payload: Payload) -> Body {
     StreamBody::new(futures_util::stream::poll_fn(move |cx| chunks.poll_recv(cx))).boxed_unsync()
 }
 
-fn answer(response: hyper::Response<Incoming>, kept: Kept, busy: Busy) -> HttpResponse {
-    let status = StatusCode::from_u16(response.status().as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
+/// An answer with the app's headers. The length is for the body that comes with it.
+fn begun(status: StatusCode, headers: &hyper::HeaderMap) -> HttpResponseBuilder {
     let mut answer = HttpResponse::build(status);
-    for (name, value) in response.headers() {
-        if HOP_BY_HOP.contains(&name.as_str()) || name == "content-length" {
+    let named = named(headers.get_all("connection").iter().map(hyper::header::HeaderValue::as_bytes));
+    for (name, value) in headers {
+        if !goes_on(name.as_str(), &named) || name == "content-length" {
             continue;
         }
         if let (Ok(name), Ok(value)) =
@@ -236,6 +255,12 @@ fn answer(response: hyper::Response<Incoming>, kept: Kept, busy: Busy) -> HttpRe
             answer.append_header((name, value));
         }
     }
+    answer
+}
+
+fn answer(response: hyper::Response<Incoming>, kept: Kept, busy: Busy) -> HttpResponse {
+    let status = StatusCode::from_u16(response.status().as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut answer = begun(status, response.headers());
     let length = response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
     if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || length == Some(0) {
         // Without a body there must be no framing of one.
@@ -243,9 +268,6 @@ fn answer(response: hyper::Response<Incoming>, kept: Kept, busy: Busy) -> HttpRe
         kept.give_back();
         drop(busy);
         return answer.finish();
-    }
-    if let Some(length) = length {
-        answer.no_chunking(length);
     }
     let mut held = Some((kept, busy));
     let frames = BodyStream::new(response.into_body()).filter_map(|frame| async {
@@ -262,7 +284,12 @@ fn answer(response: hyper::Response<Incoming>, kept: Kept, busy: Busy) -> HttpRe
         }
         std::task::Poll::Ready(None::<Result<Bytes, std::io::Error>>)
     });
-    answer.streaming(frames.chain(end))
+    // Not `streaming`, which would give a type to what the app sent without one.
+    let body = frames.chain(end);
+    match length {
+        Some(length) => answer.no_chunking(length).body(SizedStream::new(length, body)),
+        None => answer.body(actix_web::body::BodyStream::new(body)),
+    }
 }
 
 /// Both directions of an upgraded connection (WebSockets), until either side ends it.
@@ -272,23 +299,13 @@ fn tunnel(
     payload: Option<Payload>,
     busy: Busy,
 ) -> HttpResponse {
-    let mut answer = HttpResponse::build(StatusCode::SWITCHING_PROTOCOLS);
+    let mut answer = begun(StatusCode::SWITCHING_PROTOCOLS, response.headers());
     let protocol = response
         .headers()
         .get("upgrade")
         .and_then(|value| value.to_str().ok())
         .unwrap_or("websocket")
         .to_owned();
-    for (name, value) in response.headers() {
-        if HOP_BY_HOP.contains(&name.as_str()) {
-            continue;
-        }
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_str().as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
-        {
-            answer.append_header((name, value));
-        }
-    }
     answer.upgrade(protocol);
     let (send, mut received) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(CHUNKS);
     actix_web::rt::spawn(async move {
@@ -314,5 +331,6 @@ fn tunnel(
         };
         tokio::select! { () = downward => {} () = upward => {} }
     });
-    answer.streaming(futures_util::stream::poll_fn(move |cx| received.poll_recv(cx)))
+    let chunks = futures_util::stream::poll_fn(move |cx| received.poll_recv(cx));
+    answer.body(actix_web::body::BodyStream::new(chunks))
 }

@@ -3,11 +3,42 @@
 use std::path::{Component, Path, PathBuf};
 
 use actix_files::NamedFile;
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, header};
+use actix_web::middleware::Next;
 use actix_web::{HttpRequest, HttpResponse};
 
 /// Files of the project itself, which no visitor needs.
 const OURS: [&str; 2] = ["windlass.toml", ".windlassignore"];
+
+/// Takes a `Range` off the request that is none: it may be passed over (RFC 9110, section 14.2), and the file is more help
+/// than a refusal.
+pub(super) async fn without_bad_range(
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let range = request.headers().get(header::RANGE);
+    if range.is_some_and(|range| !range.to_str().is_ok_and(is_range)) {
+        drop(request.headers_mut().remove(header::RANGE));
+    }
+    next.call(request).await
+}
+
+/// Whether a `Range` of bytes is well formed (RFC 9110, section 14.1.2); whether the file has them is another question.
+fn is_range(text: &str) -> bool {
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let position = |text: &str| text.parse::<u64>().unwrap_or(u64::MAX);
+    let fits = |range: &str| {
+        range.split_once('-').is_some_and(|(first, last)| {
+            let backwards = !first.is_empty() && !last.is_empty() && position(first) > position(last);
+            digits(first) && digits(last) && range != "-" && !backwards
+        })
+    };
+    let Some((unit, ranges)) = text.split_once('=') else { return false };
+    let mut ranges = ranges.split(',').map(str::trim).filter(|range| !range.is_empty()).peekable();
+    unit.eq_ignore_ascii_case("bytes") && ranges.peek().is_some() && ranges.all(fits)
+}
 
 /// Answers a request from the files below `root`.
 pub(super) fn serve(request: &HttpRequest, root: &Path) -> HttpResponse {
@@ -144,6 +175,18 @@ mod tests {
             }
             Found::Folder => "folder",
             Found::Nothing => "nothing",
+        }
+    }
+
+    #[test]
+    fn a_range_is_told_from_what_is_none() {
+        for range in ["bytes=0-0", "bytes=5-", "bytes=-5", "Bytes=0-1, 4-5", "bytes=0-99999999999999999999"] {
+            assert!(is_range(range), "{range}");
+        }
+        for none in
+            ["", "bytes", "bytes=", "bytes=,", "bytes=-", "bytes=abc", "bytes=5-2", "bytes=+1-2", "lines=1-2"]
+        {
+            assert!(!is_range(none), "{none}");
         }
     }
 

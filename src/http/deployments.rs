@@ -1,6 +1,6 @@
 //! `/deploy…`: asking for deployments and looking at them.
 
-use actix_web::http::header;
+use actix_web::http::{Method, header};
 use actix_web::web::{Bytes, Data, Path, Query};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use serde::Deserialize;
@@ -174,9 +174,9 @@ fn fault(fault: Fault) -> api::Fault {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogQuery {
-    after: Option<u64>,
-    tail: Option<usize>,
-    limit: Option<usize>,
+    after: Option<String>,
+    tail: Option<String>,
+    limit: Option<String>,
     step: Option<String>,
     follow: Option<String>,
 }
@@ -201,9 +201,10 @@ async fn read_logs(
     path: &str,
     query: Result<Query<LogQuery>, actix_web::Error>,
 ) -> Result<HttpResponse, Problem> {
-    let query = query
-        .map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?
-        .into_inner();
+    let query = query.map_err(|error| Problem::query(&error))?.into_inner();
+    let after = Problem::number("after", query.after.as_deref(), 0_u64)?;
+    let tail = Problem::number("tail", query.tail.as_deref(), 0_usize)?;
+    let limit = Problem::number("limit", query.limit.as_deref(), 1_usize)?.unwrap_or(1_000).min(MOST_LINES);
     let deployment = deployment_id(path)?;
     if api.windlass.tools.deployments.get(deployment).await?.is_none() {
         return Err(Problem::new("DEPLOYMENT_NOT_FOUND", format!("there is no deployment {path}")));
@@ -211,18 +212,19 @@ async fn read_logs(
     let header =
         |name| request.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
     let resume = header("last-event-id").and_then(|id| id.parse().ok());
-    let from = match (resume.or(query.after), query.tail) {
+    let from = match (resume.or(after), tail) {
         (Some(after), _) => From::After(after),
         (None, Some(lines)) => From::Tail(lines.min(MOST_LINES)),
         (None, None) => From::After(0),
     };
-    let follow = query.follow.as_deref().is_some_and(|follow| follow != "0" && follow != "false");
-    if follow || header("accept").is_some_and(|accept| accept.contains("text/event-stream")) {
+    let follow = query.follow.as_deref().is_some_and(|follow| follow != "0" && follow != "false")
+        || header("accept").is_some_and(|accept| accept.contains("text/event-stream"));
+    // The head of a stream would come with its end.
+    if follow && request.method() != Method::HEAD {
         return Ok(stream::events(Data::clone(api), deployment, from, query.step));
     }
-    let limit = query.limit.unwrap_or(1_000).clamp(1, MOST_LINES);
     let lines = api.windlass.tools.logs.read(deployment, from, limit).await?;
-    let next = lines.last().map_or(query.after.unwrap_or_default(), |line| line.id);
+    let next = lines.last().map_or(after.unwrap_or_default(), |line| line.id);
     let wanted: Vec<&Line> =
         lines.iter().filter(|line| query.step.is_none() || line.step == query.step).collect();
     Ok(HttpResponse::Ok()
@@ -298,7 +300,7 @@ pub(super) struct ListQuery {
     status: Option<String>,
     environment: Option<String>,
     cursor: Option<String>,
-    limit: Option<usize>,
+    limit: Option<String>,
 }
 
 /// `GET /deploy/project/{project}`.
@@ -324,9 +326,7 @@ pub(super) async fn list(
     project: Option<Name>,
     query: Result<Query<ListQuery>, actix_web::Error>,
 ) -> Result<HttpResponse, Problem> {
-    let query = query
-        .map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?
-        .into_inner();
+    let query = query.map_err(|error| Problem::query(&error))?.into_inner();
     let status = query.status.map(|word| {
         Status::from_word(&word).ok_or_else(|| {
             Problem::field(
@@ -341,7 +341,7 @@ pub(super) async fn list(
     let before = query.cursor.map(|cursor| {
         cursor.parse::<i64>().map_err(|_| Problem::field("/cursor", "use nextCursor of the page before"))
     });
-    let limit = query.limit.unwrap_or(ROWS).clamp(1, MOST_ROWS);
+    let limit = Problem::number("limit", query.limit.as_deref(), 1)?.unwrap_or(ROWS).min(MOST_ROWS);
     let filter = Filter {
         project,
         status: status.transpose()?,

@@ -5,6 +5,7 @@ mod guard;
 mod health;
 mod metrics;
 mod operations;
+mod patience;
 pub mod problem;
 mod projects;
 mod refused;

@@ -1,5 +1,8 @@
 //! Turns errors into answers: RFC 9457, one stable code each.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 
@@ -38,6 +41,36 @@ impl Problem {
             return Self::new("DISK_FULL", "there is no room left on the server's disk");
         }
         Self::new("STORE_UNAVAILABLE", error.to_string())
+    }
+
+    /// A query that cannot be read; where the reason names the field, so does the answer.
+    pub fn query(error: &actix_web::Error) -> Self {
+        let reason = error.to_string();
+        let named = reason.split_once("field `").and_then(|(_, rest)| rest.split_once('`'));
+        let error = named.map(|(name, _)| FieldError {
+            pointer: format!("/{}", name.replace('~', "~0").replace('/', "~1")),
+            message: reason.clone(),
+        });
+        Self {
+            code: "BAD_REQUEST",
+            detail: format!("the query cannot be read: {reason}"),
+            errors: error.into_iter().collect(),
+        }
+    }
+
+    /// The number that field `name` of a query gives, from `least` on.
+    ///
+    /// # Errors
+    /// It is another, or none.
+    pub fn number<T>(name: &str, text: Option<&str>, least: T) -> Result<Option<T>, Self>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        let Some(text) = text else { return Ok(None) };
+        let number = text.parse::<T>().ok().filter(|number| *number >= least);
+        let wrong =
+            || Self::field(&format!("/{name}"), format!("has to be a number from {least} on, not `{text}`"));
+        number.map(Some).ok_or_else(wrong)
     }
 
     fn fields(errors: Vec<FieldError>) -> Self {

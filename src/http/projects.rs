@@ -23,7 +23,7 @@ pub(super) async fn revisions(api: Data<Api>) -> HttpResponse {
 pub(super) struct OutputQuery {
     organization_id: String,
     environment: Option<String>,
-    tail: Option<usize>,
+    tail: Option<String>,
 }
 
 /// `GET /projects/{project}/output`: what the app wrote to stdout and stderr.
@@ -34,11 +34,10 @@ pub(super) async fn output(
     query: Result<Query<OutputQuery>, actix_web::Error>,
 ) -> HttpResponse {
     let lines = async {
-        let query = query
-            .map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?;
+        let query = query.map_err(|error| Problem::query(&error))?;
         let environment = query.environment.as_deref().unwrap_or("development");
         let app = format!("{}/{path}/{environment}", query.organization_id);
-        let most = query.tail.unwrap_or(LINES).min(MOST_LINES);
+        let most = Problem::number("tail", query.tail.as_deref(), 0)?.unwrap_or(LINES).min(MOST_LINES);
         let lines = api
             .windlass
             .tools

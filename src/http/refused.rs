@@ -1,11 +1,11 @@
 //! What the web server refuses by itself, in the form of our own answers.
 
-use actix_web::Error;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
+use actix_web::{Error, HttpRequest, HttpResponse};
 
 use super::Api;
 use super::problem::Problem;
@@ -19,13 +19,18 @@ pub(super) async fn in_our_words(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let answer = next.call(request).await?.map_into_boxed_body();
     let Some(problem) = problem(&answer) else { return Ok(answer) };
-    let id = api.correlation(answer.request());
-    let old = answer.request().path() == "/api/deploy";
-    let mut ours = if old { problem.answer_v2(&id) } else { problem.answer(&id) };
+    let mut ours = refuse(&api, answer.request(), &problem);
     if let Some(methods) = answer.headers().get(header::ALLOW) {
         ours.headers_mut().insert(header::ALLOW, methods.clone());
     }
     Ok(answer.into_response(ours))
+}
+
+/// The problem in the form that the path has for answers.
+pub(super) fn refuse(api: &Api, request: &HttpRequest, problem: &Problem) -> HttpResponse {
+    let id = api.correlation(request);
+    let old = request.path() == "/api/deploy";
+    if old { problem.answer_v2(&id) } else { problem.answer(&id) }
 }
 
 fn problem(answer: &ServiceResponse<BoxBody>) -> Option<Problem> {

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder};
 
 use super::problem::Problem;
 use super::{
-    Api, deployments, guard, health, metrics, operations, projects, refused, sources, status, traced,
+    Api, deployments, guard, health, metrics, operations, patience, projects, refused, sources, status,
+    traced,
 };
 
 /// Bytes of a JSON body: a request with every variable at its limit fits.
@@ -20,46 +21,51 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
         web::scope("")
             .wrap(from_fn(refused::in_our_words))
             .wrap(from_fn(guard::refuse_forged))
+            .wrap(from_fn(patience::with_patience))
             // Around the guard: what is refused is part of a trace too.
             .wrap(from_fn(traced::in_a_span))
             .app_data(web::PayloadConfig::new(MOST_JSON_BYTES))
-            .service(web::resource("/").get(health::name))
+            .service(read("/", health::name))
             .service(web::resource("/deploy").post(deployments::create))
             .service(web::resource("/api/deploy").post(deployments::create_v2))
-            .service(web::resource("/deploy/project/{project}").get(deployments::of_project))
-            .service(web::resource("/deploy/{id}/status").get(deployments::status))
-            .service(web::resource("/deploy/{id}/sbom").get(deployments::materials))
-            .service(web::resource("/deploy/{id}/logs").get(deployments::logs))
+            .service(read("/deploy/project/{project}", deployments::of_project))
+            .service(read("/deploy/{id}/status", deployments::status))
+            .service(read("/deploy/{id}/sbom", deployments::materials))
+            .service(read("/deploy/{id}/logs", deployments::logs))
             .service(web::resource("/deploy/{id}/cancel").post(deployments::cancel))
             .service(web::resource("/deploy/{id}/retry").post(deployments::retry))
-            .service(web::resource("/health").get(health::basic))
-            .service(web::resource("/health/detailed").get(health::detailed))
-            .service(web::resource("/health/ready").get(health::ready))
-            .service(web::resource("/health/live").get(health::live))
-            .service(web::resource("/ready").get(health::ready))
-            .service(web::resource("/status").get(status::service))
-            .service(web::resource("/status/queue").get(status::queue))
+            .service(read("/health", health::basic))
+            .service(read("/health/detailed", health::detailed))
+            .service(read("/health/ready", health::ready))
+            .service(read("/health/live", health::live))
+            .service(read("/ready", health::ready))
+            .service(read("/status", status::service))
+            .service(read("/status/queue", status::queue))
             .service(web::resource("/status/cleanup").post(status::cleanup))
-            .service(web::resource("/status/deployments").get(status::deployments))
-            .service(web::resource("/metrics").get(metrics::prometheus))
+            .service(read("/status/deployments", status::deployments))
+            .service(read("/metrics", metrics::prometheus))
             .service(web::resource("/sources").post(sources::create))
             .service(web::resource("/sources/blobs").post(sources::put_batch))
             .service(web::resource("/sources/blobs/{sha256}").put(sources::put_blob))
-            .service(web::resource("/projects/revisions").get(projects::revisions))
-            .service(web::resource("/projects/{project}/output").get(projects::output))
+            .service(read("/projects/revisions", projects::revisions))
+            .service(read("/projects/{project}/output", projects::output))
+            .service(read("/operations/dead-letters", operations::dead_letters).delete(operations::purge))
             .service(
-                web::resource("/operations/dead-letters")
-                    .get(operations::dead_letters)
-                    .delete(operations::purge),
-            )
-            .service(
-                web::resource("/operations/dead-letters/{id}")
-                    .get(operations::dead_letter)
-                    .delete(operations::purge_one),
+                read("/operations/dead-letters/{id}", operations::dead_letter).delete(operations::purge_one),
             )
             .service(web::resource("/operations/dead-letters/{id}/redrive").post(operations::redrive))
             .default_service(web::to(nothing_here)),
     );
+}
+
+/// A route that is read: HEAD asks for the head of the same answer (RFC 9110, section 9.3.2).
+fn read<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::resource(path).get(handler.clone()).head(handler)
 }
 
 async fn nothing_here(api: Data<Api>, request: HttpRequest) -> HttpResponse {

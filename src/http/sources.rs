@@ -57,8 +57,7 @@ pub(super) async fn put_blob(
     payload: Payload,
 ) -> HttpResponse {
     let kept = async {
-        let query = query
-            .map_err(|error| Problem::new("BAD_REQUEST", format!("the query cannot be read: {error}")))?;
+        let query = query.map_err(|error| Problem::query(&error))?;
         let org = owner(&query.organization_id)?;
         let digest: Digest = path
             .parse()
@@ -104,7 +103,7 @@ pub(super) async fn put_batch(
 ) -> HttpResponse {
     let kept = async {
         let bad = |detail: &str| Problem::new("BAD_REQUEST", detail);
-        let query = query.map_err(|error| bad(&format!("the query cannot be read: {error}")))?;
+        let query = query.map_err(|error| Problem::query(&error))?;
         let org = owner(&query.organization_id)?;
         if request.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != batch::MEDIA_TYPE) {
             return Err(bad(&format!("a batch is {}", batch::MEDIA_TYPE)));

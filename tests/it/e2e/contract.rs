@@ -91,6 +91,72 @@ async fn errors_are_problems_with_stable_codes() {
 }
 
 #[tokio::test]
+async fn a_wrong_query_names_its_field() {
+    let server = Server::start();
+    let id = "dep_00000000000";
+    let cases: [(&str, &str, &str, &str); 13] = [
+        ("GET", "/status/deployments?limit=0", "VALIDATION_FAILED", "/limit"),
+        ("GET", "/status/deployments?limit=many", "VALIDATION_FAILED", "/limit"),
+        ("GET", "/deploy/project/one?limit=-1", "VALIDATION_FAILED", "/limit"),
+        ("GET", "/status/deployments?cursor=x", "VALIDATION_FAILED", "/cursor"),
+        ("GET", "/status/deployments?colour=red", "BAD_REQUEST", "/colour"),
+        ("GET", "/status/deployments?limit=1&limit=2", "BAD_REQUEST", "/limit"),
+        ("GET", &format!("/deploy/{id}/logs?after=x"), "VALIDATION_FAILED", "/after"),
+        ("GET", &format!("/deploy/{id}/logs?tail=-1"), "VALIDATION_FAILED", "/tail"),
+        ("GET", &format!("/deploy/{id}/logs?limit=0"), "VALIDATION_FAILED", "/limit"),
+        ("GET", "/projects/one/output?organizationId=o&tail=x", "VALIDATION_FAILED", "/tail"),
+        ("GET", "/projects/one/output", "BAD_REQUEST", "/organizationId"),
+        ("PUT", "/sources/blobs/x", "BAD_REQUEST", "/organizationId"),
+        ("POST", "/sources/blobs?organization=o", "BAD_REQUEST", "/organization"),
+    ];
+    for (method, path, code, pointer) in cases {
+        let (status, problem) = parsed(&server.call(method, path, &[], Bytes::new()).await);
+        assert_eq!((status, problem["code"].as_str()), (400, Some(code)), "{path}: {problem}");
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{path}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(&pointer[1..]), "{path}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_can_be_read_has_a_head() {
+    let server = Server::start();
+    let (_, accepted) = server.post("/deploy", &request("one")).await;
+    let id = accepted["deploymentId"].as_str().unwrap();
+    server.ended(id).await;
+    let paths: [&str; 15] = [
+        "/",
+        "/health",
+        "/health/detailed",
+        "/health/ready",
+        "/health/live",
+        "/ready",
+        "/status",
+        "/status/queue",
+        "/status/deployments",
+        "/metrics",
+        "/deploy/project/one",
+        "/projects/revisions",
+        "/operations/dead-letters",
+        &format!("/deploy/{id}/status"),
+        &format!("/deploy/{id}/logs"),
+    ];
+    for path in paths {
+        let whole = server.call("GET", path, &[], Bytes::new()).await;
+        let head = server.call("HEAD", path, &[], Bytes::new()).await;
+        assert_eq!((head.status(), whole.status().as_u16()), (whole.status(), 200), "{path}");
+        assert_eq!(head.headers()["content-type"], whole.headers()["content-type"], "{path}");
+        assert!(head.body().is_empty() && !whole.body().is_empty(), "{path}");
+    }
+    // It ends, and no event has to come first.
+    let mut slow = request("slow");
+    slow["buildCommand"] = json!("sleep 600");
+    let (_, accepted) = server.post("/deploy", &slow).await;
+    let path = format!("/deploy/{}/logs?follow=1", accepted["deploymentId"].as_str().unwrap());
+    assert_eq!(server.call("HEAD", &path, &[], Bytes::new()).await.status().as_u16(), 200);
+    assert_eq!(server.call("HEAD", "/deploy", &[], Bytes::new()).await.status().as_u16(), 405);
+}
+
+#[tokio::test]
 async fn what_the_web_server_refuses_has_a_code_too() {
     let server = Server::start();
     for (method, path, allowed) in [

@@ -11,6 +11,7 @@ mod package;
 mod proxy;
 mod readiness;
 mod service;
+mod stalled;
 mod telemetry;
 mod zero_downtime;
 

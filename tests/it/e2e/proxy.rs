@@ -1,5 +1,7 @@
 //! What passes through the front door.
 
+use std::io::{Read as _, Write as _};
+
 use bytes::Bytes;
 use hyper::Request;
 use windlass::embedded::upstream::{empty, full};
@@ -18,10 +20,22 @@ class App(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         if code == 304:
             self.send_header("ETag", '"x"')
+        if self.path == "/named":
+            for header in ("Connection: X-Gone, keep-alive", "X-Gone: 1", "X-Kept: 1"):
+                self.send_header(*header.split(": "))
         self.end_headers()
-        self.wfile.write(body or b"")
+        if self.command != "HEAD":
+            self.wfile.write(body or b"")
     def do_GET(self):
+        if self.headers.get("Upgrade") == "websocket":
+            self.send_response(101)
+            self.send_header("Upgrade", "websocket")
+            self.send_header("Connection", "Upgrade")
+            self.end_headers()
+            self.close_connection = True
+            return
         self.answer(int(self.path[1:])) if self.path[1:].isdigit() else self.answer(200, str(self.headers).encode())
+    do_HEAD = do_OPTIONS = do_GET
     def do_POST(self):
         self.answer(200, self.rfile.read(int(self.headers["Content-Length"])))
     def log_message(self, *a):
@@ -29,17 +43,86 @@ class App(BaseHTTPRequestHandler):
 ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), App).serve_forever()
 "#;
 
-#[tokio::test]
-async fn empty_answers_bodies_and_offers_pass_unharmed() {
-    if !have("python3") {
-        return;
-    }
+/// A service with the app on `echo.localhost`.
+fn echo() -> Server {
     let server = Server::start();
     let root = server.folder.path().join("echo");
     std::fs::create_dir_all(&root).unwrap();
     std::fs::write(root.join("app.py"), APP).unwrap();
     std::fs::write(root.join("windlass.toml"), "[health]\npath = \"/\"\n").unwrap();
     assert_eq!(server.deploy(&root, &[])["status"], "succeeded", "{}", server.log());
+    server
+}
+
+#[tokio::test]
+async fn headers_pass_as_they_are_and_those_of_one_connection_do_not() {
+    if !have("python3") {
+        return;
+    }
+    let server = echo();
+    let fetch = async |method: &str, path: &str| {
+        let request = Request::builder().method(method).uri(path).header("host", "echo.localhost");
+        let request = request.header("connection", "X-Drop, keep-alive, Host").header("x-drop", "1");
+        let request = request.header("x-keep", "1").body(empty()).unwrap();
+        server.pool.fetch(server.apps, request).await.unwrap()
+    };
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        let answer = fetch(method, "/named").await;
+        assert_eq!(answer.status().as_u16(), 200, "{method}");
+        assert!(!answer.headers().contains_key("content-type"), "the app sent none: {answer:?}");
+        assert!(answer.headers().contains_key("x-kept") && !answer.headers().contains_key("x-gone"));
+    }
+    let told = String::from_utf8(fetch("GET", "/headers").await.body().to_vec()).unwrap().to_lowercase();
+    assert!(told.contains("x-keep: 1") && told.contains("host: echo.localhost"), "{told}");
+    assert!(!told.contains("x-drop"), "{told}");
+    let mut stream = std::net::TcpStream::connect(server.apps).unwrap();
+    stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
+    let asked =
+        "GET / HTTP/1.1\r\nhost: echo.localhost.\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(asked.as_bytes()).unwrap();
+    let (mut said, mut some) = (String::new(), [0; 4_096]);
+    while !said.contains("\r\n\r\n") {
+        let count = stream.read(&mut some).unwrap();
+        assert!(count > 0, "{said}");
+        said.push_str(&String::from_utf8_lossy(&some[..count]).to_lowercase());
+    }
+    assert!(said.starts_with("http/1.1 101 ") && said.contains("upgrade: websocket"), "{said}");
+    assert!(!said.contains("content-type"), "{said}");
+}
+
+#[tokio::test]
+async fn a_complete_name_is_found_and_what_is_no_range_is_passed_over() {
+    let server = Server::start();
+    let root = server.folder.path().join("site");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("index.html"), "0123456789").unwrap();
+    assert_eq!(server.deploy(&root, &[])["status"], "succeeded", "{}", server.log());
+    let port = server.apps.port();
+    for host in ["site.localhost.", format!("Site.Localhost.:{port}").as_str()] {
+        assert_eq!(server.app(host, "/").await, (200, "0123456789".to_owned()), "{host}");
+    }
+    assert_eq!(server.app("site.localhost..", "/").await.0, 404);
+    for (range, status, body) in [
+        ("bytes=2-4", 206, "234"),
+        ("bytes=-3", 206, "789"),
+        ("bytes=10-", 416, ""),
+        ("bytes=abc", 200, "0123456789"),
+        ("bytes=5-2", 200, "0123456789"),
+        ("bytes", 200, "0123456789"),
+        ("lines=1-2", 200, "0123456789"),
+    ] {
+        let request = Request::get("/").header("host", "site.localhost").header("range", range);
+        let answer = server.pool.fetch(server.apps, request.body(empty()).unwrap()).await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.body()), (status, &Bytes::from(body)), "{range}");
+    }
+}
+
+#[tokio::test]
+async fn empty_answers_bodies_and_offers_pass_unharmed() {
+    if !have("python3") {
+        return;
+    }
+    let server = echo();
     let fetch = async |request: hyper::http::request::Builder, body: Option<&'static str>| {
         let request = request.header("host", "echo.localhost");
         let request = request.body(body.map_or_else(empty, full)).unwrap();

@@ -88,8 +88,10 @@ fn what_is_wrong_is_wrong_for_both() {
         "domains = [\"shop.example\", \"münchen.example.\"]",
         "target = \"container-instances\"\nstrategy = \"recreate\"\nreplicas = 1",
         "[size]\ncpu = \"0.5\"\nmemory = \"1024Mi\"",
-        "[variables]\n_A1 = \"\"",
-        "[health]\npath = \"/\"\ntimeout_ms = 0",
+        "[variables]\n_A1 = \"\"\nPORTS = \"1\"",
+        "[build_variables]\nPORT = \"1\"",
+        "[health]\npath = \"/\"\ntimeout_ms = 1\ninterval_ms = 10\nstart_seconds = 1\nretries = 1",
+        "[health]\ntimeout_ms = 60000\ninterval_ms = 60000\nstart_seconds = 600\nretries = 100",
     ] {
         assert_eq!((complaints(right), planned(right).err()), (Vec::new(), None), "{right}");
     }
@@ -118,6 +120,9 @@ fn what_is_wrong_is_wrong_for_both() {
         "ignore = \"drafts/\"",
         "variables = [\"A=1\"]",
         "[variables]\n\"A B\" = \"\"",
+        "[variables]\nPORT = \"1\"",
+        "[variables]\nHOST = \"x\"",
+        "[variables]\nWINDLASS_OWNER = \"x\"",
         "[build_variables]\n1A = \"\"",
         "[build_variables]\nA = 1",
         "[size]\ncpu = \"1\"",
@@ -126,6 +131,14 @@ fn what_is_wrong_is_wrong_for_both() {
         "[size]\ncpu = \"1\"\nmemory = \"2\"",
         "[health]\npath = \"up\"",
         "[health]\ntimeout_ms = -1",
+        "[health]\ntimeout_ms = 0",
+        "[health]\ntimeout_ms = 60001",
+        "[health]\ninterval_ms = 9",
+        "[health]\ninterval_ms = 60001",
+        "[health]\nstart_seconds = 0",
+        "[health]\nstart_seconds = 601",
+        "[health]\nretries = 0",
+        "[health]\nretries = 101",
         "[health]\ncolour = 1",
     ] {
         assert!(!complaints(wrong).is_empty(), "the schema takes {wrong}");
