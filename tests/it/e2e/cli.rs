@@ -152,6 +152,10 @@ async fn up_finds_the_service_that_works_on_the_same_data_folder() {
     let url = format!("Live at http://site.localhost:{}", server.apps.port());
     assert!(code == 0 && out.lines().any(|line| line == url), "{out}{error}");
     assert_eq!(server.app("site.localhost", "/").await, (200, "found".to_owned()));
+    let doctor = ["doctor", "--data-dir", "data", "--port", "0", "--apps-port", "0"];
+    let (_, out, _) = ran(windlass(server.folder.path()).args(doctor).output().unwrap());
+    let holder = format!("is in use by a Windlass (process {})", server.child.id());
+    assert!(out.lines().any(|line| line.ends_with(&holder)), "{out}");
 }
 
 #[tokio::test]
