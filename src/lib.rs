@@ -1,4 +1,4 @@
-//! Windlass: a folder, a git ref or an image becomes a live, health-checked, rollback-able app.
+//! Windlass: a folder, a git ref or an image becomes a live, health-checked app.
 //!
 //! The map of the house is `docs/ARCHITECTURE.md`.
 

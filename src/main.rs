@@ -11,12 +11,14 @@ use clap::{CommandFactory as _, Parser as _};
 use windlass::ambient::SystemClock;
 use windlass::azure::doctor::Unknown;
 use windlass::cli::args::{Cli, Command, DeployFlags};
-use windlass::cli::client::{Client, ClientError};
+use windlass::cli::client::Client;
 use windlass::cli::deploy::{Order, follow, submit};
 use windlass::cli::screen::{Mode, Screen};
-use windlass::cli::subcommands::{ConfigCommand, DlqCommand};
-use windlass::cli::{Ending, Identity, Output, doctor, exit, init, show, smoke};
-use windlass::config::{BadSettings, Level, Settings, explain};
+use windlass::cli::subcommands::ConfigCommand;
+use windlass::cli::{
+    Ending, Identity, Output, doctor, exit, explain, failure, init, letters, logs, show, smoke,
+};
+use windlass::config::{self, Level, Settings};
 use windlass::deploy::project_file::SCHEMA;
 use windlass::package;
 use windlass::setup::{Setup, is_handler, setup};
@@ -31,39 +33,31 @@ fn main() -> ExitCode {
     if arguments.next().as_deref() == Some("__exec") {
         // Only a failure comes back.
         let failed = windlass::embedded::sandbox::become_command(&arguments.next().unwrap_or_default());
-        return fail(&match failed {
+        let error = match failed {
             Ok(never) => match never {},
             Err(error) => error,
-        });
+        };
+        return fail(&error, false);
     }
     let implied = std::env::args().len() == 1 && is_handler();
     let cli =
         if implied { Cli { command: Command::Handler, server: None, json: false } } else { Cli::parse() };
+    let json = cli.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into()),
+        Err(error) => return fail(&error.into(), json),
     };
     let result = runtime.block_on(run(cli));
     // Work that waits for the disk or for a key press must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(error) => fail(&error),
+        Err(error) => fail(&error, json),
     }
 }
 
-fn fail(error: &anyhow::Error) -> ExitCode {
-    // Nothing is left to be done when even stderr is closed.
-    drop(writeln!(std::io::stderr(), "error: {error:#}"));
-    let code = match error.downcast_ref::<ClientError>() {
-        Some(ClientError::Unreachable(_)) => exit::UNREACHABLE,
-        Some(ClientError::Problem(_)) => exit::REFUSED,
-        Some(ClientError::BadAddress(_)) => exit::USAGE,
-        Some(ClientError::Strange { .. } | ClientError::Broken(_)) => exit::FAILED,
-        None if error.downcast_ref::<BadSettings>().is_some() => exit::CONFIG,
-        None => exit::FAILED,
-    };
-    ExitCode::from(code)
+fn fail(error: &anyhow::Error, json: bool) -> ExitCode {
+    ExitCode::from(failure::tell(error, json, &mut std::io::stderr()))
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "every command that is not named here talks to a server")]
@@ -124,27 +118,23 @@ async fn remote(
             return deploy_to(&client, settings, deploy, detach, json).await;
         }
         Command::Status { id, watch } => {
-            show::status(&client, id.as_deref(), watch, &SystemClock, &mut out).await?;
+            return show::status(&client, id.as_deref(), watch, &SystemClock, &mut out).await;
         }
         Command::Logs { app: Some(project), environment, organization, .. } => {
-            show::app_output(&client, &project, &organization, &environment, &mut out).await?;
+            logs::app_output(&client, &project, &organization, &environment, &mut out).await?;
         }
         Command::Logs { id, follow, step, .. } => {
-            show::logs(&client, &id.unwrap_or_default(), step.as_deref(), follow, &mut out).await?;
+            let (id, step) = (id.unwrap_or_default(), step.as_deref());
+            if follow {
+                return logs::follow(&client, &id, step, &SystemClock, &mut out).await;
+            }
+            logs::lines(&client, &id, step, &mut out).await?;
         }
         Command::Cancel { id } => say(&client.post(&format!("/deploy/{id}/cancel"), &()).await?, &mut out)?,
         Command::Retry { id } => say(&client.post(&format!("/deploy/{id}/retry"), &()).await?, &mut out)?,
         Command::List { project } => show::list(&client, project.as_deref(), &mut out).await?,
-        Command::Explain { id } => show::explain(&client, &id, &mut out).await?,
-        Command::Dlq { command: DlqCommand::List } => show::dead_letters(&client, &mut out).await?,
-        Command::Dlq { command: DlqCommand::Show { id } } => show::dead_letter(&client, id, &mut out).await?,
-        Command::Dlq { command: DlqCommand::Redrive { id } } => {
-            say(&client.post(&format!("/operations/dead-letters/{id}/redrive"), &()).await?, &mut out)?;
-        }
-        Command::Dlq { command: DlqCommand::Purge { id } } => {
-            let id = id.map(|id| format!("/{id}")).unwrap_or_default();
-            say(&client.delete(&format!("/operations/dead-letters{id}")).await?, &mut out)?;
-        }
+        Command::Explain { id } => explain::explain(&client, &id, &mut out).await?,
+        Command::Dlq { command } => letters::run(&client, &command, &mut out).await?,
         Command::Sbom { id } => {
             let bill: serde_json::Value = client.get(&format!("/deploy/{id}/sbom")).await?;
             writeln!(out.to, "{bill:#}")?;
@@ -220,13 +210,18 @@ async fn deploy_to(
         }
     };
     screen.close();
-    tell(&ending, json)?;
-    Ok(ending.exit_code())
+    tell(&ending, json)
 }
 
-fn tell(ending: &Ending, json: bool) -> anyhow::Result<()> {
+/// How it ended, in words and as the exit code.
+fn tell(ending: &Ending, json: bool) -> anyhow::Result<u8> {
     let mut out = Output { to: &mut std::io::stdout(), json };
-    out.put(&ending.status, |to| ending.write(to))
+    match out.put(&ending.status, |to| ending.write(to)) {
+        // The words are nobody's loss, and the exit code still counts.
+        Err(error) if failure::is_closed(&error) => {}
+        told => told?,
+    }
+    Ok(ending.exit_code())
 }
 
 /// Ctrl-C while a deployment is followed: it goes on unless the person says otherwise.
@@ -263,12 +258,11 @@ async fn deploy_here(
     let id = submit(client, &order(flags), &settings.cache_dir, &SystemClock, &mut screen).await?;
     let ending = follow(client, &id, &SystemClock, &mut screen).await?;
     screen.close();
-    tell(&ending, json)?;
-    Ok(ending.exit_code())
+    tell(&ending, json)
 }
 
 fn explain_settings(values: &BTreeMap<String, String>, out: &mut Output<'_>) -> anyhow::Result<()> {
-    for (variable, value) in explain(values) {
+    for (variable, value) in config::explain(values) {
         let source = if value.is_some() { "set" } else { "default" };
         let value = value.unwrap_or_else(|| variable.default.to_owned());
         let row = serde_json::json!({ "name": variable.name, "value": value, "source": source, "meaning": variable.meaning });

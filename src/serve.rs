@@ -16,6 +16,7 @@ use crate::azure::custom_handler;
 use crate::config::{Backend, Settings};
 use crate::embedded::connect::{Embedded, connect};
 use crate::embedded::host::{Calls, Host, HostSettings};
+use crate::embedded::lock::announce;
 use crate::embedded::privileges::guard;
 use crate::embedded::proxy::{self, FrontDoor};
 use crate::embedded::runtime::LocalRuntime;
@@ -130,6 +131,7 @@ async fn run(
     host.start();
     go_on(&windlass);
     state.ready.store(true, Ordering::Relaxed);
+    announce(&lock, api);
     tracing::info!(api = %api, apps = %apps, data_dir = %settings.data_dir.display(), backend = "embedded", "Windlass {} serves on http://{api}", env!("CARGO_PKG_VERSION"));
     Ok(Service {
         api,

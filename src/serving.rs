@@ -7,6 +7,7 @@ use windlass::cli::args::{DeployFlags, ServiceFlags};
 use windlass::cli::client::Client;
 use windlass::cli::exit;
 use windlass::config::{Backend, BadSettings, Level, Settings};
+use windlass::embedded::lock::find;
 use windlass::serve::{Extras, start, start_handler};
 use windlass::telemetry::{self, Format, Telemetry};
 
@@ -22,7 +23,9 @@ pub(crate) async fn up(
 ) -> anyhow::Result<u8> {
     let level = if settings.log_level == Level::INFO { Level::WARN } else { settings.log_level };
     let telemetry = observe(settings, level, Format::People)?;
-    let named = server.or_else(|| settings.server.clone());
+    // A service on the same data folder could not be started beside the one that runs.
+    let running = || find(&settings.data_dir).map(|api| format!("http://{api}"));
+    let named = server.or_else(|| settings.server.clone()).or_else(running);
     let wants_own = service.port.is_some() || service.data_dir.is_some() || service.apps_port.is_some();
     let known = Client::new(&named.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", settings.port)))?;
     if named.is_some() || (!wants_own && known.is_there().await) {

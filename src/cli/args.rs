@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use super::subcommands::{BenchCommand, ConfigCommand, DlqCommand};
@@ -31,7 +32,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Server to talk to; otherwise `WINDLASS_URL`, or port 3010 of this machine.
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
     pub server: Option<String>,
     /// Prints JSON, one object per line.
     #[arg(long, global = true)]
@@ -42,13 +43,13 @@ pub struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 pub struct ServiceFlags {
     /// Port of the API; 0 takes a free one (3010 unless told otherwise).
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub port: Option<String>,
     /// Port of the deployed apps; 0 takes a free one (3080 unless told otherwise).
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub apps_port: Option<String>,
     /// Where everything is kept (.windlass unless told otherwise).
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub data_dir: Option<String>,
 }
 
@@ -72,13 +73,13 @@ pub struct DeployFlags {
     #[arg(default_value = ".")]
     pub dir: PathBuf,
     /// The project (otherwise `name` in windlass.toml, or the name of the folder).
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub project: Option<String>,
     /// development, staging, production, preview or preview-NAME; otherwise `environment` in windlass.toml, or development.
-    #[arg(long, short)]
+    #[arg(long, short, value_parser = NonEmptyStringValueParser::new())]
     pub environment: Option<String>,
     /// A host name of its own.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub domain: Option<String>,
     /// A variable for the running app; repeatable.
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]

@@ -21,10 +21,13 @@ pub enum ClientError {
     )]
     Unreachable(String),
     /// The address is not one.
-    #[error(
-        "`{0}` is not an address such as http://127.0.0.1:3010 (https needs API tokens, which this version does not have)"
-    )]
+    #[error("`{0}` is not an address such as http://127.0.0.1:3010")]
     BadAddress(String),
+    /// The address is of the wrong scheme.
+    #[error(
+        "https needs API tokens, which this version does not have; `{0}` cannot be talked to, only http can"
+    )]
+    Https(String),
     /// The server refuses.
     #[error("{}: {}{}", .0.code, .0.detail, fields(&.0.errors))]
     Problem(Box<api::Problem>),
@@ -36,6 +39,11 @@ pub enum ClientError {
         /// The beginning of it.
         text: String,
     },
+    /// The answer is for people.
+    #[error(
+        "the server answered {0} with a web page: this is no API of Windlass, perhaps the port of its apps; the API is on 3010 unless told otherwise"
+    )]
+    Page(u16),
     /// The connection broke.
     #[error("the connection to the server broke: {0}")]
     Broken(String),
@@ -61,10 +69,13 @@ impl Client {
     /// The server at `base`, such as `http://127.0.0.1:3010`.
     ///
     /// # Errors
-    /// [`ClientError::BadAddress`].
+    /// [`ClientError::BadAddress`], [`ClientError::Https`].
     pub fn new(base: &str) -> Result<Self, ClientError> {
         let base = base.trim_end_matches('/').to_owned();
         let uri: Uri = base.parse().map_err(|_| ClientError::BadAddress(base.clone()))?;
+        if uri.scheme_str() == Some("https") {
+            return Err(ClientError::Https(base));
+        }
         if uri.scheme_str() != Some("http") || uri.host().is_none() {
             return Err(ClientError::BadAddress(base));
         }
@@ -99,7 +110,7 @@ impl Client {
     pub async fn page(&self, path: &str) -> Result<u64, ClientError> {
         let response = self.send(Method::GET, path, &[], Bytes::new()).await?;
         let (status, content) = whole(response).await?;
-        if status.is_success() { Ok(content.len() as u64) } else { Err(strange(status, &content)) }
+        if status.is_success() { Ok(content.len() as u64) } else { Err(unknown(status, &content)) }
     }
 
     /// `POST` of JSON.
@@ -228,7 +239,13 @@ fn problem(status: StatusCode, bytes: &[u8]) -> ClientError {
         .map_or_else(|_| strange(status, bytes), |problem| ClientError::Problem(Box::new(problem)))
 }
 
+/// What is no answer of the API.
 fn strange(status: StatusCode, bytes: &[u8]) -> ClientError {
+    let is_page = bytes.trim_ascii_start().first() == Some(&b'<');
+    if is_page { ClientError::Page(status.as_u16()) } else { unknown(status, bytes) }
+}
+
+fn unknown(status: StatusCode, bytes: &[u8]) -> ClientError {
     let text = String::from_utf8_lossy(bytes.get(..200).unwrap_or(bytes)).into_owned();
     ClientError::Strange { status: status.as_u16(), text }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::client::{Client, ClientError};
 use super::commit;
+use super::naming::{folder_name, project_id};
 use super::screen::Screen;
 use super::tree;
 use super::upload::upload;
@@ -14,8 +15,9 @@ use super::{Ending, Identity};
 use crate::ambient::Clock;
 use crate::api;
 
-/// Tries to open a broken event stream again, a second apart: a restart of the server takes less.
-const REOPENINGS: u32 = 60;
+/// How often and how soon a broken event stream is opened again: a restart of the server takes less.
+pub(super) const REOPENINGS: u32 = 60;
+pub(super) const REOPENED: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What to deploy.
 #[derive(Debug, Clone)]
@@ -64,13 +66,15 @@ pub async fn submit(
         let (memory, now) = (tree::memory_of(&root, cache_dir), clock.now().as_nanosecond());
         tokio::task::spawn_blocking(move || tree::read(&root, &ignored, &memory, now)).await??
     };
+    tree.left_out.lines().iter().for_each(|line| screen.say(line));
     anyhow::ensure!(!tree.files.is_empty(), "{} has no files to deploy", root.display());
     let source = upload(client, &root, &tree, &order.identity, screen).await?;
-    let name = order.project.clone().or(local.name).unwrap_or_else(|| folder_name(&root));
+    let name = order.project.clone().or(local.name).map_or_else(|| folder_name(&root), Ok)?;
+    let project = project_id(&name);
     let variables: serde_json::Map<String, serde_json::Value> =
         order.variables.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     let mut body = json!({
-        "projectId": project_id(&name),
+        "projectId": project,
         "projectName": name,
         "userId": order.identity.user,
         "organizationId": order.identity.organization,
@@ -90,7 +94,8 @@ pub async fn submit(
     } else {
         format!(", usually {}", accepted.estimated_duration)
     };
-    screen.say(&format!("Deploying {name} as {}{learned}", accepted.deployment_id));
+    let stands_for = if project == name { String::new() } else { format!(" as project {project}") };
+    screen.say(&format!("Deploying {name}{stands_for}: {}{learned}", accepted.deployment_id));
     Ok(accepted.deployment_id)
 }
 
@@ -108,25 +113,6 @@ fn local(root: &Path) -> anyhow::Result<Local> {
         .and_then(toml::Value::as_array)
         .map(|list| list.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect());
     Ok(Local { name: string("name"), environment: string("environment"), ignore: ignore.unwrap_or_default() })
-}
-
-fn folder_name(root: &Path) -> String {
-    root.file_name().map_or_else(|| "app".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-/// A name as the API takes project ids.
-fn project_id(name: &str) -> String {
-    let id: String = name
-        .trim()
-        .chars()
-        .map(|char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '-' })
-        .collect();
-    let id = id
-        .trim_start_matches(|char: char| !char.is_ascii_alphanumeric())
-        .chars()
-        .take(128)
-        .collect::<String>();
-    if id.is_empty() { "app".to_owned() } else { id }
 }
 
 /// Shows a deployment until it has ended; survives a restart of the server.
@@ -148,16 +134,16 @@ pub async fn follow(
     loop {
         match follow_once(client, deployment, &mut after, screen).await {
             Ok(()) => {
-                let status: api::Status = client.get(&format!("/deploy/{deployment}/status")).await?;
-                if !matches!(status.status.as_str(), "queued" | "running") {
-                    return Ok(Ending { status });
+                let ending = Ending { status: client.get(&format!("/deploy/{deployment}/status")).await? };
+                if !ending.is_open() {
+                    return Ok(ending);
                 }
             }
             Err(ClientError::Unreachable(_) | ClientError::Broken(_)) if left > 0 => {}
             Err(error) => return Err(error.into()),
         }
         left = left.saturating_sub(1);
-        clock.sleep(std::time::Duration::from_secs(1)).await;
+        clock.sleep(REOPENED).await;
     }
 }
 
@@ -173,22 +159,4 @@ async fn follow_once(
         screen.show(&line);
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_name_becomes_a_project_id() {
-        for (name, id) in [
-            ("hello", "hello"),
-            ("My Shop!", "My-Shop-"),
-            ("_x", "x"),
-            ("日本", "app"),
-            ("a.b-c_d", "a.b-c_d"),
-        ] {
-            assert_eq!(project_id(name), id);
-        }
-    }
 }

@@ -76,8 +76,9 @@ fn folder(data_dir: &Path) -> Finding {
     if found.state != State::Ok || !held {
         return found;
     }
-    let pid = std::fs::read_to_string(data_dir.join("windlass.lock")).unwrap_or_default();
-    let seen = format!("{} is in use by a Windlass (process {})", data_dir.display(), pid.trim());
+    let holder = std::fs::read_to_string(data_dir.join("windlass.lock")).unwrap_or_default();
+    let pid = holder.lines().next().unwrap_or_default();
+    let seen = format!("{} is in use by a Windlass (process {pid})", data_dir.display());
     Finding::warn("data-folder", seen, "stop it before another one starts, or choose another --data-dir")
 }
 

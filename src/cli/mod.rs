@@ -5,7 +5,13 @@ pub mod client;
 mod commit;
 pub mod deploy;
 pub mod doctor;
+pub mod explain;
+pub mod failure;
 pub mod init;
+pub mod left_out;
+pub mod letters;
+pub mod logs;
+mod naming;
 pub mod screen;
 pub mod show;
 pub mod smoke;
@@ -56,6 +62,12 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// Whether it has not ended at all yet.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.status.status.as_str(), "queued" | "running")
+    }
+
     /// The exit code that tells it.
     #[must_use]
     pub fn exit_code(&self) -> u8 {

@@ -47,7 +47,7 @@ impl<'a> Screen<'a> {
     /// A line for people; left out of JSON.
     pub fn say(&mut self, text: &str) {
         if self.mode != Mode::Json {
-            self.print(text);
+            self.print(&printable(text));
         }
     }
 
@@ -146,20 +146,47 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-/// Text without the control characters with which a build could move the cursor.
+/// Text without what a terminal would obey: a build could move the cursor, or rename the window.
 fn printable(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
-    let mut escaped = false;
-    for char in text.chars() {
+    let mut chars = text.chars();
+    while let Some(char) = chars.next() {
         match char {
-            '\u{1b}' => escaped = true,
-            _ if escaped => escaped = !char.is_ascii_alphabetic(),
+            '\u{1b}' => skip_sequence(&mut chars),
             '\t' => plain.push('\t'),
             _ if char.is_control() => {}
             _ => plain.push(char),
         }
     }
     plain
+}
+
+/// Skips what belongs to an escape character (ECMA-48, sections 5.3 to 5.6). A sequence that does not end takes the rest.
+fn skip_sequence(chars: &mut std::str::Chars<'_>) {
+    match chars.next() {
+        // Parameters, then a last byte from @ to ~.
+        Some('[') => skip_to(chars, |char| matches!(char, '@'..='~')),
+        // A string up to BEL, or to the string terminator: the escape character and a backslash.
+        Some(']' | 'P' | 'X' | '^' | '_') => {
+            let mut before = ' ';
+            skip_to(chars, |char| {
+                let terminator = before == '\u{1b}' && char == '\\';
+                before = char;
+                terminator || char == '\u{7}'
+            });
+        }
+        // Intermediate bytes, then the last one.
+        Some(' '..='/') => skip_to(chars, |char| !matches!(char, ' '..='/')),
+        Some(_) | None => {}
+    }
+}
+
+fn skip_to(chars: &mut std::str::Chars<'_>, mut is_last: impl FnMut(char) -> bool) {
+    for char in chars.by_ref() {
+        if is_last(char) {
+            return;
+        }
+    }
 }
 
 fn elapsed(start: &str, end: &str) -> Option<String> {
@@ -215,6 +242,23 @@ mod tests {
         ✓ build     3 files packed into 1.2 kB  (1.2 s)
         ✗ release   the app does not answer
         ");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_left_out_and_nothing_else() {
+        for (text, plain) in [
+            ("\u{1b}]0;title\u{7}x", "x"),
+            ("\u{1b}]8;;http://a\u{1b}\\link\u{1b}]8;;\u{1b}\\.", "link."),
+            ("\u{1b}[1;31mred\u{1b}[0m \u{1b}[2K\u{1b}[3~y", "red y"),
+            ("\u{1b}(Bplain\u{1b}7\u{1b}=x", "plainx"),
+            ("\u{1b}Pq~~\u{1b}\\x", "x"),
+            ("a\tb\u{8}\u{9b}c é日", "a\tbc é日"),
+            ("cut \u{1b}[", "cut "),
+            ("cut \u{1b}]0;for ever", "cut "),
+            ("cut \u{1b}", "cut "),
+        ] {
+            assert_eq!(printable(text), plain, "{text:?}");
+        }
     }
 
     #[test]

@@ -1,19 +1,20 @@
-//! Prints what the server knows: status, lists, logs, dead letters.
+//! Prints what the server knows: status and lists.
 
 use std::io::Write;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Output;
 use super::client::Client;
+use super::{Ending, Output, exit};
 use crate::ambient::Clock;
 use crate::api;
 
 /// How often `status --watch` looks.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// `windlass status [ID] [--watch]`.
+/// `windlass status [ID] [--watch]`. Who watches a deployment to its end is told by the exit code how it ended, as by
+/// `deploy`.
 ///
 /// # Errors
 /// When the server refuses or the output is closed.
@@ -23,14 +24,13 @@ pub async fn status(
     watch: bool,
     clock: &dyn Clock,
     out: &mut Output<'_>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<u8> {
     let Some(id) = id else {
         let service: Value = client.get("/status").await?;
         let revisions: Value = client.get("/projects/revisions").await?;
-        return out
-            .put(&serde_json::json!({ "service": service, "running": revisions["revisions"] }), |to| {
-                write_service(to, &service, &revisions)
-            });
+        let answer = serde_json::json!({ "service": service, "running": revisions["revisions"] });
+        out.put(&answer, |to| write_service(to, &service, &revisions))?;
+        return Ok(exit::OK);
     };
     let mut seen = String::new();
     loop {
@@ -40,8 +40,12 @@ pub async fn status(
             out.put(&status, |to| write_status(to, &status))?;
             seen = now;
         }
-        if !watch || !matches!(status.status.as_str(), "queued" | "running") {
-            return Ok(());
+        let ending = Ending { status };
+        if !watch {
+            return Ok(exit::OK);
+        }
+        if !ending.is_open() {
+            return Ok(ending.exit_code());
         }
         clock.sleep(WATCH).await;
     }
@@ -61,12 +65,17 @@ fn write_service(to: &mut dyn Write, service: &Value, revisions: &Value) -> std:
     }
     for revision in revisions["revisions"].as_array().into_iter().flatten() {
         let text = |key: &str| revision[key].as_str().unwrap_or_default().to_owned();
-        let live = if revision["live"] == true { "live" } else { "" };
+        let release = revision["release"].as_u64().unwrap_or_default();
+        let live = if revision["live"] == true { "  live" } else { "" };
+        let restarts = match revision["restarts"].as_u64().unwrap_or_default() {
+            0 => String::new(),
+            1 => "  1 restart".to_owned(),
+            more => format!("  {more} restarts"),
+        };
         writeln!(
             to,
-            "  {:40} release {:<4} {:10} {}/{} ready {live}",
+            "  {:40} release {release:<4} {:10} {}/{} ready{live}{restarts}",
             text("app"),
-            revision["release"],
             text("state"),
             revision["ready"],
             revision["wanted"]
@@ -113,6 +122,16 @@ pub(super) fn write_fault(to: &mut dyn Write, error: &api::Fault) -> std::io::Re
     advice.map_or(Ok(()), |advice| writeln!(to, "{advice}"))
 }
 
+/// How much of a time says the seconds, and the milliseconds.
+pub(super) const SECONDS: usize = 19;
+pub(super) const MILLISECONDS: usize = 23;
+
+/// The beginning of a time, which says that it is UTC.
+pub(super) fn utc(at: &str, most: usize) -> String {
+    let at = at.trim_end_matches('Z');
+    format!("{}Z", at.get(..most).unwrap_or(at))
+}
+
 /// `windlass list`.
 ///
 /// # Errors
@@ -122,12 +141,16 @@ pub async fn list(client: &Client, project: Option<&str>, out: &mut Output<'_>) 
         .map_or_else(|| "/status/deployments".to_owned(), |project| format!("/deploy/project/{project}"));
     let page: api::Page = client.get(&path).await?;
     out.put(&page, |to| {
-        if page.deployments.is_empty() {
-            writeln!(to, "No deployments yet. Try: windlass deploy my-folder")?;
+        match project.filter(|_| page.deployments.is_empty()) {
+            Some(project) => writeln!(to, "No deployments of {project}. All: windlass list")?,
+            None if page.deployments.is_empty() => {
+                writeln!(to, "No deployments yet. Try: windlass deploy my-folder")?;
+            }
+            None => {}
         }
         for row in &page.deployments {
             let url = row.urls.first().cloned().unwrap_or_default();
-            let at = row.created_at.get(..19).unwrap_or(&row.created_at);
+            let at = utc(&row.created_at, SECONDS);
             writeln!(
                 to,
                 "{:15} {:10} {:20} {:12} {at} {url}",
@@ -138,163 +161,35 @@ pub async fn list(client: &Client, project: Option<&str>, out: &mut Output<'_>) 
     })
 }
 
-/// `windlass explain ID`: why it waits, what was reused, what failed.
-///
-/// # Errors
-/// When the server refuses or the output is closed.
-pub async fn explain(client: &Client, id: &str, out: &mut Output<'_>) -> anyhow::Result<()> {
-    let status: api::Status = client.get(&format!("/deploy/{id}/status")).await?;
-    let before = previous_inputs(client, &status).await?;
-    let inputs = inputs(&status);
-    let changed: Vec<&String> = inputs
-        .iter()
-        .filter(|(name, value)| before.get(*name) != Some(*value))
-        .map(|(name, _)| name)
-        .collect();
-    let reused = status.steps.iter().any(|step| step.name == "build" && step.output["reused"] == true);
-    let answer = serde_json::json!({ "deploymentId": id, "waitsFor": status.waits_for, "reused": reused, "inputs": inputs, "changed": changed, "error": status.error });
-    out.put(&answer, |to| {
-        writeln!(to, "{id} is {}", status.status)?;
-        if let Some(reason) = &status.waits_for {
-            writeln!(to, "It waits: {reason}")?;
-        }
-        if reused {
-            writeln!(to, "The artifact of the same inputs was reused")?;
-        } else if before.is_empty() && !inputs.is_empty() {
-            writeln!(to, "It was built: there is no earlier deployment of this project to compare with")?;
-        } else {
-            changed.iter().try_for_each(|name| writeln!(to, "It was built because its {name} changed"))?;
-        }
-        status.error.as_ref().map_or(Ok(()), |error| write_fault(to, error))
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn inputs(status: &api::Status) -> serde_json::Map<String, Value> {
-    let validated = status.steps.iter().find(|step| step.name == "validate");
-    validated.and_then(|step| step.output.get("inputs")?.as_object().cloned()).unwrap_or_default()
-}
-
-/// The inputs of the newest earlier deployment of the same project and environment that got as far.
-async fn previous_inputs(
-    client: &Client,
-    status: &api::Status,
-) -> anyhow::Result<serde_json::Map<String, Value>> {
-    let page: api::Page = client
-        .get(&format!("/deploy/project/{}?environment={}&limit=100", status.project_id, status.environment))
-        .await?;
-    let older = page.deployments.iter().skip_while(|row| row.deployment_id != status.deployment_id).skip(1);
-    for row in older {
-        let before: api::Status = client.get(&format!("/deploy/{}/status", row.deployment_id)).await?;
-        let inputs = inputs(&before);
-        if !inputs.is_empty() && before.organization_id == status.organization_id {
-            return Ok(inputs);
-        }
+    #[test]
+    fn an_app_that_crashes_again_and_again_is_told_by_its_restarts() {
+        let revision = |app: &str, state: &str, restarts: u32, live: bool| {
+            let ready = u32::from(state == "healthy");
+            serde_json::json!({ "app": app, "release": 2, "state": state, "live": live, "ready": ready, "wanted": 1, "restarts": restarts })
+        };
+        let service = serde_json::json!({ "version": "1", "uptimeSeconds": 5, "deployments": { "failed": 0, "queued": 1 } });
+        let revisions = serde_json::json!({ "revisions": [
+            revision("a", "healthy", 0, true), revision("b", "healthy", 1, true), revision("c", "starting", 4, false)
+        ] });
+        let mut text = Vec::new();
+        write_service(&mut text, &service, &revisions).unwrap();
+        insta::assert_snapshot!(String::from_utf8(text).unwrap(), @r"
+        Windlass 1, up 5 s
+          queued     1
+          a                                        release 2    healthy    1/1 ready  live
+          b                                        release 2    healthy    1/1 ready  live  1 restart
+          c                                        release 2    starting   0/1 ready  4 restarts
+        ");
     }
-    Ok(serde_json::Map::new())
-}
 
-/// `windlass logs ID`.
-///
-/// # Errors
-/// When the server refuses or the output is closed.
-pub async fn logs(
-    client: &Client,
-    id: &str,
-    step: Option<&str>,
-    follow: bool,
-    out: &mut Output<'_>,
-) -> anyhow::Result<()> {
-    let step = step.map(|step| format!("step={step}")).unwrap_or_default();
-    if follow {
-        let mut events = client.follow(&format!("/deploy/{id}/logs?{step}"), 0).await?;
-        while let Some(line) = events.next().await? {
-            out.put(&line, |to| write_line(to, &line))?;
-        }
-        return Ok(());
+    #[test]
+    fn times_say_that_they_are_utc() {
+        assert_eq!(utc("2026-11-20T09:00:00.123456Z", SECONDS), "2026-11-20T09:00:00Z");
+        assert_eq!(utc("2026-11-20T09:00:00.123456Z", MILLISECONDS), "2026-11-20T09:00:00.123Z");
+        assert_eq!(utc("2026-11-20T09:00:00Z", MILLISECONDS), "2026-11-20T09:00:00Z");
     }
-    let mut after = 0;
-    loop {
-        let page: api::Logs = client.get(&format!("/deploy/{id}/logs?after={after}&{step}")).await?;
-        for line in &page.logs {
-            out.put(line, |to| write_line(to, line))?;
-        }
-        if page.next == after {
-            return Ok(());
-        }
-        after = page.next;
-    }
-}
-
-fn write_line(to: &mut dyn Write, line: &api::Line) -> std::io::Result<()> {
-    let at = line.at.get(..23).unwrap_or(&line.at);
-    let kind = if line.kind == "log" { "" } else { line.kind.as_str() };
-    writeln!(to, "{at} {:9} {kind} {}", line.step.as_deref().unwrap_or(""), line.text)
-}
-
-/// `windlass logs --app PROJECT`: what the running app says.
-///
-/// # Errors
-/// When the server refuses or the output is closed.
-pub async fn app_output(
-    client: &Client,
-    project: &str,
-    organization: &str,
-    environment: &str,
-    out: &mut Output<'_>,
-) -> anyhow::Result<()> {
-    let answer: Value = client
-        .get(&format!("/projects/{project}/output?organizationId={organization}&environment={environment}"))
-        .await?;
-    out.put(&answer, |to| {
-        let lines = answer["lines"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        for line in lines {
-            writeln!(to, "{line}")?;
-        }
-        Ok(())
-    })
-}
-
-/// `windlass dlq …`.
-///
-/// # Errors
-/// When the server refuses or the output is closed.
-pub async fn dead_letters(client: &Client, out: &mut Output<'_>) -> anyhow::Result<()> {
-    let answer: Value = client.get("/operations/dead-letters").await?;
-    out.put(&answer, |to| {
-        let letters = answer["deadLetters"].as_array();
-        if letters.is_none_or(Vec::is_empty) {
-            writeln!(to, "No dead letters.")?;
-        }
-        for letter in letters.into_iter().flatten() {
-            writeln!(
-                to,
-                "{} {} after {} deliveries: {}",
-                letter["id"],
-                letter["queue"].as_str().unwrap_or_default(),
-                letter["deliveries"],
-                letter["error"].as_str().unwrap_or_default()
-            )?;
-            writeln!(to, "  {}", letter["body"].as_str().unwrap_or_default())?;
-        }
-        Ok(())
-    })
-}
-
-/// Shows one dead letter, whole.
-///
-/// # Errors
-/// When there is none with this id, the server refuses or the output is closed.
-pub async fn dead_letter(client: &Client, id: i64, out: &mut Output<'_>) -> anyhow::Result<()> {
-    let letter: Value = client.get(&format!("/operations/dead-letters/{id}")).await?;
-    out.put(&letter, |to| {
-        let text = |name: &str| letter[name].as_str().unwrap_or("-");
-        writeln!(to, "message   {}", letter["id"])?;
-        writeln!(to, "queue     {}", text("queue"))?;
-        writeln!(to, "reason    {} after {} deliveries", text("reason"), letter["deliveries"])?;
-        writeln!(to, "error     {}", text("error"))?;
-        writeln!(to, "first     {}", text("firstAt"))?;
-        writeln!(to, "given up  {}", text("lastAt"))?;
-        writeln!(to, "body      {}", text("body"))?;
-        writeln!(to, "Next:  windlass dlq redrive {id}  or  windlass dlq purge {id}")
-    })
 }

@@ -1,4 +1,4 @@
-//! Reads a folder as a source: what git would take, less `.windlassignore`. Hashes in parallel, and remembers size, time
+//! Reads a folder as a source: what git would take, less `.windlassignore` and [`super::left_out`]. Hashes in parallel, and remembers size, time
 //! and inode of every file, so that an unchanged tree costs one look per file.
 
 use std::io::Read as _;
@@ -12,6 +12,7 @@ use ignore::{DirEntry, WalkBuilder, WalkState};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat, statat};
 use sha2::{Digest as _, Sha256};
 
+use super::left_out::{Choice, LeftOut, RULES};
 use crate::api;
 
 /// Bytes hashed at a time.
@@ -53,6 +54,8 @@ pub struct Tree {
     pub files: Vec<api::File>,
     /// Files that had to be read.
     pub hashed: usize,
+    /// What is not in it although no rule of the project leaves it out.
+    pub left_out: LeftOut,
 }
 
 impl Tree {
@@ -69,7 +72,8 @@ impl Tree {
 /// # Errors
 /// When a file cannot be read or is a link.
 pub fn read(root: &Path, ignored: &[String], memory: &Path, now: i128) -> anyhow::Result<Tree> {
-    let found = walk(root, ignored)?;
+    let choice = Choice::default();
+    let found = walk(root, ignored, &choice)?;
     let remembered = std::fs::read(memory).unwrap_or_default();
     let known = parse(&remembered).unwrap_or_default();
     let mut digests = recognize(&found, &known);
@@ -91,10 +95,11 @@ pub fn read(root: &Path, ignored: &[String], memory: &Path, now: i128) -> anyhow
         mode: found.mode,
         sha256: hex(&digest),
     };
-    Ok(Tree { files: found.into_iter().zip(digests).map(file).collect(), hashed })
+    let files = found.into_iter().zip(digests).map(file).collect();
+    Ok(Tree { files, hashed, left_out: choice.left_out() })
 }
 
-fn hex(digest: &[u8; 32]) -> String {
+pub(super) fn hex(digest: &[u8; 32]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
     let mut text = Vec::with_capacity(64);
@@ -106,20 +111,21 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn walk(root: &Path, ignored: &[String]) -> anyhow::Result<Vec<Found>> {
+fn walk(root: &Path, ignored: &[String], choice: &Choice) -> anyhow::Result<Vec<Found>> {
     let mut overrides = ignore::overrides::OverrideBuilder::new(root);
     for pattern in ignored {
         // In an override a leading ! means "leave out".
         overrides.add(&format!("!{pattern}")).with_context(|| format!("ignore pattern `{pattern}`"))?;
     }
+    let (choice, below) = (choice.clone(), root.to_owned());
     let walker = WalkBuilder::new(root)
         .hidden(false)
         .require_git(false)
         .git_global(false)
         .git_exclude(false)
-        .add_custom_ignore_filename(".windlassignore")
+        .add_custom_ignore_filename(RULES)
         .overrides(overrides.build()?)
-        .filter_entry(|entry| !matches!(entry.file_name().to_str(), Some(".git" | ".windlass")))
+        .filter_entry(move |entry| choice.takes(&below, entry))
         .threads(WALKERS * threads())
         .build_parallel();
     let collected: Mutex<anyhow::Result<Vec<Found>>> = Mutex::new(Ok(Vec::new()));

@@ -1,6 +1,6 @@
 //! Puts the embedded service together: one data folder, one process.
 
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -239,7 +239,7 @@ fn take_folder(path: &Path) -> Result<(PathBuf, std::fs::File), ConnectError> {
 
 /// Takes the folder for this process. The lock ends with the process, however it ends.
 fn lock(root: &Path) -> Result<std::fs::File, ConnectError> {
-    let path = root.join("windlass.lock");
+    let path = root.join(super::lock::NAME);
     let mut file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -249,12 +249,11 @@ fn lock(root: &Path) -> Result<std::fs::File, ConnectError> {
         .map_err(folder(root))?;
     let mut looks = 0;
     while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let mut pid = String::new();
-        file.rewind().and_then(|()| file.read_to_string(&mut pid)).map_err(folder(root))?;
+        let pid = super::lock::holder(&file).map_err(folder(root))?;
         // A child that a dying service was about to start has its files open until it becomes another program.
         looks += 1;
-        if is_alive(pid.trim()) || looks > MOST_LOOKS {
-            return Err(ConnectError::InUse { path: root.to_owned(), pid: pid.trim().to_owned() });
+        if is_alive(&pid) || looks > MOST_LOOKS {
+            return Err(ConnectError::InUse { path: root.to_owned(), pid });
         }
         std::thread::park_timeout(LOOK);
     }

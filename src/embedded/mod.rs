@@ -13,6 +13,7 @@ mod folders;
 pub mod host;
 pub mod journal;
 mod lines;
+pub mod lock;
 pub mod logs;
 mod mask;
 pub mod pack;

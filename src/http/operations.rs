@@ -48,8 +48,11 @@ pub(super) async fn purge(api: Data<Api>, request: HttpRequest) -> HttpResponse 
 
 /// `DELETE /operations/dead-letters/{id}`.
 pub(super) async fn purge_one(api: Data<Api>, request: HttpRequest, path: Path<i64>) -> HttpResponse {
-    let purged = api.windlass.tools.backlog.purge(Some(*path)).await;
-    api.answer(&request, counted(purged))
+    let result = match api.windlass.tools.backlog.purge(Some(*path)).await {
+        Ok(0) => Err(unknown(*path)),
+        purged => counted(purged),
+    };
+    api.answer(&request, result)
 }
 
 fn unknown(id: i64) -> Problem {

@@ -45,6 +45,10 @@ pub(super) async fn output(
             .output(&app, most)
             .await
             .map_err(|error| Problem::new("STORE_UNAVAILABLE", error.to_string()))?;
+        if lines.is_empty() && api.windlass.tools.releases.live_of(&app).await?.is_none() {
+            let detail = format!("no release of {app} is live; windlass status names what runs");
+            return Err(Problem::new("NOT_FOUND", detail));
+        }
         Ok(HttpResponse::Ok().json(json!({ "app": app, "lines": lines })))
     };
     api.answer(&request, lines.await)

@@ -35,6 +35,15 @@ pub enum PackageError {
     /// The zip.
     #[error("the package cannot be written")]
     Zip(#[from] zip::result::ZipError),
+    /// A zip that was made elsewhere, or broke on its way.
+    #[error("{path} cannot be read as a zip")]
+    Unreadable {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: zip::result::ZipError,
+    },
     /// A file of the package is not JSON.
     #[error("a file of the package is not JSON")]
     Json(#[from] serde_json::Error),
@@ -47,6 +56,11 @@ impl PackageError {
     fn file(path: &Path) -> impl Fn(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { path: path.clone(), source }
+    }
+
+    fn unreadable(path: &Path) -> impl Fn(zip::result::ZipError) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Unreadable { path: path.clone(), source }
     }
 }
 

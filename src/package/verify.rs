@@ -67,18 +67,19 @@ impl Report {
 pub fn verify(path: &Path) -> Result<Vec<Finding>, PackageError> {
     let file = std::fs::File::open(path).map_err(PackageError::file(path))?;
     let bytes = file.metadata().map_err(PackageError::file(path))?.len();
-    let mut zip = ZipArchive::new(file)?;
+    let unreadable = PackageError::unreadable(path);
+    let mut zip = ZipArchive::new(file).map_err(&unreadable)?;
     let mut report = Report::default();
     if bytes > MOST_BYTES {
         report.say("package", format!("it has {bytes} bytes; Azure takes {MOST_BYTES}"));
     }
     let mut files: BTreeMap<String, (Option<u32>, Vec<u8>)> = BTreeMap::new();
     for index in 0..zip.len() {
-        let mut entry = zip.by_index(index)?;
+        let mut entry = zip.by_index(index).map_err(&unreadable)?;
         if entry.is_dir() {
             continue;
         }
-        let name = entry.name()?.into_owned();
+        let name = entry.name().map_err(&unreadable)?.into_owned();
         if entry.enclosed_name().is_none() {
             report.say(&name, "the path leaves the package");
             continue;

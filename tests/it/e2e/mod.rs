@@ -1,5 +1,6 @@
 //! The real program over real HTTP, with real builds and apps.
 
+mod cli;
 pub(crate) mod containers;
 mod contract;
 mod deploys;

@@ -64,6 +64,19 @@ fn a_binary_that_azure_cannot_run_makes_no_package() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left of it");
 }
 
+#[test]
+fn a_package_that_cannot_be_read_is_not_said_to_be_unwritable() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(make(folder.path(), "whole.zip", &[]).status.success());
+    let bytes = std::fs::read(folder.path().join("whole.zip")).unwrap();
+    let cut = folder.path().join("cut.zip");
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let checked = windlass(&["package", "--verify", cut.to_str().unwrap()]);
+    let said = String::from_utf8(checked.stderr).unwrap();
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(said.contains("cut.zip cannot be read as a zip: ") && !said.contains("written"), "{said}");
+}
+
 /// What the check says of these files.
 fn said(files: &[(&str, u32, &str)]) -> String {
     let folder = tempfile::tempdir().unwrap();
