@@ -379,7 +379,12 @@ async fn cancelling_kills_the_build_and_status_has_an_etag() {
     let output = server.cli(&["deploy", root.to_str().unwrap(), "--detach"]);
     let id = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned();
     until("the build runs", async || {
-        server.get(&format!("/deploy/{id}/logs?step=build")).await.1.to_string().contains("begun")
+        server
+            .get(&format!("/deploy/{id}/logs?step=build"))
+            .await
+            .1
+            .to_string()
+            .contains("\"text\":\"begun\"")
     })
     .await;
     let path = format!("/deploy/{id}/status");

@@ -136,7 +136,7 @@ async fn init_leaves_what_is_there_alone() {
     std::fs::write(&path, "MINE=1\n").unwrap();
     let (code, out, error) = init();
     assert_eq!((code, out.as_str()), (Some(1), ""));
-    assert!(error.contains("error: .env.example is there already with another content"), "{error}");
+    assert!(error.contains("\"message\":\".env.example is there already with another content"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "MINE=1\n");
 }
 
