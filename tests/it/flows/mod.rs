@@ -6,3 +6,4 @@ mod decisions;
 mod deploys;
 mod domains;
 mod retention;
+mod streams;
