@@ -90,7 +90,11 @@ impl FileLogs {
             serde_json::to_writer(&mut text, &line)?;
             text.push(b'\n');
         }
-        log.file.write_all(&text)?;
+        if let Err(error) = log.file.write_all(&text) {
+            // The beginning of a line may be there, to which the next one would be glued.
+            log.file.set_len(end)?;
+            return Err(error);
+        }
         log.end.send_replace(end + text.len() as u64);
         Ok(())
     }
