@@ -410,6 +410,37 @@ async fn cancelling_kills_the_build_and_status_has_an_etag() {
 }
 
 #[tokio::test]
+async fn a_status_that_says_something_else_has_another_etag() {
+    let server = Server::with(&[("MAX_CONCURRENT_DEPLOYMENTS", "1")]);
+    let mut paths = Vec::new();
+    for project in ["first", "second", "third"] {
+        let mut body = request(project);
+        body["buildCommand"] = json!("sleep 600");
+        let (_, accepted) = server.post("/deploy", &body).await;
+        paths.push(format!("/deploy/{}", accepted["deploymentId"].as_str().unwrap()));
+        if project == "first" {
+            let path = format!("{}/status", paths[0]);
+            until("it has its turn", async || server.get(&path).await.1["status"] == "running").await;
+        }
+    }
+    let third = format!("{}/status", paths[2]);
+    let ask = async |known: &str| {
+        let answer = server.call("GET", &third, &[("if-none-match", known)], Bytes::new()).await;
+        let tag = answer.headers()["etag"].to_str().unwrap().to_owned();
+        (answer.status().as_u16(), tag, parsed(&answer).1["position"].clone())
+    };
+    let (_, tag, position) = ask("\"none\"").await;
+    assert_eq!(position, 2);
+    assert_eq!(ask(&tag).await, (304, tag.clone(), Value::Null));
+    assert_eq!(server.post(&format!("{}/cancel", paths[1]), &json!({})).await.0, 202);
+    let (status, moved, position) = ask(&tag).await;
+    assert_eq!((status, position), (200, json!(1)));
+    assert_ne!(moved, tag);
+    server.post(&format!("{}/cancel", paths[2]), &json!({})).await;
+    server.post(&format!("{}/cancel", paths[0]), &json!({})).await;
+}
+
+#[tokio::test]
 async fn a_deployment_that_takes_too_long_ends() {
     let server = Server::with(&[
         ("DEPLOYMENT_TIMEOUT_MS", "1000"),
