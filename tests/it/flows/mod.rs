@@ -7,3 +7,4 @@ mod deploys;
 mod domains;
 mod retention;
 mod streams;
+mod timers;
