@@ -98,6 +98,28 @@ async fn a_write_that_fails_leaves_nothing_and_the_next_one_works() {
 }
 
 #[tokio::test]
+async fn everybody_hears_why_nothing_can_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let db = Db::open(&path).unwrap();
+    db.write(|c| c.execute_batch("CREATE TABLE t (x)")).await.unwrap();
+    // Waits for nobody, so that the test does not.
+    db.write(|c| c.busy_timeout(std::time::Duration::ZERO)).await.unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let insert = || db.write(|c| c.execute("INSERT INTO t VALUES (1)", []));
+    let (one, two) = tokio::join!(insert(), insert());
+    for refused in [one, two] {
+        let Err(DbError::Sqlite(error)) = refused else { panic!("{refused:?}") };
+        assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy), "{error}");
+    }
+    assert!(!db.last_commit_was_fine());
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(insert().await.unwrap(), 1);
+    assert!(db.last_commit_was_fine());
+}
+
+#[tokio::test]
 async fn a_full_disk_is_said_clearly_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let db = Db::open(&folder.path().join("db")).unwrap();
