@@ -43,7 +43,27 @@ fn another_programs_database_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("theirs");
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    let before = std::fs::read(&path).unwrap();
     assert!(matches!(Db::open(&path), Err(DbError::Damaged { .. })));
+    assert!(std::fs::read(&path).unwrap() == before, "the file was changed");
+}
+
+#[test]
+fn what_a_newer_version_left_in_its_log_stays_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (begun, left) = (folder.path().join("begun"), folder.path().join("left"));
+    drop(Db::open(&begun).unwrap());
+    let newer = Connection::open(&begun).unwrap();
+    newer.execute_batch("PRAGMA user_version = 99").unwrap();
+    // As a crash leaves it: the log holds what the file does not.
+    let log =
+        |path: &std::path::Path| path.with_file_name(format!("{}-wal", path.file_name().unwrap().display()));
+    std::fs::copy(&begun, &left).unwrap();
+    std::fs::copy(log(&begun), log(&left)).unwrap();
+    let before = [&left, &log(&left)].map(|path| std::fs::read(path).unwrap());
+    assert!(!before[1].is_empty());
+    assert!(matches!(Db::open(&left), Err(DbError::Newer { found: 99, .. })));
+    assert!([&left, &log(&left)].map(|path| std::fs::read(path).unwrap()) == before, "a file was changed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
