@@ -175,17 +175,37 @@ async fn what_the_web_server_refuses_has_a_code_too() {
     assert_eq!((status, &envelope["success"]), (405, &json!(false)));
     assert_eq!(envelope["code"], "METHOD_NOT_ALLOWED");
     // Nothing of the body has to be sent for the refusal of it.
-    let mut stream = std::net::TcpStream::connect(server.api).unwrap();
-    stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
-    let head = "POST /deploy HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 10485761\r\n\r\n";
-    stream.write_all(head.as_bytes()).unwrap();
-    let (mut said, mut some) = (String::new(), [0; 4_096]);
-    while !said.contains("BODY_TOO_LARGE") {
-        let count = stream.read(&mut some).unwrap();
-        assert!(count > 0, "{said}");
-        said.push_str(&String::from_utf8_lossy(&some[..count]));
+    for (path, most) in [("/deploy", 10 << 20), ("/sources", 64 << 20)] {
+        let mut stream = std::net::TcpStream::connect(server.api).unwrap();
+        stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
+        let length = most + 1;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let (mut said, mut some) = (String::new(), [0; 4_096]);
+        while !said.ends_with('}') {
+            let count = stream.read(&mut some).unwrap();
+            assert!(count > 0, "{said}");
+            said.push_str(&String::from_utf8_lossy(&some[..count]));
+        }
+        assert!(said.starts_with("HTTP/1.1 413 ") && said.contains("application/problem+json"), "{said}");
+        assert!(said.contains("BODY_TOO_LARGE") && said.contains(&format!("at most {most} bytes")), "{said}");
     }
-    assert!(said.starts_with("HTTP/1.1 413 ") && said.contains("application/problem+json"), "{said}");
+}
+
+#[tokio::test]
+async fn a_list_of_many_files_with_long_paths_is_taken() {
+    let server = Server::start();
+    let sha256 = windlass::deploy::ids::Digest::of(b"content").to_string();
+    let folder = "f".repeat(250);
+    let files: Vec<Value> = (0..40_000)
+        .map(|number| json!({ "path": format!("{folder}/{number:05}"), "size": 7, "mode": 420, "sha256": sha256 }))
+        .collect();
+    let body = json!({ "organizationId": "o", "files": files });
+    assert!(body.to_string().len() > 12 << 20);
+    let (status, source) = server.post("/sources", &body).await;
+    assert_eq!((status, &source["missing"]), (200, &json!([sha256])), "{source}");
 }
 
 #[tokio::test]
