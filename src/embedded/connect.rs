@@ -331,6 +331,8 @@ impl Check for FolderCheck {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::ambient::spawn;
 
@@ -353,13 +355,6 @@ mod tests {
         std::fs::remove_dir(&incoming).unwrap();
         assert!(check.check().await.is_err());
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
 
     fn settings(folder: &Path) -> Settings {
         let folder = folder.display().to_string();
