@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use sha2::{Digest as _, Sha256};
 
 use super::below::{Below, Kind};
+use super::folders::remove_tree;
 use crate::deploy::builder::Packed;
 use crate::deploy::ids::Digest;
 
@@ -278,7 +279,7 @@ pub fn unpack(mut bundle: impl Read, folder: &Path) -> std::io::Result<()> {
 
 fn extract(bundle: &mut impl Read, folder: &Path, temporary: &Path) -> std::io::Result<()> {
     if temporary.exists() {
-        std::fs::remove_dir_all(temporary)?;
+        remove_tree(temporary)?;
     }
     std::fs::create_dir_all(temporary)?;
     // With room for the archive's own blocks: a bundle of ours is never cut short.
@@ -433,8 +434,10 @@ mod tests {
         std::fs::write(folder.join("b"), "").unwrap();
         let (source, bundle) = (home.path().join("src"), home.path().join("bundle"));
         let small = std::thread::Builder::new().stack_size(256 << 10);
-        let packed = small.spawn(move || pack(&source, ".", &bundle, &|| false)).unwrap().join().unwrap();
+        let tree = source.clone();
+        let packed = small.spawn(move || pack(&tree, ".", &bundle, &|| false)).unwrap().join().unwrap();
         assert_eq!(packed.unwrap().files, 1);
+        remove_tree(&source).unwrap();
     }
 
     #[test]
