@@ -146,7 +146,11 @@ impl GoLive {
             tools.runtime.withdraw(app).await?;
             return Ok(None);
         };
-        tools.runtime.start(&old, Some(Hint::wake(cx.run, "step-release"))).await?;
+        // Once in each try: what fails is not started again and again by the looks at it.
+        let failed = matches!(tools.runtime.health(old.run).await, Health::Failed { .. });
+        if !(failed && cx.waited) {
+            tools.runtime.start(&old, Some(Hint::wake(cx.run, "step-release"))).await?;
+        }
         let fault =
             |why: &str| format!("release {}, which was live before, does not come back: {why}", old.number);
         match tools.runtime.health(old.run).await {
@@ -155,7 +159,10 @@ impl GoLive {
                 Ok(None)
             }
             Health::Starting | Health::Unknown => {
-                let since = cx.remembered::<Undoing>()?.and_then(|undoing| undoing.since).unwrap_or(cx.now);
+                // Whoever resumes a run that was stuck has the same patience again.
+                let begins = cx.attempt == 1 && !cx.waited;
+                let before = cx.remembered::<Undoing>()?.and_then(|undoing| undoing.since);
+                let since = before.filter(|_| !begins).unwrap_or(cx.now);
                 if between(since, cx.now) > OLD_PATIENCE {
                     return Err(StepError::transient("RELEASE_UNHEALTHY", fault("it does not answer")));
                 }
