@@ -32,17 +32,18 @@ const HERE: &str = "http://127.0.0.1:3010";
 /// The program itself only calls this: the bodies of async functions are compiled once for each crate that awaits them.
 #[must_use]
 pub fn run() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("__exec") {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|command| command == "__exec") {
         // Only a failure comes back.
-        let failed = crate::embedded::sandbox::become_command(&arguments.next().unwrap_or_default());
+        let cage = arguments.next().unwrap_or_default();
+        let failed = crate::embedded::sandbox::become_command(&cage.to_string_lossy());
         let error = match failed {
             Ok(never) => match never {},
             Err(error) => error,
         };
         return fail(&error, false);
     }
-    let implied = std::env::args().len() == 1 && is_handler();
+    let implied = std::env::args_os().len() == 1 && is_handler();
     let cli =
         if implied { Cli { command: Command::Handler, server: None, json: false } } else { Cli::parse() };
     let json = cli.json;
