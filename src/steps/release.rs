@@ -22,6 +22,9 @@ use crate::workflow::queue::Hint;
 /// How long an undo waits for the old revision to answer again before it calls that a fault.
 const OLD_PATIENCE: Duration = Duration::from_secs(300);
 
+/// The one failure that says nothing about the app: a disk is full or broken.
+const NOT_UNPACKED: &str = "RELEASE_NOT_UNPACKED";
+
 /// What the step leaves.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -62,6 +65,11 @@ impl Step for GoLive {
                 tools.releases.make_live(&release.app, Some(release.number)).await?;
                 tools.runtime.switch(&release).await?;
                 Next::with(&released)
+            }
+            Health::Failed { code: NOT_UNPACKED, message, .. } => {
+                // Nothing of it is left, so the next try starts it anew.
+                tools.runtime.stop(cx.run).await?;
+                Err(StepError::transient(NOT_UNPACKED, message))
             }
             Health::Failed { code, message, tail } => {
                 Err(StepError::permanent(code, message).with_detail(serde_json::json!({ "tail": tail })))
