@@ -379,7 +379,7 @@ mod tests {
     }
 
     /// Exchanges two names again and again until it is told to stop, as a process may that a build left behind.
-    fn exchange(names: [PathBuf; 2], stop: &AtomicBool) {
+    fn exchange(names: &[PathBuf; 2], stop: &AtomicBool) {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         while !stop.load(Ordering::Relaxed) {
             renameat_with(CWD, &names[0], CWD, &names[1], RenameFlags::EXCHANGE).unwrap();
@@ -405,7 +405,7 @@ mod tests {
             for name in ["file", "folder"] {
                 let names = [source.join(name), source.join(format!("other-{name}"))];
                 let stop = &stop;
-                scope.spawn(move || exchange(names, stop));
+                scope.spawn(move || exchange(&names, stop));
             }
             let leaks = (0..200).filter(|number| {
                 let bundle = home.path().join(format!("{number}.bundle"));
