@@ -123,7 +123,7 @@ mod tests {
         assert!(below.entries(Path::new("folder")).is_err() && below.link(Path::new("folder/file")).is_err());
         assert!(Below::open(home.path(), Path::new("in/folder")).is_err());
         let (file, metadata) = below.file(Path::new("real/file")).unwrap();
-        assert_eq!((std::io::read_to_string(file).unwrap().as_str(), metadata.len()), ("own", 3));
+        assert_eq!((io::read_to_string(file).unwrap().as_str(), metadata.len()), ("own", 3));
         assert_eq!(below.link(Path::new("near")).unwrap(), Path::new("real/file"));
     }
 

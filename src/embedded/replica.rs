@@ -273,7 +273,10 @@ while [ ! -e "$WINDLASS_VAR_HOME/go" ]; do sleep 0.05; done
             env: BTreeMap::new(),
             // So patient that only an answer decides, however fast the clock is moved.
             probe: Probe { timeout_ms: 1 << 40, start_seconds: 1 << 30, retries: 1, ..Probe::default() },
-            log: Arc::new(AppLog::new(home.join("app.log"))),
+            log: Arc::new(AppLog::new(
+                home.join("app.log"),
+                super::super::mask::Mask::new(std::iter::empty()),
+            )),
             pool: Pool::new(background.clone()),
             clock,
             first: false,
