@@ -134,7 +134,9 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
     let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
         || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
     let upgrade = wants_web_socket(&request);
-    let mut payload = Some(payload);
+    // Asked twice it does no more than once (RFC 9110, section 9.2.2), and nothing of it can be sent only once.
+    let repeatable = request.method().is_safe() && !has_body && !upgrade;
+    let (mut payload, mut anew) = (Some(payload), false);
     for _ in 0..TRIES {
         // Routed anew each time: a switch may have happened meanwhile.
         let Some(target) = door.routes.get(&name) else { return unknown(&name) };
@@ -144,7 +146,8 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
             door.clock.sleep(TRY_AGAIN).await;
             continue;
         };
-        let Ok(connection) = door.pool.open(address).await else {
+        let opened = if anew { door.pool.open_anew(address).await } else { door.pool.open(address).await };
+        let Ok(connection) = opened else {
             door.clock.sleep(TRY_AGAIN).await;
             continue;
         };
@@ -168,6 +171,7 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
             }
             Ok((response, kept)) => return answer(response, kept, busy),
             Err(SendError::NotSent(..)) if !has_body || upgrade => door.clock.sleep(TRY_AGAIN).await,
+            Err(SendError::Stale(..)) if repeatable => anew = true,
             Err(error) => return broken(&target, &error),
         }
     }

@@ -17,8 +17,9 @@ use tokio::net::TcpStream;
 /// Bodies that we send.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// An idle connection is used again within this time: shorter than any server's own limit (Node closes after 5 s).
-const IDLE: Duration = Duration::from_secs(2);
+/// An idle connection is used again within this time: shorter than what servers do by default (gunicorn closes after 2 s, Node
+/// after 5 s). One that closes sooner makes it [`SendError::Stale`].
+const IDLE: Duration = Duration::from_millis(1_500);
 /// Idle connections kept per address.
 const MOST_IDLE: usize = 128;
 
@@ -28,6 +29,9 @@ pub enum SendError {
     /// Nobody listens: nothing was sent, so it may be sent elsewhere.
     #[error("nobody listens on {0}")]
     NotSent(SocketAddr, #[source] std::io::Error),
+    /// A connection that was kept broke without an answer: most likely the server had closed it before the request came.
+    #[error("{0} closed a kept connection")]
+    Stale(SocketAddr, #[source] hyper::Error),
     /// The connection broke after the request may have been read.
     #[error("{0} broke the connection")]
     Broken(SocketAddr, #[source] hyper::Error),
@@ -75,7 +79,14 @@ impl Opened {
                         request = unsent;
                         self = self.pool.open(self.address).await?;
                     }
-                    _ => return Err(SendError::Broken(self.address, error.into_error())),
+                    _ => {
+                        let error = error.into_error();
+                        // Whoever says what is no HTTP was there.
+                        if self.reused && !error.is_parse() {
+                            return Err(SendError::Stale(self.address, error));
+                        }
+                        return Err(SendError::Broken(self.address, error));
+                    }
                 },
             }
         }
@@ -169,11 +180,19 @@ impl Pool {
     pub async fn open(&self, address: SocketAddr) -> Result<Opened, SendError> {
         // Not in the head of the `match`, which would hold the lock while it connects.
         let waiting = self.idle().take(address, Instant::now());
-        let (sender, reused) = match waiting {
-            Some(sender) => (sender, true),
-            None => (self.connect(address).await?, false),
-        };
-        Ok(Opened { pool: self.clone(), address, sender, reused })
+        match waiting {
+            Some(sender) => Ok(Opened { pool: self.clone(), address, sender, reused: true }),
+            None => self.open_anew(address).await,
+        }
+    }
+
+    /// Takes a new connection, which nothing was asked on yet.
+    ///
+    /// # Errors
+    /// [`SendError::NotSent`] when nobody listens.
+    pub async fn open_anew(&self, address: SocketAddr) -> Result<Opened, SendError> {
+        let sender = self.connect(address).await?;
+        Ok(Opened { pool: self.clone(), address, sender, reused: false })
     }
 
     /// Sends a request and reads the whole answer.

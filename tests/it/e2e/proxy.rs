@@ -8,12 +8,13 @@ use windlass::embedded::upstream::{empty, full};
 
 use super::{Server, have};
 
-/// Answers without bodies, echoes bodies, and tells what it was sent.
+/// Answers without bodies, echoes bodies, tells what it was sent, and closes connections without an answer.
 const APP: &str = r#"
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class App(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    asked = lost = 0
     def answer(self, code, body=None):
         self.send_response(code)
         if body is not None:
@@ -34,10 +35,23 @@ class App(BaseHTTPRequestHandler):
             self.end_headers()
             self.close_connection = True
             return
+        if self.path == "/once":
+            self.asked += 1
+            if self.asked > 1:
+                self.close_connection = True
+                return
+        if self.path == "/lost":
+            self.answer(200, str(App.lost).encode())
+            return
         self.answer(int(self.path[1:])) if self.path[1:].isdigit() else self.answer(200, str(self.headers).encode())
     do_HEAD = do_OPTIONS = do_GET
     def do_POST(self):
-        self.answer(200, self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/lost":
+            App.lost += 1
+            self.close_connection = True
+            return
+        self.answer(200, body)
     def log_message(self, *a):
         pass
 ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), App).serve_forever()
@@ -148,4 +162,20 @@ async fn empty_answers_bodies_and_offers_pass_unharmed() {
         told.contains("x-forwarded-host: echo.localhost") && told.contains("x-forwarded-for: "),
         "{told}"
     );
+}
+
+#[tokio::test]
+async fn what_changes_nothing_is_asked_again_when_a_kept_connection_was_closed() {
+    if !have("python3") {
+        return;
+    }
+    let server = echo();
+    for turn in 0..10 {
+        let (status, told) = server.app("echo.localhost", "/once").await;
+        assert_eq!(status, 200, "{turn}: {told}");
+    }
+    let request = Request::post("/lost").header("host", "echo.localhost").body(full("an order")).unwrap();
+    let answer = server.pool.fetch(server.apps, request).await.unwrap();
+    assert_eq!(answer.status().as_u16(), 502);
+    assert_eq!(server.app("echo.localhost", "/lost").await, (200, "1".to_owned()), "it was asked once");
 }
