@@ -20,12 +20,13 @@ use super::static_site;
 use super::upstream::{Body, Kept, Pool, SendError, empty};
 use crate::ambient::Clock;
 
-/// Headers that belong to one connection (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [&str; 8] = [
+/// Headers that belong to one connection (RFC 9110, section 7.6.1), also the one that is none but still sent.
+const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
+    "proxy-connection",
     "te",
     "trailer",
     "transfer-encoding",
@@ -89,6 +90,11 @@ fn named<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
 /// Whether a header is for the other side too.
 fn goes_on(name: &str, named: &[String]) -> bool {
     !HOP_BY_HOP.contains(&name) && !named.iter().any(|option| option == name)
+}
+
+/// Whether a header says from where a request came. A visitor could forge it, and frameworks believe it.
+fn tells_the_way(name: &str) -> bool {
+    name == "forwarded" || name.starts_with("x-forwarded-")
 }
 
 /// A page that explains itself.
@@ -210,7 +216,7 @@ fn upstream_request(
     let upgrade = request.headers().get(header::UPGRADE).filter(|_| wants_web_socket(request)).cloned();
     let named = named(request.headers().get_all(header::CONNECTION).map(HeaderValue::as_bytes));
     for (name, value) in request.headers() {
-        if goes_on(name.as_str(), &named) && !name.as_str().starts_with("x-forwarded-") {
+        if goes_on(name.as_str(), &named) && !tells_the_way(name.as_str()) {
             upstream = upstream.header(name.as_str(), value.as_bytes());
         }
     }
