@@ -39,6 +39,8 @@ const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(25);
 const CHUNKS: usize = 16;
 /// Bytes read from an upgraded connection at a time.
 const UPGRADED: usize = 16 * 1024;
+/// An app that says nothing for this time after its visitor has ended is not waited for: he may be gone.
+const SILENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What the front door works with.
 pub struct FrontDoor {
@@ -173,7 +175,7 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
             Ok((response, kept))
                 if upgrade && response.status() == hyper::StatusCode::SWITCHING_PROTOCOLS =>
             {
-                return tunnel(response, kept, payload.take(), busy);
+                return tunnel(response, (kept, busy), payload.take(), Arc::clone(&door.clock));
             }
             Ok((response, kept)) => return answer(response, kept, busy),
             Err(SendError::NotSent(..)) if !has_body || upgrade => door.clock.sleep(TRY_AGAIN).await,
@@ -302,12 +304,12 @@ fn answer(response: hyper::Response<Incoming>, kept: Kept, busy: Busy) -> HttpRe
     }
 }
 
-/// Both directions of an upgraded connection (WebSockets), until either side ends it.
+/// Both directions of an upgraded connection (WebSockets), until the app ends it, or the visitor has left.
 fn tunnel(
     response: hyper::Response<Incoming>,
-    kept: Kept,
+    held: (Kept, Busy),
     payload: Option<Payload>,
-    busy: Busy,
+    clock: Arc<dyn Clock>,
 ) -> HttpResponse {
     let mut answer = begun(StatusCode::SWITCHING_PROTOCOLS, response.headers());
     let protocol = response
@@ -319,9 +321,10 @@ fn tunnel(
     answer.upgrade(protocol);
     let (send, mut received) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(CHUNKS);
     actix_web::rt::spawn(async move {
-        let _held = (kept, busy);
+        let _held = held;
         let Ok(upgraded) = hyper::upgrade::on(response).await else { return };
         let (mut from_app, mut to_app) = tokio::io::split(hyper_util::rt::TokioIo::new(upgraded));
+        let heard = std::cell::Cell::new(0_u64);
         let downward = async {
             let mut buffer = vec![0; UPGRADED];
             while let Ok(count) = from_app.read(&mut buffer).await {
@@ -329,6 +332,7 @@ fn tunnel(
                 if send.send(Ok(Bytes::copy_from_slice(chunk))).await.is_err() {
                     break;
                 }
+                heard.set(heard.get() + 1);
             }
         };
         let upward = async {
@@ -338,8 +342,15 @@ fn tunnel(
                     break;
                 }
             }
+            // The visitor has said all, and may still listen. That it cannot be told means that the app does not read.
+            drop(to_app.shutdown().await);
+            let mut before = None;
+            while before != Some(heard.get()) {
+                before = Some(heard.get());
+                clock.sleep(SILENCE).await;
+            }
         };
-        tokio::select! { () = downward => {} () = upward => {} }
+        tokio::select! { () = downward => {} () = upward => {} () = send.closed() => {} }
     });
     let chunks = futures_util::stream::poll_fn(move |cx| received.poll_recv(cx));
     answer.body(actix_web::body::BodyStream::new(chunks))

@@ -33,6 +33,8 @@ class App(BaseHTTPRequestHandler):
             self.send_header("Upgrade", "websocket")
             self.send_header("Connection", "Upgrade")
             self.end_headers()
+            if self.path == "/late":
+                self.wfile.write(b"heard " + self.rfile.read())
             self.close_connection = True
             return
         if self.path == "/once":
@@ -197,4 +199,29 @@ async fn what_changes_nothing_is_asked_again_when_a_kept_connection_was_closed()
     let answer = server.pool.fetch(server.apps, request).await.unwrap();
     assert_eq!(answer.status().as_u16(), 502);
     assert_eq!(server.app("echo.localhost", "/lost").await, (200, "1".to_owned()), "it was asked once");
+}
+
+#[tokio::test]
+async fn an_app_answers_a_visitor_who_has_said_all() {
+    if !have("python3") {
+        return;
+    }
+    let server = echo();
+    let mut stream = std::net::TcpStream::connect(server.apps).unwrap();
+    stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
+    let asked =
+        "GET /late HTTP/1.1\r\nhost: echo.localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(asked.as_bytes()).unwrap();
+    let mut said = Vec::new();
+    while !said.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        said.extend(byte);
+    }
+    assert!(said.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&said));
+    stream.write_all(b"all of it").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "heard all of it");
 }
