@@ -49,8 +49,10 @@ pub(super) fn serve(request: &HttpRequest, root: &Path) -> HttpResponse {
         Found::File(path) => path,
         Found::Folder => {
             let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            // Two slashes at the beginning would be read as a host name.
+            let path = request.path().trim_start_matches('/');
             return HttpResponse::MovedPermanently()
-                .insert_header((header::LOCATION, format!("{}/{query}", request.path())))
+                .insert_header((header::LOCATION, format!("/{path}/{query}")))
                 .finish();
         }
         Found::Nothing => return missing(request, root),
@@ -119,13 +121,13 @@ fn find(root: &Path, url: &str) -> Found {
         return match (inside(root, &real.join("index.html")), url.ends_with('/')) {
             (Some(index), true) => Found::File(index),
             (Some(_), false) => Found::Folder,
-            (None, _) => Found::Nothing,
+            (None, _) => as_page(root, &relative),
         };
     }
     Found::File(real)
 }
 
-/// `/about` is `about.html`, as static hosts have it.
+/// `/about` is `about.html`, as static hosts have it; also beside a folder `about` with more pages.
 fn as_page(root: &Path, relative: &Path) -> Found {
     let page = root.join(relative).with_extension("html");
     match (page.canonicalize(), root.canonicalize()) {
@@ -155,14 +157,27 @@ fn decode(url: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use actix_web::test::TestRequest;
+
     use super::*;
 
     fn check(url: &str) -> &'static str {
         let home = tempfile::tempdir().unwrap();
         let root = home.path().join("site");
-        std::fs::create_dir_all(root.join("docs")).unwrap();
-        for file in ["index.html", "about.html", "docs/index.html", "a b.txt", ".env", "windlass.toml"] {
-            std::fs::write(root.join(file), file).unwrap();
+        for file in [
+            "index.html",
+            "about.html",
+            "docs/index.html",
+            "blog.html",
+            "blog/first.html",
+            "bare/a.txt",
+            "a b.txt",
+            ".env",
+            "windlass.toml",
+        ] {
+            let path = root.join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, file).unwrap();
         }
         std::fs::write(home.path().join("secret"), "s").unwrap();
         std::os::unix::fs::symlink(home.path().join("secret"), root.join("leak")).unwrap();
@@ -192,7 +207,7 @@ mod tests {
 
     #[test]
     fn only_files_of_the_site_are_found() {
-        for url in ["/", "/index.html", "/about", "/docs/", "/a%20b.txt"] {
+        for url in ["/", "/index.html", "/about", "/docs/", "/a%20b.txt", "/blog", "/blog/", "/blog/first"] {
             assert_eq!(check(url), "file", "{url}");
         }
         assert_eq!(check("/docs"), "folder");
@@ -203,6 +218,8 @@ mod tests {
             "/docs/../../secret",
             "/leak",
             "/trap/",
+            "/bare",
+            "/bare/",
             "/.env",
             "/windlass.toml",
             "/%00",
@@ -211,6 +228,18 @@ mod tests {
             "/..%5csecret",
         ] {
             assert_eq!(check(url), "nothing", "{url}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_found_on_the_same_host() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join("docs")).unwrap();
+        std::fs::write(home.path().join("docs/index.html"), "docs").unwrap();
+        for (url, location) in [("/docs?a=b", "/docs/?a=b"), ("//docs", "/docs/"), ("///docs", "/docs/")] {
+            let response = serve(&TestRequest::with_uri(url).to_http_request(), home.path());
+            assert_eq!(response.status(), StatusCode::MOVED_PERMANENTLY, "{url}");
+            assert_eq!(response.headers().get(header::LOCATION).unwrap(), location, "{url}");
         }
     }
 }
