@@ -1,13 +1,15 @@
 //! Serves a static site: index.html, ETag, ranges, its own 404 page. Compression wraps it from outside.
 
+use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use actix_files::NamedFile;
-use actix_web::body::MessageBody;
+use actix_web::body::{MessageBody, SizedStream};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::{HttpRequest, HttpResponse};
+use tokio_util::io::ReaderStream;
 
 /// Files of the project itself, which no visitor needs.
 const OURS: [&str; 2] = ["windlass.toml", ".windlassignore"];
@@ -55,7 +57,7 @@ pub(super) fn serve(request: &HttpRequest, root: &Path) -> HttpResponse {
                 .insert_header((header::LOCATION, format!("/{path}/{query}")))
                 .finish();
         }
-        Found::Nothing => return missing(request, root),
+        Found::Nothing => return missing(root),
     };
     match NamedFile::open(&path) {
         Ok(file) => file
@@ -64,24 +66,20 @@ pub(super) fn serve(request: &HttpRequest, root: &Path) -> HttpResponse {
             .prefer_utf8(true)
             .disable_content_disposition()
             .into_response(request),
-        Err(_) => missing(request, root),
+        Err(_) => missing(root),
     }
 }
 
-fn missing(request: &HttpRequest, root: &Path) -> HttpResponse {
-    match inside(root, &root.join("404.html")).and_then(|page| NamedFile::open(page).ok()) {
-        Some(page) => {
-            let mut response = page
-                .use_etag(false)
-                .use_last_modified(false)
-                .disable_content_disposition()
-                .into_response(request);
-            *response.status_mut() = StatusCode::NOT_FOUND;
-            response
+/// The site's own page, whole: a range and conditions are meant for what was asked for, not for what is said instead.
+fn missing(root: &Path) -> HttpResponse {
+    let page = inside(root, &root.join("404.html")).and_then(|page| File::open(page).ok());
+    let mut answer = HttpResponse::build(StatusCode::NOT_FOUND);
+    match page.and_then(|page| Some((page.metadata().ok()?.len(), page))) {
+        Some((length, page)) => {
+            let content = ReaderStream::new(tokio::fs::File::from_std(page));
+            answer.content_type("text/html; charset=utf-8").body(SizedStream::new(length, content))
         }
-        None => HttpResponse::NotFound()
-            .content_type("text/plain; charset=utf-8")
-            .body("404: there is no such page\n"),
+        None => answer.content_type("text/plain; charset=utf-8").body("404: there is no such page\n"),
     }
 }
 
@@ -157,6 +155,7 @@ fn decode(url: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use actix_web::body::to_bytes;
     use actix_web::test::TestRequest;
 
     use super::*;
@@ -240,6 +239,19 @@ mod tests {
             let response = serve(&TestRequest::with_uri(url).to_http_request(), home.path());
             assert_eq!(response.status(), StatusCode::MOVED_PERMANENTLY, "{url}");
             assert_eq!(response.headers().get(header::LOCATION).unwrap(), location, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_page_for_what_is_missing_is_sent_whole() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("404.html"), "not here").unwrap();
+        for condition in [("range", "bytes=0-3"), ("if-none-match", "*"), ("if-match", "\"another\"")] {
+            let request = TestRequest::with_uri("/nope").insert_header(condition).to_http_request();
+            let response = serve(&request, home.path());
+            assert_eq!(response.status(), StatusCode::NOT_FOUND, "{condition:?}");
+            assert!(!response.headers().contains_key(header::CONTENT_RANGE), "{response:?}");
+            assert_eq!(to_bytes(response.into_body()).await.unwrap(), "not here", "{condition:?}");
         }
     }
 }
