@@ -64,6 +64,7 @@ pub fn mount(config: &mut ServiceConfig, door: &Arc<FrontDoor>) {
             web::scope("")
                 .guard(guard::fn_guard(move |cx| is_site(cx.head())))
                 .wrap(actix_web::middleware::Compress::default())
+                .wrap(from_fn(static_site::with_true_tag))
                 .wrap(from_fn(static_site::without_bad_range))
                 .default_service(web::to(site)),
         )

@@ -6,7 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use actix_files::NamedFile;
 use actix_web::body::{MessageBody, SizedStream};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::{Method, StatusCode, header};
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpRequest, HttpResponse};
 use tokio_util::io::ReaderStream;
@@ -25,6 +26,27 @@ pub(super) async fn without_bad_range(
         drop(request.headers_mut().remove(header::RANGE));
     }
     next.call(request).await
+}
+
+/// Weakens the tag of a compressed answer: its bytes are not the file's, so parts of both may not be joined (RFC 9110, section
+/// 8.8.3.3).
+///
+/// "Not modified" has the weak tag too, by which a cache finds either copy (RFC 9111, section 4.3.4).
+pub(super) async fn with_true_tag(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let mut response = next.call(request).await?;
+    let compressed = response.headers().contains_key(header::CONTENT_ENCODING);
+    if compressed || response.status() == StatusCode::NOT_MODIFIED {
+        let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        let weak =
+            tag.filter(|tag| !tag.starts_with("W/")).map(|tag| HeaderValue::try_from(format!("W/{tag}")));
+        if let Some(Ok(weak)) = weak {
+            drop(response.headers_mut().insert(header::ETAG, weak));
+        }
+    }
+    Ok(response)
 }
 
 /// Whether a `Range` of bytes is well formed (RFC 9110, section 14.1.2); whether the file has them is another question.

@@ -225,3 +225,33 @@ async fn an_app_answers_a_visitor_who_has_said_all() {
     stream.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "heard all of it");
 }
+
+#[tokio::test]
+async fn a_compressed_page_is_not_joined_with_the_plain_one() {
+    let server = Server::start();
+    let root = server.folder.path().join("site");
+    std::fs::create_dir_all(&root).unwrap();
+    let plain = "0123456789".repeat(100);
+    std::fs::write(root.join("index.html"), &plain).unwrap();
+    assert_eq!(server.deploy(&root, &[])["status"], "succeeded", "{}", server.log());
+    let fetch = async |headers: &[(&str, &str)]| {
+        let mut request = Request::get("/").header("host", "site.localhost");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        server.pool.fetch(server.apps, request.body(empty()).unwrap()).await.unwrap()
+    };
+    let tag = |answer: &hyper::Response<Bytes>| answer.headers()["etag"].to_str().unwrap().to_owned();
+    let compressed = fetch(&[("accept-encoding", "gzip")]).await;
+    assert_eq!(compressed.headers()["content-encoding"], "gzip");
+    let weak = tag(&compressed);
+    assert!(weak.starts_with("W/\""), "{weak}");
+    let rest = fetch(&[("range", "bytes=5-"), ("if-range", weak.as_str())]).await;
+    assert_eq!((rest.status().as_u16(), rest.body()), (200, &Bytes::from(plain.clone())));
+    let known = fetch(&[("accept-encoding", "gzip"), ("if-none-match", weak.as_str())]).await;
+    assert_eq!((known.status().as_u16(), tag(&known)), (304, weak));
+    let strong = tag(&fetch(&[]).await);
+    assert!(strong.starts_with('"'), "{strong}");
+    let rest = fetch(&[("range", "bytes=5-"), ("if-range", strong.as_str())]).await;
+    assert_eq!((rest.status().as_u16(), rest.body()), (206, &Bytes::from(plain[5..].to_owned())));
+}
