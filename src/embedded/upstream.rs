@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 /// Bodies that we send.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// An idle connection is used again within this time: shorter than what servers do by default (gunicorn closes after 2 s, Node
-/// after 5 s). One that closes sooner makes it [`SendError::Stale`].
+/// An idle connection is used again within this time: shorter than what servers do by default (gunicorn closes after 2 s,
+/// Node after 5 s). See [`SendError::Stale`] for the others.
 const IDLE: Duration = Duration::from_millis(1_500);
 /// Idle connections kept per address.
 const MOST_IDLE: usize = 128;
