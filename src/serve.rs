@@ -100,16 +100,16 @@ async fn run(
     }
     guard();
     let Embedded { windlass, store, runtime, pool, machine, lock } = connect(settings, extras.chains)?;
+    // Both, before anything is started: whoever cannot listen leaves nothing behind. Nobody answers on them yet, since to
+    // the Functions host any answer means ready.
     let apps_listener = listen(settings.bind, settings.apps_port, "--apps-port")?;
-    let apps = apps_listener.local_addr()?;
+    let api_listener = listen(settings.bind, port, flag)?;
+    let (api, apps) = (api_listener.local_addr()?, apps_listener.local_addr()?);
     runtime.addresses.set_port(apps.port());
     let live = windlass.tools.releases.live().await?;
     if let Err(error) = runtime.restore(&live).await {
         tracing::error!(error = %error, "a live release could not be brought back");
     }
-    // Bound once everything is connected: to the Functions host any answer on this port means ready.
-    let api_listener = listen(settings.bind, port, flag)?;
-    let api = api_listener.local_addr()?;
     let state = Arc::new(Api::new(&windlass, false));
     let door = Arc::new(FrontDoor {
         routes: Arc::clone(&runtime.routes),

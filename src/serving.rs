@@ -2,16 +2,16 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+use crate::cli::args::{DeployFlags, ServiceFlags};
+use crate::cli::client::Client;
+use crate::cli::exit;
+use crate::config::{Backend, BadSettings, Level, Settings};
+use crate::embedded::lock::find;
+use crate::serve::{Extras, start, start_handler};
+use crate::telemetry::{self, Format, Telemetry};
 use anyhow::Context as _;
-use windlass::cli::args::{DeployFlags, ServiceFlags};
-use windlass::cli::client::Client;
-use windlass::cli::exit;
-use windlass::config::{Backend, BadSettings, Level, Settings};
-use windlass::embedded::lock::find;
-use windlass::serve::{Extras, start, start_handler};
-use windlass::telemetry::{self, Format, Telemetry};
 
-use super::{deploy_here, deploy_to};
+use crate::run::{deploy_here, deploy_to};
 
 /// `windlass up`: the main job in one command.
 pub(crate) async fn up(
@@ -57,7 +57,7 @@ async fn up_here(settings: &Settings, flags: DeployFlags, json: bool) -> anyhow:
 /// Logs and telemetry of a service.
 fn observe(settings: &Settings, level: Level, format: Format) -> anyhow::Result<Telemetry> {
     let wanted = settings.telemetry.app_insights.as_ref().is_some_and(|insights| insights.with_identity);
-    let identity = if wanted { windlass::cloud::identity(settings)? } else { None };
+    let identity = if wanted { crate::cloud::identity(settings)? } else { None };
     if wanted && identity.is_none() {
         let problem = "APPLICATIONINSIGHTS_AUTHENTICATION_STRING wants the tokens of WINDLASS_BACKEND=azure";
         return Err(BadSettings(vec![problem.to_owned()]).into());
@@ -95,7 +95,7 @@ pub(crate) async fn handler(settings: &Settings) -> anyhow::Result<u8> {
 async fn handle(settings: &Settings) -> anyhow::Result<u8> {
     if settings.backend == Backend::Azure {
         let ended = tokio::select! {
-            ended = windlass::cloud::serve(settings) => ended.context("the custom handler cannot go on"),
+            ended = crate::cloud::serve(settings) => ended.context("the custom handler cannot go on"),
             () = told_to_stop() => Ok(()),
         };
         return ended.map(|()| exit::FAILED);

@@ -62,8 +62,6 @@ pub struct View {
     pub waits_for: Option<String>,
     /// How long such a thing takes.
     pub estimate: String,
-    /// Changes whenever the view does.
-    pub version: u64,
 }
 
 impl Windlass {
@@ -91,8 +89,7 @@ impl Windlass {
         let current = steps.iter().find(|step| step.status == "running").map(|step| step.name);
         let (position, waits_for) = self.place_in_queue(&deployment).await?;
         let estimate = estimate(&self.tools.deployments.durations_ms().await?);
-        let version = state.as_ref().map_or(0, |state| state.version) * 8 + deployment.status as u64;
-        Ok(Some(View { deployment, steps, progress, current, position, waits_for, estimate, version }))
+        Ok(Some(View { deployment, steps, progress, current, position, waits_for, estimate }))
     }
 
     /// The median of the newest successful deployments of the same project and environment.

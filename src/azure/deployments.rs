@@ -349,6 +349,13 @@ impl Deployments for CosmosDeployments {
         Ok(Stats { by_status: stored.map(|stored| stored.body.counts).unwrap_or_default() })
     }
 
+    async fn ended_since(&self, since: Timestamp) -> Result<u64, StoreError> {
+        let text = "SELECT c.no FROM c WHERE c.kind = 'deployment' AND c.ended >= @since AND c.status IN ('succeeded', 'failed', 'cancelled')";
+        let since = [("@since", json!(since.as_microsecond()))];
+        let ended: Vec<Value> = self.records.find(PARTITION, text, &since).await?;
+        Ok(ended.len() as u64)
+    }
+
     async fn durations_ms(&self) -> Result<Vec<u64>, StoreError> {
         #[derive(Deserialize)]
         struct Times {

@@ -258,9 +258,12 @@ impl Logs for AzureLogs {
         }
     }
 
-    async fn changed(&self, deployment: DeploymentId, after: u64) {
-        while self.end(deployment).await.is_ok_and(|end| end.unwrap_or_default() <= after) {
-            self.clock.sleep(LOOK).await;
+    async fn changed(&self, deployment: DeploymentId, after: u64) -> u64 {
+        loop {
+            match self.end(deployment).await {
+                Ok(Some(end)) if end > after => return end,
+                Ok(_) | Err(_) => self.clock.sleep(LOOK).await,
+            }
         }
     }
 }

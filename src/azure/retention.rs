@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cosmos::{Container, Fault, Stored};
 use super::deployments::{CosmosDeployments, PARTITION};
@@ -22,6 +22,8 @@ use crate::workflow::journal::RunId;
 
 /// Records of a kind at a time.
 const SOME: usize = 500;
+/// Kind and id of the record that an organization has content.
+const OWNER: &str = "owner";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct SourceRecord {
@@ -182,7 +184,18 @@ impl CosmosRetention {
 
 #[async_trait]
 impl Retention for CosmosRetention {
+    async fn note_owner(&self, org: &Name) -> Result<(), StoreError> {
+        let partition = org_partition(org.as_str());
+        let known: Option<Stored<Value>> = self.records.read(&partition, OWNER).await?;
+        if known.is_none() {
+            // Whoever was faster wrote the same.
+            self.records.create(&partition, OWNER, &json!({ "kind": OWNER, "org": org.as_str() })).await?;
+        }
+        Ok(())
+    }
+
     async fn use_source(&self, org: &Name, source: Digest, now: Timestamp) -> Result<(), StoreError> {
+        self.note_owner(org).await?;
         let record = SourceRecord {
             kind: "source".to_owned(),
             org: org.to_string(),
@@ -230,7 +243,7 @@ impl Retention for CosmosRetention {
 
     async fn organizations(&self) -> Result<Vec<Name>, StoreError> {
         let text = "SELECT DISTINCT VALUE c.org FROM c
-            WHERE c.kind IN ('project', 'source', 'artifact') ORDER BY c.org";
+            WHERE c.kind IN ('project', 'source', 'artifact', 'owner') ORDER BY c.org";
         let orgs: Vec<String> = self.records.find_everywhere(text, &[]).await?;
         let mut names: Vec<Name> = orgs.iter().filter_map(|org| org.parse().ok()).collect();
         names.sort();

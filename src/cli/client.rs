@@ -1,5 +1,7 @@
 //! Talks to a Windlass server: JSON in and out, uploads, and event streams that resume.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -11,6 +13,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api;
+
+/// How long a server that is there takes to say who it is, on a slow machine.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -89,10 +94,15 @@ impl Client {
         Ok(Self { base, host: named, http: HyperClient::builder(TokioExecutor::new()).build(connector) })
     }
 
-    /// Whether a Windlass server answers.
+    /// Whether a Windlass server answers, and soon: something else may listen there and say nothing.
     pub async fn is_there(&self) -> bool {
-        let name: Result<serde_json::Value, ClientError> = self.get("/").await;
-        name.is_ok_and(|answer| answer.get("name").is_some_and(|name| name == "windlass"))
+        self.answers_within(SOON).await
+    }
+
+    async fn answers_within(&self, patience: Duration) -> bool {
+        let name = tokio::time::timeout(patience, self.get::<serde_json::Value>("/")).await;
+        let name = name.ok().and_then(Result::ok);
+        name.is_some_and(|answer| answer.get("name").is_some_and(|name| name == "windlass"))
     }
 
     /// `GET`.
@@ -281,5 +291,17 @@ impl Events {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_listens_and_says_nothing_is_no_server() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::new(&format!("http://{}", silent.local_addr().unwrap())).unwrap();
+        assert!(!client.answers_within(Duration::from_millis(50)).await);
     }
 }

@@ -1,5 +1,6 @@
-//! Reads a folder as a source: what git would take, less `.windlassignore` and [`super::left_out`]. Hashes in parallel, and remembers size, time
-//! and inode of every file, so that an unchanged tree costs one look per file.
+//! Reads a folder as a source: what git would take, less `.windlassignore` and [`super::left_out`].
+//!
+//! Hashes in parallel, and remembers size, time and inode of every file, so that an unchanged tree costs one look per file.
 
 use std::io::Read as _;
 use std::os::fd::OwnedFd;

@@ -313,6 +313,12 @@ pub trait Deployments: Send + Sync {
     /// [`StoreError`].
     async fn stats(&self) -> Result<Stats, StoreError>;
 
+    /// How many succeeded, failed or were cancelled at `since` or later.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn ended_since(&self, since: Timestamp) -> Result<u64, StoreError>;
+
     /// Milliseconds from admission to success of the newest successful ones, ascending.
     ///
     /// # Errors

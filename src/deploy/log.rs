@@ -95,6 +95,7 @@ pub trait Logs: Send + Sync {
     /// [`StoreError`].
     async fn remove(&self, deployment: DeploymentId) -> Result<(), StoreError>;
 
-    /// Returns when lines have been stored after the one with this id, at once when there are some.
-    async fn changed(&self, deployment: DeploymentId, after: u64);
+    /// Returns where the log ends once that is after `after`, at once when it is. Before that end there need not be a line
+    /// to read: `after` may be inside the last one. A log that cannot be looked at is waited for.
+    async fn changed(&self, deployment: DeploymentId, after: u64) -> u64;
 }

@@ -81,7 +81,15 @@ pub trait Remains: Send + Sync {
 /// Forgets records of the past. What is live, under way, stuck, or one of an app's newest releases stays.
 #[async_trait]
 pub trait Retention: Send + Sync {
-    /// Remembers that somebody is about to use the source, so that its content stays although nothing points at it yet.
+    /// Remembers for good that the organization has content, before the first of it is stored: otherwise a cleanup would
+    /// never come to what was uploaded and never used.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn note_owner(&self, org: &Name) -> Result<(), StoreError>;
+
+    /// Remembers that somebody is about to use the source, so that its content stays although nothing points at it yet; and
+    /// its owner, as [`Self::note_owner`] does.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -161,7 +161,8 @@ pub trait Addresses: Send + Sync {
 /// Runs releases. A revision is named by the run that started it; every call may be repeated.
 #[async_trait]
 pub trait Runtime: Send + Sync {
-    /// Starts the release beside whatever is live. No traffic moves. `wake` is sent when its health is known.
+    /// Starts the release beside whatever is live. No traffic moves. `wake` is sent when its health is known. One that has
+    /// failed may be started anew.
     ///
     /// # Errors
     /// [`RuntimeError`] when it cannot begin.

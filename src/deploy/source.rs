@@ -25,6 +25,15 @@ impl Default for SourceLimits {
     }
 }
 
+impl SourceLimits {
+    /// Bytes that a list of as many files takes at most.
+    #[must_use]
+    pub fn manifest_bytes(&self) -> u64 {
+        let entry = (MOST_PATH_BYTES + MOST_ENTRY_BYTES) as u64;
+        (self.files as u64).saturating_mul(entry).min(MOST_MANIFEST_BYTES)
+    }
+}
+
 /// One file of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
@@ -94,6 +103,8 @@ pub enum SourceError {
 
 /// Longest path, as Linux has it.
 const MOST_PATH_BYTES: usize = 4_096;
+/// What a file's entry takes besides its path, with room for white space.
+const MOST_ENTRY_BYTES: usize = 256;
 
 impl Manifest {
     /// Checks a list of files.

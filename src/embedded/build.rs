@@ -146,8 +146,9 @@ async fn run_command(
             () = parts.clock.sleep(GRACE) => {}
         }
     }
-    // Nothing that the command started outlives it; that also closes the pipe. First by their marks, as long as the
-    // parents by which descendants are found are there.
+    // What the command started ends with it, which also closes the pipe. First by their marks, as long as the parents by
+    // which descendants are found are there. Somebody who emptied its environment and whose parents ended before is not
+    // found: it goes on in its cage, and so `below` is how its folder is read.
     let run = job.run;
     if let Err(error) = tokio::task::spawn_blocking(move || kill_all_of(run)).await {
         tracing::warn!(error = %error, "what a build left running could not be looked for");

@@ -3,6 +3,7 @@
 use std::io::{Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -136,7 +137,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
             queues: Arc::clone(&queues),
             clock: Arc::clone(&clock),
         }),
-        checks: vec![Arc::new(StoreCheck(db.clone())), Arc::new(FolderCheck(root.clone()))],
+        checks: vec![Arc::new(StoreCheck(db.clone())), Arc::new(FolderCheck::new(root.join("blobs")))],
         limits: settings.limits,
         looks: Looks::WOKEN,
     });
@@ -294,7 +295,17 @@ impl Check for StoreCheck {
     }
 }
 
-struct FolderCheck(PathBuf);
+/// Whether content can be written.
+struct FolderCheck {
+    blobs: PathBuf,
+    next: AtomicU64,
+}
+
+impl FolderCheck {
+    fn new(blobs: PathBuf) -> Self {
+        Self { blobs, next: AtomicU64::new(0) }
+    }
+}
 
 #[async_trait]
 impl Check for FolderCheck {
@@ -303,13 +314,18 @@ impl Check for FolderCheck {
     }
 
     async fn check(&self) -> Result<(), String> {
-        let probe = self.0.join("blobs").join("probe");
-        let written = std::fs::write(&probe, b"probe").and_then(|()| std::fs::remove_file(&probe));
+        // A name for each, since many may ask at once; among what comes in, where the next start removes what a crash left.
+        let name = format!("probe-{}", self.next.fetch_add(1, Ordering::Relaxed));
+        let probe = self.blobs.join("incoming").join(name);
+        let written = tokio::task::spawn_blocking(move || {
+            std::fs::write(&probe, b"probe").and_then(|()| std::fs::remove_file(&probe))
+        });
+        let written = written.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         written.map_err(|error| format!("the content store cannot be written: {error}"))
     }
 
     fn last_use_was_fine(&self) -> bool {
-        self.0.join("blobs").is_dir()
+        self.blobs.is_dir()
     }
 }
 
@@ -318,6 +334,27 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::ambient::spawn;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn checks_at_the_same_time_do_not_meet() {
+        let folder = tempfile::tempdir().unwrap();
+        let incoming = folder.path().join("incoming");
+        std::fs::create_dir(&incoming).unwrap();
+        let check = Arc::new(FolderCheck::new(folder.path().to_owned()));
+        let asking: Vec<_> = (0..1_000)
+            .map(|_| {
+                let check = Arc::clone(&check);
+                spawn(async move { check.check().await })
+            })
+            .collect();
+        for asked in asking {
+            assert_eq!(asked.await.unwrap(), Ok(()));
+        }
+        assert!(std::fs::read_dir(&incoming).unwrap().next().is_none());
+        std::fs::remove_dir(&incoming).unwrap();
+        assert!(check.check().await.is_err());
+    }
 
     fn settings(folder: &Path) -> Settings {
         let folder = folder.display().to_string();

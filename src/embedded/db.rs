@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::folders::close_to_others;
@@ -98,9 +99,14 @@ impl Db {
     /// [`DbError::Damaged`] and [`DbError::Newer`] leave the file untouched.
     pub fn open(path: &Path) -> Result<Self, DbError> {
         check_header(path)?;
-        close(path).map_err(|error| DbError::ReadOnly(format!("{}: {error}", path.display())))?;
-        let mut connection = connect(path)?;
-        migrate(path, &mut connection)?;
+        let read_only = |error| DbError::ReadOnly(format!("{}: {error}", path.display()));
+        // A new one is nobody else's from its first byte on.
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(read_only)?;
+        let mut connection = open_file(path)?;
+        let seen = check_owner(path, &connection)?;
+        close(path);
+        set_up(path, &connection)?;
+        migrate(&mut connection, seen)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         let writer = Writer::start(connection).map_err(|error| DbError::ReadOnly(error.to_string()))?;
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), writer, idle: Mutex::new(Vec::new()) }) })
@@ -191,28 +197,38 @@ impl Db {
     }
 }
 
+/// A connection to a database that is ours.
 fn connect(path: &Path) -> Result<Connection, DbError> {
+    let connection = open_file(path)?;
+    set_up(path, &connection)?;
+    Ok(connection)
+}
+
+/// A connection that has not written anything yet.
+fn open_file(path: &Path) -> Result<Connection, DbError> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
-    let setup = connection.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = ON;",
-    );
-    setup.map_err(|error| damaged_or(path, error))?;
     Ok(connection)
 }
 
-/// Makes the file, if need be, and closes it to other users; what SQLite makes beside it gets the same mode.
-fn close(path: &Path) -> std::io::Result<()> {
-    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+/// How we use a database; the first of it writes to the file.
+fn set_up(path: &Path, connection: &Connection) -> Result<(), DbError> {
+    let setup = connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = ON;",
+    );
+    setup.map_err(|error| damaged_or(path, error))
+}
+
+/// Closes the file to other users; what SQLite makes beside it gets the same mode.
+fn close(path: &Path) {
     for beside in ["", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();
         name.push(beside);
         close_to_others(Path::new(&name));
     }
-    Ok(())
 }
 
 fn check_header(path: &Path) -> Result<(), DbError> {
@@ -234,7 +250,10 @@ fn check_header(path: &Path) -> Result<(), DbError> {
     }
 }
 
-fn migrate(path: &Path, connection: &mut Connection) -> Result<(), DbError> {
+/// Refuses what is not ours, without a change to it, and gives the number of migrations that the database has seen.
+fn check_owner(path: &Path, connection: &Connection) -> Result<usize, DbError> {
+    // Otherwise the last to close a database writes into it what its log still holds.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     let version: i64 = pragma(path, connection, "user_version")?;
     let application: i64 = pragma(path, connection, "application_id")?;
     let tables: i64 = connection
@@ -248,6 +267,11 @@ fn migrate(path: &Path, connection: &mut Connection) -> Result<(), DbError> {
     if seen > MIGRATIONS.len() {
         return Err(DbError::Newer { path: path.to_owned(), found: version, known: MIGRATIONS.len() });
     }
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    Ok(seen)
+}
+
+fn migrate(connection: &mut Connection, seen: usize) -> Result<(), DbError> {
     for (index, migration) in MIGRATIONS.iter().enumerate().skip(seen) {
         let step = connection.transaction()?;
         step.execute_batch(migration)?;

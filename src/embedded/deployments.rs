@@ -268,6 +268,15 @@ impl Deployments for SqliteDeployments {
         })?)
     }
 
+    async fn ended_since(&self, since: Timestamp) -> Result<u64, StoreError> {
+        let select = "SELECT count(*) FROM deployments
+            WHERE ended >= ?1 AND status IN ('succeeded', 'failed', 'cancelled')";
+        let count: i64 = self
+            .db
+            .read(|c| c.prepare_cached(select)?.query_row([since.as_microsecond()], |row| row.get(0)))?;
+        Ok(count.cast_unsigned())
+    }
+
     async fn durations_ms(&self) -> Result<Vec<u64>, StoreError> {
         let mut durations: Vec<u64> = self.db.read(|c| {
             let mut newest = c.prepare_cached(

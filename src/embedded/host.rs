@@ -253,11 +253,13 @@ impl Host {
             if clock.now() < due {
                 continue;
             }
+            let begun = clock.now();
             if let Err(error) = self.invoke(function, Call::Tick { due }).await {
                 tracing::warn!(function.name = function.name, error, "a tick of {} failed", function.name);
             }
-            // What was missed during a long call is made up for at once, in one tick.
-            next = match (schedule.next(due), clock.now()) {
+            // What was missed during a long call is made up for at once, in one tick. What was missed before it was
+            // made up for by it.
+            next = match (schedule.next(begun.max(due)), clock.now()) {
                 (Some(missed), now) if missed < now => Some(now),
                 (next, _) => next,
             };

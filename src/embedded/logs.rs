@@ -90,7 +90,11 @@ impl FileLogs {
             serde_json::to_writer(&mut text, &line)?;
             text.push(b'\n');
         }
-        log.file.write_all(&text)?;
+        if let Err(error) = log.file.write_all(&text) {
+            // The beginning of a line may be there, to which the next one would be glued.
+            log.file.set_len(end)?;
+            return Err(error);
+        }
         log.end.send_replace(end + text.len() as u64);
         Ok(())
     }
@@ -291,14 +295,18 @@ impl Logs for FileLogs {
         self.delete(deployment).map_err(|error| StoreError(error.into()))
     }
 
-    async fn changed(&self, deployment: DeploymentId, after: u64) {
+    async fn changed(&self, deployment: DeploymentId, after: u64) -> u64 {
         let watching = self
             .handle(deployment)
             .map(|handle| handle.lock().unwrap_or_else(PoisonError::into_inner).end.subscribe());
-        if let Ok(mut end) = watching {
-            // An error means that the log was closed: the caller reads again and subscribes anew.
-            drop(end.wait_for(|end| *end > after).await);
+        if let Ok(mut ends) = watching {
+            let end = ends.wait_for(|end| *end > after).await.map(|end| *end);
+            if let Ok(end) = end {
+                return end;
+            }
         }
+        // It cannot be opened, or it was removed: who waits has a timer of their own and looks again.
+        std::future::pending().await
     }
 }
 

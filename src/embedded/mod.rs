@@ -2,6 +2,7 @@
 
 mod app_log;
 pub mod backlog;
+mod below;
 mod build;
 pub mod builder;
 pub mod connect;

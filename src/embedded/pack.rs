@@ -1,12 +1,15 @@
 //! Packs a folder into a bundle that is the same bytes for the same files: sorted, fixed times and owners, zstd.
 
+use std::ffi::OsStr;
 use std::io::{Read, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use sha2::{Digest as _, Sha256};
 
+use super::below::{Below, Kind};
+use super::folders::remove_tree;
 use crate::deploy::builder::Packed;
 use crate::deploy::ids::Digest;
 
@@ -89,12 +92,10 @@ pub fn pack(
     let below = folder.ancestors().nth(if name == "." { 1 } else { name.split('/').count() });
     let real = folder.canonicalize().ok().filter(|real| real.is_dir());
     let root = below.and_then(|root| root.canonicalize().ok());
-    let folder = match (&real, root) {
-        (Some(real), Some(root)) if real.starts_with(&root) => real.as_path(),
-        _ => return Err(PackError::Missing(name.to_owned())),
-    };
-    let mut parts = Vec::new();
-    collect(folder, Path::new(""), &mut parts)?;
+    let (Some(real), Some(root)) = (real, root) else { return Err(PackError::Missing(name.to_owned())) };
+    let Ok(inside) = real.strip_prefix(&root) else { return Err(PackError::Missing(name.to_owned())) };
+    let folder = Below::open(&root, inside).map_err(io(&real))?;
+    let parts = collect(&folder)?;
     if parts.is_empty() {
         return Err(PackError::Empty(name.to_owned()));
     }
@@ -105,7 +106,7 @@ pub fn pack(
     let mut file = std::fs::File::create_new(bundle).map_err(io(bundle))?;
     let files = parts.iter().filter(|part| part.from == 0).count();
     let (mut hasher, mut bytes) = (Sha256::new(), 0);
-    compress(folder, &segments(parts), stop, |frame| {
+    compress(&folder, &segments(parts), stop, |frame| {
         hasher.update(frame);
         bytes += frame.len() as u64;
         file.write_all(frame).map_err(io(bundle))
@@ -116,7 +117,7 @@ pub fn pack(
 
 /// Hands each segment's frame to `take`, in order.
 fn compress(
-    folder: &Path,
+    folder: &Below,
     segments: &[Vec<Part>],
     stop: &(dyn Fn() -> bool + Sync),
     mut take: impl FnMut(&[u8]) -> Result<(), PackError>,
@@ -167,49 +168,51 @@ fn segments(parts: Vec<Part>) -> Vec<Vec<Part>> {
 }
 
 /// One segment, compressed; the `last` one closes the archive.
-fn frame(folder: &Path, segment: &[Part], last: bool) -> Result<Vec<u8>, PackError> {
+fn frame(folder: &Below, segment: &[Part], last: bool) -> Result<Vec<u8>, PackError> {
     let mut archive = Vec::new();
     for part in segment {
-        append(&mut archive, folder, part).map_err(io(&folder.join(&part.path)))?;
+        append(&mut archive, folder, part).map_err(io(&folder.shown(&part.path)))?;
     }
     if last {
         archive.extend([0; 2 * BLOCK]);
     }
-    zstd::bulk::compress(&archive, LEVEL).map_err(io(folder))
+    zstd::bulk::compress(&archive, LEVEL).map_err(io(&folder.shown(Path::new(""))))
 }
 
 /// Every file and link below `folder`, sorted; large files in parts.
-fn collect(folder: &Path, below: &Path, parts: &mut Vec<Part>) -> Result<(), PackError> {
-    let here = folder.join(below);
-    let mut entries: Vec<_> =
-        std::fs::read_dir(&here).and_then(Iterator::collect::<std::io::Result<_>>).map_err(io(&here))?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        let (name, path) = (entry.file_name(), below.join(entry.file_name()));
-        let kind = entry.file_type().map_err(io(&entry.path()))?;
-        let text = name.to_string_lossy();
-        if kind.is_dir() {
-            let cargo =
-                below.components().any(|part| part.as_os_str() == "target") && CARGO.contains(&&*text);
-            if !NEVER.contains(&&*text) && !cargo {
-                collect(folder, &path, parts)?;
+fn collect(folder: &Below) -> Result<Vec<Part>, PackError> {
+    // On a list of its own, since no stack is as deep as folders may be.
+    let (mut parts, mut waiting) = (Vec::new(), vec![(PathBuf::new(), Kind::Folder)]);
+    while let Some((path, kind)) = waiting.pop() {
+        match kind {
+            Kind::Folder => {
+                let mut entries = folder.entries(&path).map_err(io(&folder.shown(&path)))?;
+                entries.retain(|(name, kind)| *kind != Kind::Folder || is_packed(&path, name));
+                // The last one is taken first.
+                entries.sort_by(|(one, _), (other, _)| other.cmp(one));
+                waiting.extend(entries.into_iter().map(|(name, kind)| (path.join(name), kind)));
             }
-        } else if kind.is_symlink() {
-            parts.push(Part { path, link: true, from: 0, bytes: 0, size: 0 });
-        } else if kind.is_file() {
-            let size = entry.metadata().map_err(io(&entry.path()))?.size();
-            let cuts = (0..size.div_ceil(SEGMENT).max(1)).map(|cut| cut * SEGMENT);
-            parts.extend(cuts.map(|from| {
-                let bytes = SEGMENT.min(size - from);
-                Part { path: path.clone(), link: false, from, bytes, size }
-            }));
+            Kind::Link => parts.push(Part { path, link: true, from: 0, bytes: 0, size: 0 }),
+            Kind::File(size) => {
+                let cuts = (0..size.div_ceil(SEGMENT).max(1)).map(|cut| cut * SEGMENT);
+                parts.extend(cuts.map(|from| {
+                    let bytes = SEGMENT.min(size - from);
+                    Part { path: path.clone(), link: false, from, bytes, size }
+                }));
+            }
         }
     }
-    Ok(())
+    Ok(parts)
 }
 
-fn append(archive: &mut Vec<u8>, folder: &Path, part: &Part) -> std::io::Result<()> {
-    let full = folder.join(&part.path);
+/// Whether the folder `name` in `above` may be needed at run time.
+fn is_packed(above: &Path, name: &OsStr) -> bool {
+    let text = name.to_string_lossy();
+    let cargo = above.components().any(|part| part.as_os_str() == "target") && CARGO.contains(&&*text);
+    !NEVER.contains(&&*text) && !cargo
+}
+
+fn append(archive: &mut Vec<u8>, folder: &Below, part: &Part) -> std::io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_mtime(0);
     header.set_uid(0);
@@ -218,12 +221,12 @@ fn append(archive: &mut Vec<u8>, folder: &Path, part: &Part) -> std::io::Result<
     if part.link {
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_mode(0o777);
-        let target = std::fs::read_link(&full)?;
+        let target = folder.link(&part.path)?;
         return with_tar(archive, |tar| tar.append_link(&mut header, &part.path, target));
     }
-    let mut file = std::fs::File::open(&full)?;
+    let (mut file, metadata) = folder.file(&part.path)?;
     if part.from == 0 {
-        let executable = file.metadata()?.permissions().mode() & 0o111 != 0;
+        let executable = metadata.permissions().mode() & 0o111 != 0;
         header.set_entry_type(tar::EntryType::Regular);
         header.set_mode(if executable { 0o755 } else { 0o644 });
         with_tar(archive, |tar| tar.append_data(&mut header, &part.path, std::io::empty()))?;
@@ -276,7 +279,7 @@ pub fn unpack(mut bundle: impl Read, folder: &Path) -> std::io::Result<()> {
 
 fn extract(bundle: &mut impl Read, folder: &Path, temporary: &Path) -> std::io::Result<()> {
     if temporary.exists() {
-        std::fs::remove_dir_all(temporary)?;
+        remove_tree(temporary)?;
     }
     std::fs::create_dir_all(temporary)?;
     // With room for the archive's own blocks: a bundle of ours is never cut short.
@@ -293,6 +296,8 @@ fn extract(bundle: &mut impl Read, folder: &Path, temporary: &Path) -> std::io::
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn tree(folder: &Path) {
@@ -371,6 +376,68 @@ mod tests {
         std::os::unix::fs::symlink(&secret, source.join("public")).unwrap();
         let packed = pack(&source.join("public"), "public", &home.path().join("bundle"), &|| false);
         assert!(matches!(packed, Err(PackError::Missing(_))), "{packed:?}");
+    }
+
+    /// Exchanges two names again and again until it is told to stop, as a process may that a build left behind.
+    fn exchange(names: &[PathBuf; 2], stop: &AtomicBool) {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        while !stop.load(Ordering::Relaxed) {
+            renameat_with(CWD, &names[0], CWD, &names[1], RenameFlags::EXCHANGE).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_exchanged_with_a_link_while_it_is_packed_brings_nothing_from_outside() {
+        let home = tempfile::tempdir().unwrap();
+        let (source, outside) = (home.path().join("src"), home.path().join("outside"));
+        // As many bytes as what it stands in for, so that the length gives nothing away.
+        for (folder, text) in [(source.join("folder"), "inside"), (outside.clone(), "canary")] {
+            std::fs::create_dir_all(&folder).unwrap();
+            for number in 0..50 {
+                std::fs::write(folder.join(number.to_string()), text).unwrap();
+            }
+        }
+        std::fs::write(source.join("file"), "inside").unwrap();
+        std::os::unix::fs::symlink(outside.join("0"), source.join("other-file")).unwrap();
+        std::os::unix::fs::symlink(&outside, source.join("other-folder")).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for name in ["file", "folder"] {
+                let names = [source.join(name), source.join(format!("other-{name}"))];
+                let stop = &stop;
+                scope.spawn(move || exchange(&names, stop));
+            }
+            let leaks = (0..200).filter(|number| {
+                let bundle = home.path().join(format!("{number}.bundle"));
+                // It may well fail; what it wrote until then is looked at too.
+                drop(pack(&source, ".", &bundle, &|| false));
+                let mut archive = Vec::new();
+                let file = std::fs::File::open(&bundle);
+                drop(file.and_then(|file| zstd::Decoder::new(file)?.read_to_end(&mut archive)));
+                archive.windows(6).any(|bytes| bytes == b"canary")
+            });
+            let leaks = leaks.count();
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(leaks, 0);
+        });
+    }
+
+    #[test]
+    fn folders_as_deep_as_their_names_may_be_long_need_no_stack() {
+        let home = tempfile::tempdir().unwrap();
+        let mut folder = home.path().join("src");
+        std::fs::create_dir(&folder).unwrap();
+        while folder.as_os_str().len() < 4_000 {
+            folder.push("a");
+            std::fs::create_dir(&folder).unwrap();
+        }
+        std::fs::write(folder.join("b"), "").unwrap();
+        let (source, bundle) = (home.path().join("src"), home.path().join("bundle"));
+        let small = std::thread::Builder::new().stack_size(256 << 10);
+        let tree = source.clone();
+        let packed = small.spawn(move || pack(&tree, ".", &bundle, &|| false)).unwrap().join().unwrap();
+        assert_eq!(packed.unwrap().files, 1);
+        remove_tree(&source).unwrap();
     }
 
     #[test]

@@ -2,15 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Child;
 
 use super::containers::{Container, Containers, env_file};
 use super::sandbox::{Cage, Machine, readable};
+use crate::ambient::{Ids as _, SystemIds};
 use crate::workflow::journal::RunId;
+
+/// The range from which the kernel takes the ports of connections (ip(7), `ip_local_port_range`).
+const OUTGOING: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// The first port that apps get: above those of most services.
+const FIRST: u16 = 20_000;
+/// Ports below the kernel's range that are worth looking through.
+const FEWEST: u16 = 1_000;
+
+/// Counts the ports on from anywhere, so that several services on a machine seldom try the same.
+static NEXT: LazyLock<AtomicU16> =
+    LazyLock::new(|| AtomicU16::new(u16::try_from(SystemIds.random() & 0xffff).unwrap_or_default()));
 
 /// A command of an unpacked bundle.
 pub(super) struct Process {
@@ -76,9 +90,27 @@ impl Program {
     }
 }
 
-/// The system gives each caller another port; nobody else takes it in the moment until it is used.
+/// A port on which nobody listens, and another one for each caller. The app takes it only when it has come so far; until
+/// then any connection of this machine could take one of the kernel's own range, so it comes from below that.
 fn free_port() -> std::io::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    let many = std::fs::read_to_string(OUTGOING).ok().and_then(|range| below(&range));
+    if let Some(port) = many.and_then(|many| next_free(FIRST, many, &NEXT)) {
+        return Ok(port);
+    }
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// How many ports there are from [`FIRST`] to the kernel's `range`, if these are enough.
+fn below(range: &str) -> Option<u16> {
+    let begins: u16 = range.split_whitespace().next()?.parse().ok()?;
+    begins.checked_sub(FIRST).filter(|many| *many >= FEWEST)
+}
+
+/// The next of so `many` ports from `first` on which nobody listens.
+fn next_free(first: u16, many: u16, next: &AtomicU16) -> Option<u16> {
+    (0..many)
+        .map(|_| first + next.fetch_add(1, Ordering::Relaxed) % many)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
 }
 
 impl Process {
@@ -101,5 +133,39 @@ impl Process {
         variables.insert("HOME".to_owned(), home.clone());
         variables.insert("TMPDIR".to_owned(), home);
         machine.command(self.run, &cage, &variables)?.spawn()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_lies_below_those_that_connections_take() {
+        for (range, many) in [
+            ("32768\t60999\n", Some(12_768)),
+            ("21000 60999", Some(1_000)),
+            ("20999 60999", None),
+            ("1024 65535", None),
+            ("", None),
+        ] {
+            assert_eq!(below(range), many, "{range}");
+        }
+        let range = std::fs::read_to_string(OUTGOING).unwrap();
+        if let Some(many) = below(&range) {
+            assert!((FIRST..FIRST + many).contains(&free_port().unwrap()));
+        }
+    }
+
+    #[test]
+    fn each_caller_gets_another_port_and_none_on_which_somebody_listens() {
+        let next = AtomicU16::new(u16::MAX);
+        let ports: Vec<u16> = (0..20).map(|_| next_free(FIRST, 5_000, &next).unwrap()).collect();
+        let different: std::collections::BTreeSet<&u16> = ports.iter().collect();
+        assert_eq!(different.len(), ports.len(), "{ports:?}");
+        let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        assert_eq!(next_free(port, 1, &next), None);
+        assert_ne!(next_free(port - 1, 2, &next), Some(port));
     }
 }

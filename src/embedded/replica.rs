@@ -80,16 +80,11 @@ pub(super) async fn supervise(spec: Spec) {
             started = spawn(&spec) => Some(started),
             () = spec.stop.cancelled() => None,
         };
-        let end = match started {
+        let (end, was_ready) = match started {
             Some(Ok((child, address))) => live(&spec, child, address).await,
-            Some(Err(error)) => End::Exited(Err(error)),
-            None => End::Stopped,
+            Some(Err(error)) => (End::Exited(Err(error)), false),
+            None => (End::Stopped, false),
         };
-        let was_ready = matches!(*spec.state.borrow(), State::Ready(_));
-        if was_ready {
-            // Nobody may be led to a port that is free again.
-            spec.state.send_replace(State::Down("it ended".to_owned()));
-        }
         spec.program.clear().await;
         let reason = match end {
             End::Stopped => {
@@ -134,14 +129,19 @@ async fn spawn(spec: &Spec) -> std::io::Result<(Child, SocketAddr)> {
     Ok((child, SocketAddr::from(([127, 0, 0, 1], port))))
 }
 
-/// From the start of the process to its end.
-async fn live(spec: &Spec, mut child: Child, address: SocketAddr) -> End {
+/// From the start of the process to its end, and whether it was ready in between.
+async fn live(spec: &Spec, mut child: Child, address: SocketAddr) -> (End, bool) {
     let leader = child.id();
     let end = tokio::select! {
         status = child.wait() => End::Exited(status),
         reason = check(spec, address) => End::Unhealthy(reason),
         () = spec.stop.cancelled() => End::Stopped,
     };
+    let was_ready = matches!(*spec.state.borrow(), State::Ready(_));
+    if was_ready {
+        // Nobody may be led to one that is told to end, or to a port that is free again.
+        spec.state.send_replace(State::Down("it ends".to_owned()));
+    }
     if !matches!(end, End::Exited(_)) {
         signal_group(leader, Signal::TERM);
         tokio::select! {
@@ -154,7 +154,7 @@ async fn live(spec: &Spec, mut child: Child, address: SocketAddr) -> End {
         tracing::warn!(error = %error, "a replica could not be waited for");
     }
     spec.pid.send_replace(None);
-    end
+    (end, was_ready)
 }
 
 /// Probes until the replica is healthy, then watches it. Gives the reason when it is not, or is no longer.
@@ -222,4 +222,108 @@ async fn probe(spec: &Spec, address: SocketAddr) -> Result<(), Sick> {
     }
     let seen = format!("GET {path} answered {status}");
     Err(sick(seen, "its log may say why; path of [health] can name another"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::ambient::{Ids as _, ManualClock, SystemClock, SystemIds, spawn as in_background};
+    use crate::embedded::program::Process;
+    use crate::embedded::sandbox::Machine;
+    use crate::workflow::journal::RunId;
+
+    /// In place of this program and its cage: says which port it got, and when it is told to end; ends when it may.
+    const APP: &str = r#"#!/bin/sh
+trap ': > "$WINDLASS_VAR_HOME/told"' TERM
+echo "$WINDLASS_VAR_PORT" > "$WINDLASS_VAR_HOME/new" && mv "$WINDLASS_VAR_HOME/new" "$WINDLASS_VAR_HOME/port"
+while [ ! -e "$WINDLASS_VAR_HOME/go" ]; do sleep 0.05; done
+"#;
+
+    /// Answers for the app.
+    fn answer(port: u16, sick: &AtomicBool) {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let status = if sick.load(Ordering::Relaxed) { "503 Service Unavailable" } else { "200 OK" };
+            drop(stream.read(&mut [0; 1024]));
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            drop(stream.write_all(head.as_bytes()));
+        }
+    }
+
+    fn spec(home: &Path, clock: Arc<dyn Clock>, state: watch::Sender<State>) -> Spec {
+        let program = home.join("app");
+        std::fs::write(&program, APP).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let background = tokio::runtime::Handle::current();
+        Spec {
+            program: Program::Process(Process {
+                run: RunId::new(jiff::Timestamp::UNIX_EPOCH, SystemIds.random()),
+                dir: home.to_owned(),
+                home: home.to_owned(),
+                command: "app".to_owned(),
+                machine: Machine {
+                    program,
+                    owner: "o".to_owned(),
+                    path: "/usr/bin:/bin".to_owned(),
+                    home: None,
+                },
+            }),
+            env: BTreeMap::new(),
+            // So patient that only an answer decides, however fast the clock is moved.
+            probe: Probe { timeout_ms: 1 << 40, start_seconds: 1 << 30, retries: 1, ..Probe::default() },
+            log: Arc::new(AppLog::new(home.join("app.log"))),
+            pool: Pool::new(background.clone()),
+            clock,
+            first: false,
+            stop: CancellationToken::new(),
+            restarts: Arc::default(),
+            pid: watch::Sender::new(None),
+            state,
+            background,
+        }
+    }
+
+    /// Looks, and moves the replica's clock on, until `seen`.
+    async fn until(clock: &ManualClock, what: &str, seen: impl Fn() -> bool) {
+        for _ in 0..6_000 {
+            if seen() {
+                return;
+            }
+            // Slowly enough that what is told to end has begun to before its time is up.
+            clock.advance(Duration::from_millis(250));
+            SystemClock.sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never: {what}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_that_is_sick_gets_no_request_from_before_it_is_told_to_end() {
+        let home = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
+        let (sender, state) = watch::channel(State::Starting);
+        let spec = spec(home.path(), Arc::clone(&clock) as Arc<dyn Clock>, sender);
+        let stop = spec.stop.clone();
+        let replica = in_background(supervise(spec));
+        let there = |name: &str| home.path().join(name).exists();
+        until(&clock, "it has a port", || there("port")).await;
+        let port = std::fs::read_to_string(home.path().join("port")).unwrap().trim().parse().unwrap();
+        let sick = Arc::new(AtomicBool::new(false));
+        let health = Arc::clone(&sick);
+        drop(std::thread::spawn(move || answer(port, &health)));
+        until(&clock, "it is ready", || matches!(*state.borrow(), State::Ready(_))).await;
+        sick.store(true, Ordering::Relaxed);
+        until(&clock, "it is told to end", || there("told")).await;
+        let told = state.borrow().clone();
+        assert!(!matches!(told, State::Ready(_)), "{told:?}");
+        stop.cancel();
+        std::fs::write(home.path().join("go"), "").unwrap();
+        until(&clock, "it ended", || *state.borrow() == State::Stopped).await;
+        replica.await.unwrap();
+    }
 }

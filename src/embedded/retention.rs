@@ -12,6 +12,8 @@ use crate::workflow::journal::RunId;
 
 /// Records of a kind in one transaction.
 const SOME: i64 = 500;
+/// That an organization has content is a source without a digest, which is never forgotten.
+const NOTE_OWNER: &str = "INSERT OR IGNORE INTO sources (org, digest, created) VALUES (?1, '', 0)";
 
 /// [`Retention`] in SQLite.
 pub struct SqliteRetention(pub Db);
@@ -58,7 +60,7 @@ fn forget(c: &Connection, before: Timestamp, releases: u32) -> rusqlite::Result<
     let runs = c.execute(&format!("DELETE FROM runs WHERE id IN ({some})"), earliest)?;
     let artifacts = c.execute(&format!("DELETE {}", unused("")), named_params! { ":before": at })?;
     let keys = c.execute("DELETE FROM requests WHERE at < ?1", [at])?;
-    c.execute("DELETE FROM sources WHERE created < ?1", [at])?;
+    c.execute("DELETE FROM sources WHERE created < ?1 AND digest <> ''", [at])?;
     Ok(Forgotten { deployments: old, runs: runs as u64, artifacts: artifacts as u64, keys: keys as u64 })
 }
 
@@ -99,9 +101,21 @@ fn digests(c: &Connection, sql: &str, org: &Name, since: Timestamp) -> rusqlite:
 
 #[async_trait]
 impl Retention for SqliteRetention {
+    async fn note_owner(&self, org: &Name) -> Result<(), StoreError> {
+        let select = "SELECT EXISTS (SELECT 1 FROM sources WHERE org = ?1 AND digest = '')";
+        let known: bool =
+            self.0.read(|c| c.prepare_cached(select)?.query_row([org.as_str()], |row| row.get(0)))?;
+        if !known {
+            let org = org.clone();
+            self.0.write(move |c| c.execute(NOTE_OWNER, [org.as_str()])).await?;
+        }
+        Ok(())
+    }
+
     async fn use_source(&self, org: &Name, source: Digest, now: Timestamp) -> Result<(), StoreError> {
         let org = org.clone();
         let written = self.0.write(move |c| {
+            c.prepare_cached(NOTE_OWNER)?.execute([org.as_str()])?;
             c.prepare_cached("INSERT OR REPLACE INTO sources (org, digest, created) VALUES (?1, ?2, ?3)")?
                 .execute(params![org.as_str(), source.to_string(), now.as_microsecond()])
         });

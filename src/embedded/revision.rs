@@ -49,6 +49,8 @@ pub(super) struct Revision {
     parts: Parts,
     log: Arc<AppLog>,
     health: watch::Sender<Health>,
+    /// Sent once its health is known.
+    wakes: Mutex<Vec<Hint>>,
     replicas: Mutex<Vec<Replica>>,
     task: Mutex<Option<JoinHandle<()>>>,
     draining: AtomicBool,
@@ -61,6 +63,7 @@ pub(super) struct Revision {
 impl Revision {
     /// Begins to start it; `wake` is sent once its health is known.
     pub(super) fn start(parts: Parts, target: Arc<Upstream>, wake: Option<Hint>) -> Arc<Self> {
+        let first = wake.is_some();
         let secrets = parts.release.env.keys().filter_map(|name| parts.variables.get(name));
         let mask = Mask::new(secrets.map(String::as_str));
         let log = Arc::new(AppLog::new(parts.folder.join("app.log"), mask));
@@ -70,6 +73,7 @@ impl Revision {
             parts,
             log,
             health: watch::Sender::new(Health::Starting),
+            wakes: Mutex::new(wake.into_iter().collect()),
             replicas: Mutex::default(),
             task: Mutex::default(),
             draining: AtomicBool::new(false),
@@ -77,12 +81,13 @@ impl Revision {
             gone: CancellationToken::new(),
         });
         let running = Arc::clone(&revision);
-        let task = background.spawn(async move { running.run(wake).await });
+        let task = background.spawn(async move { running.run(first).await });
         *revision.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         revision
     }
 
-    async fn run(self: Arc<Self>, wake: Option<Hint>) {
+    /// A `first` start that fails is the release's failure; a later one is tried again.
+    async fn run(self: Arc<Self>, first: bool) {
         let parts = &self.parts;
         let prepared = async {
             std::fs::create_dir_all(parts.folder.join("home"))
@@ -90,29 +95,19 @@ impl Revision {
             materialise(&parts.runtime, &parts.release, parts.app.clone()).await
         };
         if let Err(message) = prepared.await {
-            self.health.send_replace(Health::Failed {
-                code: "RELEASE_NOT_UNPACKED",
-                message,
-                tail: Vec::new(),
-            });
-            self.announce(wake);
+            self.learn(Health::Failed { code: "RELEASE_NOT_UNPACKED", message, tail: Vec::new() });
             return;
         }
         if parts.release.plan.start.is_none() && parts.release.plan.kind != Kind::Docker {
-            self.health.send_replace(Health::Healthy);
-            self.announce(wake);
+            self.learn(Health::Healthy);
             parts.stop.cancelled().await;
             return;
         }
         let (changed, mut changes) = watch::channel(());
         let tasks: Vec<JoinHandle<()>> =
-            (0..self.wanted()).map(|number| self.replica(number, wake.is_some(), &changed)).collect();
-        let mut wake = wake;
+            (0..self.wanted()).map(|number| self.replica(number, first, &changed)).collect();
         loop {
             self.collect();
-            if wake.is_some() && *self.health.borrow() != Health::Starting {
-                self.announce(wake.take());
-            }
             tokio::select! {
                 result = changes.changed() => if result.is_err() { break },
                 () = parts.stop.cancelled() => break,
@@ -201,7 +196,11 @@ impl Revision {
         if let Backend::Replicas(addresses) = &self.target.backend {
             addresses.store(Arc::new(ready));
         }
-        let health = health(&states, || self.tail(TAIL));
+        self.learn(health(&states, || self.tail(TAIL)));
+    }
+
+    /// Takes note of its health, and wakes whoever waits for that.
+    fn learn(&self, health: Health) {
         self.health.send_if_modified(|known| {
             if *known == health {
                 false
@@ -210,17 +209,34 @@ impl Revision {
                 true
             }
         });
+        self.wake();
     }
 
-    /// Sends `wake` if the health is known already.
+    /// Sends `wake` once the health is known, which it may be already.
     pub(super) fn announce(&self, wake: Option<Hint>) {
-        let Some(wake) = wake.filter(|_| *self.health.borrow() != Health::Starting) else { return };
-        let runtime = Arc::clone(&self.parts.runtime);
-        self.parts.runtime.background.spawn(async move {
-            if let Err(error) = runtime.queue.send(&wake, runtime.clock.now()).await {
-                tracing::warn!(run.id = %wake.run, error = %error, "{} could not be woken; it looks by itself later", wake.run);
+        if let Some(wake) = wake {
+            let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+            if !wakes.contains(&wake) {
+                wakes.push(wake);
             }
-        });
+        }
+        self.wake();
+    }
+
+    /// Sends the hints that wait, if the health is known.
+    fn wake(&self) {
+        if *self.health.borrow() == Health::Starting {
+            return;
+        }
+        let wakes = std::mem::take(&mut *self.wakes.lock().unwrap_or_else(PoisonError::into_inner));
+        for wake in wakes {
+            let runtime = Arc::clone(&self.parts.runtime);
+            self.parts.runtime.background.spawn(async move {
+                if let Err(error) = runtime.queue.send(&wake, runtime.clock.now()).await {
+                    tracing::warn!(run.id = %wake.run, error = %error, "{} could not be woken; it looks by itself later", wake.run);
+                }
+            });
+        }
     }
 
     pub(super) fn health(&self) -> Health {
@@ -250,6 +266,14 @@ impl Revision {
     /// Whether it may not get traffic any more.
     pub(super) fn is_leaving(&self) -> bool {
         self.is_stopped() || self.is_draining()
+    }
+
+    /// Whether it failed and does not try again by itself, as one whose replicas keep crashing does.
+    pub(super) fn has_given_up(&self) -> bool {
+        let failed = matches!(*self.health.borrow(), Health::Failed { .. });
+        let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = replicas.iter().map(|replica| replica.state.borrow());
+        failed && (replicas.is_empty() || states.any(|state| matches!(*state, State::Failed(..))))
     }
 
     /// Stops every replica and waits until they are gone; then the folder goes too. Goes on in the background when

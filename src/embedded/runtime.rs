@@ -179,6 +179,10 @@ impl LocalRuntime {
     fn drain(&self, lost: Vec<Arc<Upstream>>) {
         for target in lost {
             let Some(revision) = self.revision(target.revision) else { continue };
+            if !Arc::ptr_eq(&revision.target, &target) {
+                // It was started anew, and the new one has the traffic.
+                continue;
+            }
             revision.draining();
             let (clock, revisions) = (Arc::clone(&self.parts.clock), Arc::clone(&self.revisions));
             self.parts.background.spawn(async move {
@@ -199,11 +203,12 @@ impl Runtime for LocalRuntime {
         let variables = self.environment(release)?;
         let folder = self.parts.root.join(release.run.to_string());
         match self.revision(release.run) {
-            Some(known) if !known.is_leaving() => {
+            Some(known) if !known.is_leaving() && !known.has_given_up() => {
                 known.announce(wake);
                 return Ok(());
             }
-            // What is on its way out cannot be held back: it goes first, then it starts anew.
+            // What is on its way out cannot be held back, and what has given up does nothing more: it goes first, then it
+            // starts anew.
             Some(leaving) => leaving.stop().await,
             None => {}
         }
@@ -322,4 +327,101 @@ pub(super) async fn materialise(parts: &RuntimeParts, release: &Release, app: Pa
         unpack(bundle, &app).map_err(|error| format!("{}: {error}", app.display()))
     });
     unpacked.await.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use jiff::Timestamp;
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+    use super::super::pack::pack;
+    use super::*;
+    use crate::ambient::{Ids as _, SystemClock, SystemIds};
+    use crate::deploy::detect::Plan;
+    use crate::deploy::ids::DeploymentId;
+    use crate::deploy::sealing::KeySecrets;
+    use crate::deploy::size::{Replicas, Size};
+    use crate::workflow::queue::QueueError;
+
+    struct Post(UnboundedSender<Hint>);
+
+    #[async_trait]
+    impl Queue for Post {
+        async fn send(&self, hint: &Hint, _not_before: Timestamp) -> Result<(), QueueError> {
+            self.0.send(hint.clone()).unwrap();
+            Ok(())
+        }
+    }
+
+    fn runtime(home: &Path) -> (LocalRuntime, UnboundedReceiver<Hint>) {
+        let (post, hints) = unbounded_channel();
+        let machine =
+            Machine { program: "/bin/false".into(), owner: "o".to_owned(), path: String::new(), home: None };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let background = tokio::runtime::Handle::current();
+        let runtime = LocalRuntime::new(RuntimeParts {
+            root: home.join("revisions"),
+            blobs: FileBlobs::open(&home.join("blobs")).unwrap(),
+            secrets: Arc::new(KeySecrets::new([7; 32])),
+            queue: Arc::new(Post(post)),
+            clock: Arc::clone(&clock),
+            machine: machine.clone(),
+            containers: Arc::new(Containers::new(machine, clock, home)),
+            pool: Pool::new(background.clone()),
+            background,
+        });
+        (runtime.unwrap(), hints)
+    }
+
+    /// A site whose bundle is at the path that comes with it, and nowhere else yet.
+    fn release(home: &Path) -> (Release, PathBuf) {
+        let (site, bundle) = (home.join("site"), home.join("bundle"));
+        std::fs::create_dir(&site).unwrap();
+        std::fs::write(site.join("index.html"), "x").unwrap();
+        let release = Release {
+            app: "o/site/staging".to_owned(),
+            number: 1,
+            deployment: DeploymentId::new(1),
+            run: RunId::new(Timestamp::UNIX_EPOCH, SystemIds.random()),
+            org: "o".parse().unwrap(),
+            environment: Environment::Staging,
+            artifact: pack(&site, ".", &bundle, &|| false).unwrap().digest,
+            plan: Plan::new(Kind::Static, None),
+            env: BTreeMap::new(),
+            size: Size::HALF,
+            replicas: Replicas { min: 1, max: 1 },
+            hosts: vec!["site.localhost".to_owned()],
+        };
+        (release, bundle)
+    }
+
+    #[tokio::test]
+    async fn what_has_given_up_starts_anew_and_whoever_waits_is_woken() {
+        let home = tempfile::tempdir().unwrap();
+        let (runtime, mut hints) = runtime(home.path());
+        let (release, bundle) = release(home.path());
+        let mut woken = async |hint: &Hint| {
+            let came = tokio::time::timeout(Duration::from_secs(60), hints.recv()).await;
+            assert_eq!(came.unwrap().as_ref(), Some(hint));
+        };
+        let wake = |number| Hint::wake(RunId::new(Timestamp::UNIX_EPOCH, number), "step-release");
+        runtime.start(&release, None).await.unwrap();
+        assert_eq!(runtime.health(release.run).await, Health::Starting);
+        runtime.start(&release, Some(wake(1))).await.unwrap();
+        woken(&wake(1)).await;
+        let health = runtime.health(release.run).await;
+        assert!(matches!(health, Health::Failed { code: "RELEASE_NOT_UNPACKED", .. }), "{health:?}");
+        runtime.switch(&release).await.unwrap();
+
+        runtime.parts.blobs.adopt(&release.org, &bundle, release.artifact).unwrap();
+        runtime.start(&release, Some(wake(2))).await.unwrap();
+        woken(&wake(2)).await;
+        assert_eq!(runtime.health(release.run).await, Health::Healthy);
+        runtime.switch(&release).await.unwrap();
+        let revision = runtime.revision(release.run).unwrap();
+        assert!(!revision.is_leaving(), "it lost its traffic to nobody but itself");
+        assert!(Arc::ptr_eq(&runtime.routes.get("site.localhost").unwrap(), &revision.target));
+    }
 }

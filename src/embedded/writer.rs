@@ -17,7 +17,10 @@ const LAZY: Duration = Duration::from_millis(20);
 
 /// What a job leaves to be done once it is known whether the commit succeeded.
 type Finish = Box<dyn FnOnce(Result<(), &rusqlite::Error>) + Send>;
-type Work = Box<dyn FnOnce(&Connection) -> Result<Finish, (rusqlite::Error, Finish)> + Send>;
+/// With it why the job was refused, if it was.
+type Done = (Finish, Option<rusqlite::Error>);
+/// Without a connection, when its turn does not come, a job only says whom to tell.
+type Work = Box<dyn FnOnce(Option<&Connection>) -> Done + Send>;
 
 enum Job {
     Now(Work),
@@ -60,20 +63,25 @@ impl Writer {
         A: FnOnce(&T) + Send + 'static,
     {
         let (answer, answered) = oneshot::channel::<Result<T, DbError>>();
-        self.submit(Job::Now(Box::new(move |connection| match work(connection) {
-            Ok(value) => Ok(Box::new(move |committed: Result<(), &rusqlite::Error>| {
-                if committed.is_ok() {
-                    then(&value);
+        self.submit(Job::Now(Box::new(move |connection: Option<&Connection>| {
+            let refused = match connection.map(work) {
+                Some(Ok(value)) => {
+                    let finish: Finish = Box::new(move |committed: Result<(), &rusqlite::Error>| {
+                        if committed.is_ok() {
+                            then(&value);
+                        }
+                        // Nobody listens when the caller was cancelled; the write stands all the same.
+                        drop(answer.send(committed.map(|()| value).map_err(copy)));
+                    });
+                    return (finish, None);
                 }
-                // Nobody listens when the caller was cancelled; the write stands all the same.
-                drop(answer.send(committed.map(|()| value).map_err(copy)));
-            })),
-            Err(error) => Err((
-                error,
-                Box::new(move |committed: Result<(), &rusqlite::Error>| {
-                    drop(answer.send(Err(committed.err().map_or(DbError::Closed, copy))));
-                }),
-            )),
+                Some(Err(error)) => Some(error),
+                None => None,
+            };
+            let finish: Finish = Box::new(move |committed: Result<(), &rusqlite::Error>| {
+                drop(answer.send(Err(committed.err().map_or(DbError::Closed, copy))));
+            });
+            (finish, refused)
         })));
         answered.await.unwrap_or(Err(DbError::Closed))
     }
@@ -82,9 +90,10 @@ impl Writer {
     where
         F: FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
     {
-        self.submit(Job::Lazy(Box::new(move |connection| match work(connection) {
-            Ok(()) => Ok(Box::new(|_| ())),
-            Err(error) => Err((error, Box::new(|_| ()))),
+        self.submit(Job::Lazy(Box::new(move |connection: Option<&Connection>| {
+            let refused = connection.and_then(|connection| work(connection).err());
+            let finish: Finish = Box::new(|_| ());
+            (finish, refused)
         })));
     }
 
@@ -158,8 +167,10 @@ fn commit(connection: &Connection, batch: &mut Vec<Work>, stats: &WriterStats) {
         return;
     }
     let mut done = Vec::with_capacity(batch.len());
-    let result = run(connection, batch, &mut done);
-    batch.clear();
+    let mut jobs = batch.drain(..);
+    let result = run(connection, &mut jobs, &mut done);
+    // Those whose turn did not come hear why, as everybody does.
+    done.extend(jobs.map(|work| work(None)));
     if let Err(error) = &result {
         tracing::error!(error = %error, jobs = done.len(), "a commit failed and was taken back");
         if !connection.is_autocommit()
@@ -179,24 +190,27 @@ fn commit(connection: &Connection, batch: &mut Vec<Work>, stats: &WriterStats) {
 /// One transaction of every job. A job that is refused is taken back alone; its neighbours stand.
 fn run(
     connection: &Connection,
-    batch: &mut Vec<Work>,
-    done: &mut Vec<(Finish, Option<rusqlite::Error>)>,
+    jobs: &mut dyn Iterator<Item = Work>,
+    done: &mut Vec<Done>,
 ) -> rusqlite::Result<()> {
     let execute = |sql| connection.prepare_cached(sql)?.execute([]);
     execute("BEGIN IMMEDIATE")?;
-    for work in batch.drain(..) {
-        execute("SAVEPOINT job")?;
-        match work(connection) {
-            Ok(finish) => done.push((finish, None)),
+    for work in jobs {
+        if let Err(error) = execute("SAVEPOINT job") {
+            done.push(work(None));
+            return Err(error);
+        }
+        match work(Some(connection)) {
+            (finish, None) => done.push((finish, None)),
             // Some errors end the whole transaction (https://sqlite.org/lang_transaction.html, section 3).
-            Err((error, finish)) if connection.is_autocommit() => {
+            (finish, Some(error)) if connection.is_autocommit() => {
                 done.push((finish, None));
                 return Err(error);
             }
-            Err((error, finish)) => {
-                execute("ROLLBACK TO job")?;
-                tracing::error!(error = %error, "a write was refused and taken back");
+            (finish, Some(error)) => {
+                tracing::error!(error = %error, "a write was refused and is taken back");
                 done.push((finish, Some(error)));
+                execute("ROLLBACK TO job")?;
             }
         }
         execute("RELEASE job")?;

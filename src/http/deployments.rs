@@ -12,7 +12,7 @@ use super::stream;
 use crate::actions::{Cancelled, Retried, StepView, SubmitError, View};
 use crate::api;
 use crate::deploy::deployment::{Deployment, Fault, Filter, Origin, Status};
-use crate::deploy::ids::{DeploymentId, Name};
+use crate::deploy::ids::{DeploymentId, Digest, Name};
 use crate::deploy::log::{From, Line};
 use crate::deploy::size::Size;
 use crate::deploy::wish::Environment;
@@ -105,15 +105,21 @@ async fn view(api: &Api, text: &str) -> Result<View, Problem> {
 /// `GET /deploy/{id}/status`.
 pub(super) async fn status(api: Data<Api>, request: HttpRequest, path: Path<String>) -> HttpResponse {
     let id = api.correlation(&request);
-    let view = match view(&api, &path).await {
-        Ok(view) => view,
+    let status = match view(&api, &path).await {
+        Ok(view) => wire(view),
         Err(problem) => return problem.answer(&id),
     };
-    let tag = format!("\"{}\"", view.version);
+    let tag = tag(&status);
     if request.headers().get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         return HttpResponse::NotModified().insert_header((header::ETAG, tag)).finish();
     }
-    HttpResponse::Ok().insert_header((header::ETAG, tag)).json(wire(view))
+    HttpResponse::Ok().insert_header((header::ETAG, tag)).json(status)
+}
+
+/// Names what is answered by its content: the place in the queue changes without any record of the deployment.
+fn tag(status: &api::Status) -> String {
+    let digest = Digest::of(&serde_json::to_vec(status).unwrap_or_default()).to_string();
+    format!("\"{}\"", digest.get(..16).unwrap_or_default())
 }
 
 fn wire(view: View) -> api::Status {

@@ -19,9 +19,9 @@ pub(super) async fn refuse_forged(
 ) -> Result<ServiceResponse<actix_web::body::BoxBody>, Error> {
     match judge(request.request(), &api.hosts) {
         Ok(()) => next.call(request).await.map(ServiceResponse::map_into_boxed_body),
-        Err(detail) => {
+        Err(problem) => {
             let id = correlation(request.request(), api.windlass.tools.ids.random());
-            Ok(request.into_response(Problem::new("FORBIDDEN_ORIGIN", detail).answer(&id)))
+            Ok(request.into_response(problem.answer(&id)))
         }
     }
 }
@@ -29,11 +29,18 @@ pub(super) async fn refuse_forged(
 /// Where bodies may be compressed: there they are unpacked in small pieces, elsewhere a small one could fill the memory.
 const COMPRESSED: &str = "/sources/blobs";
 
-fn judge(request: &HttpRequest, hosts: &[String]) -> Result<(), String> {
+fn judge(request: &HttpRequest, hosts: &[String]) -> Result<(), Problem> {
     let headers = request.headers();
+    own(headers, hosts).map_err(|detail| Problem::new("FORBIDDEN_ORIGIN", detail))?;
     if headers.contains_key("content-encoding") && !request.path().starts_with(COMPRESSED) {
-        return Err(format!("only bodies for {COMPRESSED} may have a Content-Encoding"));
+        let detail = format!("only bodies for {COMPRESSED} may have a Content-Encoding");
+        return Err(Problem::new("BAD_REQUEST", detail));
     }
+    Ok(())
+}
+
+/// Whether a program on this machine sent it.
+fn own(headers: &HeaderMap, hosts: &[String]) -> Result<(), String> {
     let host = text(headers, "host").unwrap_or_default();
     let name = host
         .rsplit_once(':')
@@ -72,15 +79,18 @@ mod tests {
     use super::*;
     use actix_web::test::TestRequest;
 
-    fn check(headers: &[(&'static str, &'static str)]) -> bool {
+    /// The status of the refusal, or 200.
+    fn status(headers: &[(&'static str, &'static str)]) -> u16 {
         let request = headers
             .iter()
             .fold(TestRequest::post().uri("/deploy"), |request, header| request.insert_header(*header));
-        judge(
-            &request.to_http_request(),
-            &["127.0.0.1".to_owned(), "localhost".to_owned(), "[::1]".to_owned()],
-        )
-        .is_ok()
+        let hosts = ["127.0.0.1", "localhost", "[::1]"].map(str::to_owned);
+        let judged = judge(&request.to_http_request(), &hosts);
+        judged.map_or_else(|problem| problem.answer("id").status().as_u16(), |()| 200)
+    }
+
+    fn check(headers: &[(&'static str, &'static str)]) -> bool {
+        status(headers) == 200
     }
 
     #[test]
@@ -106,9 +116,10 @@ mod tests {
             &[("host", "localhost:3010"), ("origin", "null")],
             &[("host", "localhost:3010"), ("sec-fetch-site", "cross-site")],
             &[("host", "localhost:3010"), ("sec-fetch-site", "same-site")],
-            &[("host", "localhost:3010"), ("content-encoding", "zstd")],
+            &[("host", "evil.example"), ("content-encoding", "zstd")],
         ] {
-            assert!(!check(bad), "{bad:?}");
+            assert_eq!(status(bad), 403, "{bad:?}");
         }
+        assert_eq!(status(&[("host", "localhost:3010"), ("content-encoding", "zstd")]), 400);
     }
 }

@@ -9,7 +9,7 @@ use actix_web::{Error, HttpRequest, HttpResponse};
 
 use super::Api;
 use super::problem::Problem;
-use super::routes::MOST_JSON_BYTES;
+use super::routes::MostBytes;
 
 /// The middleware.
 pub(super) async fn in_our_words(
@@ -44,6 +44,10 @@ fn problem(answer: &ServiceResponse<BoxBody>) -> Option<Problem> {
         let detail = format!("{} does not take {}", request.path(), request.method());
         return Some(Problem::new("METHOD_NOT_ALLOWED", detail));
     }
-    let large = status == StatusCode::PAYLOAD_TOO_LARGE;
-    large.then(|| Problem::new("BODY_TOO_LARGE", format!("a body has at most {MOST_JSON_BYTES} bytes")))
+    if status != StatusCode::PAYLOAD_TOO_LARGE {
+        return None;
+    }
+    let most = request.app_data::<MostBytes>().map(|most| format!(": at most {} bytes", most.0));
+    let detail = format!("{} takes no body as large as this{}", request.path(), most.unwrap_or_default());
+    Some(Problem::new("BODY_TOO_LARGE", detail))
 }

@@ -13,10 +13,15 @@ use super::{
 };
 
 /// Bytes of a JSON body: a request with every variable at its limit fits.
-pub(super) const MOST_JSON_BYTES: usize = 10 << 20;
+const MOST_JSON_BYTES: usize = 10 << 20;
+
+/// Bytes of a body that a resource takes, for the refusal of what is larger.
+pub(super) struct MostBytes(pub(super) usize);
 
 /// Mounts the API.
 pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
+    let manifest = api.windlass.tools.limits.source.manifest_bytes();
+    let manifest = usize::try_from(manifest).unwrap_or(usize::MAX);
     config.app_data(Data::from(Arc::clone(api))).service(
         web::scope("")
             .wrap(from_fn(refused::in_our_words))
@@ -25,6 +30,7 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
             // Around the guard: what is refused is part of a trace too.
             .wrap(from_fn(traced::in_a_span))
             .app_data(web::PayloadConfig::new(MOST_JSON_BYTES))
+            .app_data(MostBytes(MOST_JSON_BYTES))
             .service(read("/", health::name))
             .service(web::resource("/deploy").post(deployments::create))
             .service(web::resource("/api/deploy").post(deployments::create_v2))
@@ -44,7 +50,12 @@ pub fn mount(config: &mut ServiceConfig, api: &Arc<Api>) {
             .service(web::resource("/status/cleanup").post(status::cleanup))
             .service(read("/status/deployments", status::deployments))
             .service(read("/metrics", metrics::prometheus))
-            .service(web::resource("/sources").post(sources::create))
+            .service(
+                web::resource("/sources")
+                    .app_data(web::PayloadConfig::new(manifest))
+                    .app_data(MostBytes(manifest))
+                    .post(sources::create),
+            )
             .service(web::resource("/sources/blobs").post(sources::put_batch))
             .service(web::resource("/sources/blobs/{sha256}").put(sources::put_blob))
             .service(read("/projects/revisions", projects::revisions))

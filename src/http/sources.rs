@@ -62,6 +62,7 @@ pub(super) async fn put_blob(
         let digest: Digest = path
             .parse()
             .map_err(|bad: crate::deploy::ids::BadId| Problem::new("BAD_REQUEST", bad.to_string()))?;
+        api.windlass.tools.retention.note_owner(&org).await?;
         let blobs = &api.windlass.tools.blobs;
         let mut writer = blobs.writer(&org, digest, api.windlass.tools.limits.source.file_bytes).await?;
         receive(&request, payload, writer.as_mut()).await?;
@@ -119,6 +120,7 @@ pub(super) async fn put_batch(
         };
         let contents = contents.into_iter().map(content).collect::<Result<Vec<_>, Problem>>()?;
         let count = contents.len();
+        api.windlass.tools.retention.note_owner(&org).await?;
         api.windlass.tools.blobs.keep_all(&org, contents).await?;
         Ok(HttpResponse::Created().json(serde_json::json!({ "kept": count })))
     };

@@ -1,5 +1,7 @@
 //! `/status…`: figures of the service.
 
+use std::time::Duration;
+
 use actix_web::web::{Bytes, Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
@@ -8,8 +10,12 @@ use serde_json::{Map, json};
 use super::Api;
 use super::deployments::{ListQuery, json as parse, list};
 use super::problem::Problem;
-use crate::ambient::between;
+use crate::ambient::{before, between};
 use crate::deploy::deployment::{Status, StoreError};
+use crate::triggers::table::DEPLOYMENT_QUEUE;
+
+/// The rate is of this time, or of less when the service started later.
+const RATE_OVER: Duration = Duration::from_secs(3_600);
 
 /// `GET /status`.
 pub(super) async fn service(api: Data<Api>, request: HttpRequest) -> HttpResponse {
@@ -51,17 +57,20 @@ pub(super) async fn queue(api: Data<Api>, request: HttpRequest) -> HttpResponse 
         let stats = tools.deployments.stats().await?;
         let now = tools.clock.now();
         let count = |status: Status| stats.by_status.get(&status).copied().unwrap_or_default();
+        // Alarms wait in the other queues, some of them for days.
+        let waiting = depths.iter().filter(|depth| depth.queue == DEPLOYMENT_QUEUE);
         let oldest =
-            depths.iter().filter_map(|depth| depth.oldest).min().map(|oldest| between(oldest, now).as_secs());
-        let uptime_minutes = between(api.started, now).as_secs_f64() / 60.0;
-        let ended = count(Status::Succeeded) + count(Status::Failed) + count(Status::Cancelled);
+            waiting.filter_map(|depth| depth.oldest).min().map(|oldest| between(oldest, now).as_secs());
+        let since = api.started.max(before(now, RATE_OVER));
+        let minutes = between(since, now).as_secs_f64() / 60.0;
+        let ended = tools.deployments.ended_since(since).await?;
         Ok(HttpResponse::Ok().json(json!({
-            "queue": crate::triggers::table::DEPLOYMENT_QUEUE,
+            "queue": DEPLOYMENT_QUEUE,
             "depth": count(Status::Queued),
             "inFlight": count(Status::Running),
             "oldestMessageAgeSeconds": oldest.unwrap_or(0),
             "deadLetters": { "queue": "deployment-dlq", "count": dead },
-            "ratePerMinute": if uptime_minutes > 0.0 { ended as f64 / uptime_minutes } else { 0.0 },
+            "ratePerMinute": if minutes > 0.0 { ended as f64 / minutes } else { 0.0 },
             "queues": depths,
             "messagesAre": "hints to runs and jobs that wait, are due later or are worked on; not deployments",
         })))

@@ -19,6 +19,9 @@ struct Following {
     api: Data<Api>,
     deployment: DeploymentId,
     from: From,
+    /// Where the log ended when it was looked at last. What is before it and no line, such as one that was cut short, is
+    /// not waited for again.
+    seen: u64,
     step: Option<String>,
     waiting: VecDeque<Line>,
     ended: bool,
@@ -31,7 +34,8 @@ pub(super) fn events(
     from: From,
     step: Option<String>,
 ) -> HttpResponse {
-    let following = Following { api, deployment, from, step, waiting: VecDeque::new(), ended: false };
+    let following =
+        Following { api, deployment, from, seen: 0, step, waiting: VecDeque::new(), ended: false };
     let events = futures_util::stream::unfold(following, |mut following| async move {
         let text = following.next().await?;
         Some((Ok::<Bytes, std::io::Error>(Bytes::from(text)), following))
@@ -46,6 +50,8 @@ pub(super) fn events(
 impl Following {
     async fn next(&mut self) -> Option<String> {
         let tools = &self.api.windlass.tools;
+        // One for all turns: to the client lines of other steps are silence too.
+        let mut silence = tools.clock.sleep(HEARTBEAT);
         loop {
             if self.waiting.is_empty() {
                 match tools.logs.read(self.deployment, self.from, LINES).await {
@@ -81,13 +87,14 @@ impl Following {
                 self.from = From::After(0);
             }
             tokio::select! {
-                () = tools.logs.changed(self.deployment, after) => {}
-                () = tools.clock.sleep(HEARTBEAT) => {
+                biased;
+                () = &mut silence => {
                     // A crash may have swallowed the last line; the record still knows that it is over.
                     let deployment = tools.deployments.get(self.deployment).await;
                     self.ended = !matches!(deployment, Ok(Some(deployment)) if !deployment.status.is_final());
                     return Some(": still here\n\n".to_owned());
                 }
+                end = tools.logs.changed(self.deployment, after.max(self.seen)) => self.seen = end,
             }
         }
     }

@@ -22,6 +22,9 @@ use crate::workflow::queue::Hint;
 /// How long an undo waits for the old revision to answer again before it calls that a fault.
 const OLD_PATIENCE: Duration = Duration::from_secs(300);
 
+/// The one failure that says nothing about the app: a disk is full or broken.
+const NOT_UNPACKED: &str = "RELEASE_NOT_UNPACKED";
+
 /// What the step leaves.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -62,6 +65,11 @@ impl Step for GoLive {
                 tools.releases.make_live(&release.app, Some(release.number)).await?;
                 tools.runtime.switch(&release).await?;
                 Next::with(&released)
+            }
+            Health::Failed { code: NOT_UNPACKED, message, .. } => {
+                // Nothing of it is left, so the next try starts it anew.
+                tools.runtime.stop(cx.run).await?;
+                Err(StepError::transient(NOT_UNPACKED, message))
             }
             Health::Failed { code, message, tail } => {
                 Err(StepError::permanent(code, message).with_detail(serde_json::json!({ "tail": tail })))
@@ -146,7 +154,11 @@ impl GoLive {
             tools.runtime.withdraw(app).await?;
             return Ok(None);
         };
-        tools.runtime.start(&old, Some(Hint::wake(cx.run, "step-release"))).await?;
+        // Once in each try: what fails is not started again and again by the looks at it.
+        let failed = matches!(tools.runtime.health(old.run).await, Health::Failed { .. });
+        if !(failed && cx.waited) {
+            tools.runtime.start(&old, Some(Hint::wake(cx.run, "step-release"))).await?;
+        }
         let fault =
             |why: &str| format!("release {}, which was live before, does not come back: {why}", old.number);
         match tools.runtime.health(old.run).await {
@@ -155,7 +167,10 @@ impl GoLive {
                 Ok(None)
             }
             Health::Starting | Health::Unknown => {
-                let since = cx.remembered::<Undoing>()?.and_then(|undoing| undoing.since).unwrap_or(cx.now);
+                // Whoever resumes a run that was stuck has the same patience again.
+                let begins = cx.attempt == 1 && !cx.waited;
+                let before = cx.remembered::<Undoing>()?.and_then(|undoing| undoing.since);
+                let since = before.filter(|_| !begins).unwrap_or(cx.now);
                 if between(since, cx.now) > OLD_PATIENCE {
                     return Err(StepError::transient("RELEASE_UNHEALTHY", fault("it does not answer")));
                 }

@@ -175,17 +175,37 @@ async fn what_the_web_server_refuses_has_a_code_too() {
     assert_eq!((status, &envelope["success"]), (405, &json!(false)));
     assert_eq!(envelope["code"], "METHOD_NOT_ALLOWED");
     // Nothing of the body has to be sent for the refusal of it.
-    let mut stream = std::net::TcpStream::connect(server.api).unwrap();
-    stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
-    let head = "POST /deploy HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 10485761\r\n\r\n";
-    stream.write_all(head.as_bytes()).unwrap();
-    let (mut said, mut some) = (String::new(), [0; 4_096]);
-    while !said.contains("BODY_TOO_LARGE") {
-        let count = stream.read(&mut some).unwrap();
-        assert!(count > 0, "{said}");
-        said.push_str(&String::from_utf8_lossy(&some[..count]));
+    for (path, most) in [("/deploy", 10 << 20), ("/sources", 64 << 20)] {
+        let mut stream = std::net::TcpStream::connect(server.api).unwrap();
+        stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
+        let length = most + 1;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let (mut said, mut some) = (String::new(), [0; 4_096]);
+        while !said.ends_with('}') {
+            let count = stream.read(&mut some).unwrap();
+            assert!(count > 0, "{said}");
+            said.push_str(&String::from_utf8_lossy(&some[..count]));
+        }
+        assert!(said.starts_with("HTTP/1.1 413 ") && said.contains("application/problem+json"), "{said}");
+        assert!(said.contains("BODY_TOO_LARGE") && said.contains(&format!("at most {most} bytes")), "{said}");
     }
-    assert!(said.starts_with("HTTP/1.1 413 ") && said.contains("application/problem+json"), "{said}");
+}
+
+#[tokio::test]
+async fn a_list_of_many_files_with_long_paths_is_taken() {
+    let server = Server::start();
+    let sha256 = windlass::deploy::ids::Digest::of(b"content").to_string();
+    let folder = "f".repeat(250);
+    let files: Vec<Value> = (0..40_000)
+        .map(|number| json!({ "path": format!("{folder}/{number:05}"), "size": 7, "mode": 420, "sha256": sha256 }))
+        .collect();
+    let body = json!({ "organizationId": "o", "files": files });
+    assert!(body.to_string().len() > 12 << 20);
+    let (status, source) = server.post("/sources", &body).await;
+    assert_eq!((status, &source["missing"]), (200, &json!([sha256])), "{source}");
 }
 
 #[tokio::test]
@@ -379,7 +399,12 @@ async fn cancelling_kills_the_build_and_status_has_an_etag() {
     let output = server.cli(&["deploy", root.to_str().unwrap(), "--detach"]);
     let id = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned();
     until("the build runs", async || {
-        server.get(&format!("/deploy/{id}/logs?step=build")).await.1.to_string().contains("begun")
+        server
+            .get(&format!("/deploy/{id}/logs?step=build"))
+            .await
+            .1
+            .to_string()
+            .contains("\"text\":\"begun\"")
     })
     .await;
     let path = format!("/deploy/{id}/status");
@@ -402,6 +427,37 @@ async fn cancelling_kills_the_build_and_status_has_an_etag() {
     assert_eq!(server.cli(&["retry", &id]).status.code(), Some(0));
     until("it runs again", async || server.get(&path).await.1["currentStep"] == "build").await;
     server.post(&format!("/deploy/{id}/cancel"), &json!({})).await;
+}
+
+#[tokio::test]
+async fn a_status_that_says_something_else_has_another_etag() {
+    let server = Server::with(&[("MAX_CONCURRENT_DEPLOYMENTS", "1")]);
+    let mut paths = Vec::new();
+    for project in ["first", "second", "third"] {
+        let mut body = request(project);
+        body["buildCommand"] = json!("sleep 600");
+        let (_, accepted) = server.post("/deploy", &body).await;
+        paths.push(format!("/deploy/{}", accepted["deploymentId"].as_str().unwrap()));
+        if project == "first" {
+            let path = format!("{}/status", paths[0]);
+            until("it has its turn", async || server.get(&path).await.1["status"] == "running").await;
+        }
+    }
+    let third = format!("{}/status", paths[2]);
+    let ask = async |known: &str| {
+        let answer = server.call("GET", &third, &[("if-none-match", known)], Bytes::new()).await;
+        let tag = answer.headers()["etag"].to_str().unwrap().to_owned();
+        (answer.status().as_u16(), tag, parsed(&answer).1["position"].clone())
+    };
+    let (_, tag, position) = ask("\"none\"").await;
+    assert_eq!(position, 2);
+    assert_eq!(ask(&tag).await, (304, tag.clone(), Value::Null));
+    assert_eq!(server.post(&format!("{}/cancel", paths[1]), &json!({})).await.0, 202);
+    let (status, moved, position) = ask(&tag).await;
+    assert_eq!((status, position), (200, json!(1)));
+    assert_ne!(moved, tag);
+    server.post(&format!("{}/cancel", paths[2]), &json!({})).await;
+    server.post(&format!("{}/cancel", paths[0]), &json!({})).await;
 }
 
 #[tokio::test]

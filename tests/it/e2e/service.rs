@@ -1,6 +1,8 @@
 //! Starting, refusing to start, and the command line besides deploying.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -17,6 +19,39 @@ async fn a_second_service_on_the_same_folder_is_refused_with_the_holders_pid() {
     assert!(!output.status.success() && said.contains(&format!("process {}", server.child.id())), "{said}");
     let other = Server::start();
     assert_ne!(other.api, server.api);
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_listen_has_started_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    // What no live release has is removed when apps are brought back, which is thus seen.
+    let stray = folder.path().join("data/revisions/stray");
+    std::fs::create_dir_all(&stray).unwrap();
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (flag, other) in [("--port", "--apps-port"), ("--apps-port", "--port")] {
+        let output = windlass(folder.path())
+            .args(["serve", flag, &port, other, "0", "--data-dir", "data"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && said.contains(&format!("choose another port with {flag}")),
+            "{said}"
+        );
+        assert!(stray.exists(), "{flag}");
+    }
+}
+
+#[tokio::test]
+async fn an_argument_that_is_no_text_is_refused_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let odd = OsStr::from_bytes(b"\xff");
+    for arguments in [vec![odd], vec![OsStr::new("status"), odd]] {
+        let output = windlass(folder.path()).args(&arguments).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+    }
 }
 
 #[tokio::test]
@@ -136,7 +171,7 @@ async fn init_leaves_what_is_there_alone() {
     std::fs::write(&path, "MINE=1\n").unwrap();
     let (code, out, error) = init();
     assert_eq!((code, out.as_str()), (Some(1), ""));
-    assert!(error.contains("error: .env.example is there already with another content"), "{error}");
+    assert!(error.contains("\"message\":\".env.example is there already with another content"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "MINE=1\n");
 }
 

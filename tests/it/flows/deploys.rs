@@ -172,6 +172,30 @@ async fn a_retry_after_a_failed_release_does_not_build_again() {
 }
 
 #[tokio::test]
+async fn a_release_that_finds_no_room_is_started_again() {
+    let mut world = World::new();
+    world.runtime.cannot_unpack(2);
+    let id = world.deploy("shop", "one").await;
+    world.run_until_idle().await;
+    let deployment = world.get(id).await;
+    assert_eq!((deployment.status, deployment.result.fault), (Status::Succeeded, None));
+    assert_eq!(world.runtime.starts_of(deployment.run.unwrap()), 3);
+    // The first try and three more.
+    world.runtime.cannot_unpack(4);
+    let id = world.deploy("shop", "two").await;
+    world.run_until_idle().await;
+    let deployment = world.get(id).await;
+    let fault = deployment.result.fault.unwrap();
+    assert_eq!((deployment.status, fault.code.as_str()), (Status::Failed, "RELEASE_NOT_UNPACKED"));
+    assert!(fault.retryable, "{fault:?}");
+    assert_eq!(world.runtime.starts_of(deployment.run.unwrap()), 4);
+    assert_eq!(world.windlass.tools.releases.live().await.unwrap()[0].number, 1);
+    world.windlass.retry(id, "test").await.unwrap();
+    world.run_until_idle().await;
+    assert_eq!(world.status(id).await, Status::Succeeded);
+}
+
+#[tokio::test]
 async fn rolls_back_the_traffic_when_a_later_step_fails() {
     let faults = Faults::default();
     let mut world = World::with(Setup { faults: faults.clone(), ..Setup::default() });

@@ -252,3 +252,37 @@ async fn what_was_live_and_never_answers_again_leaves_the_traffic_where_it_is() 
     assert_eq!(world.status(id).await, Status::Failed);
     assert_eq!(world.windlass.tools.releases.live().await.unwrap()[0].number, 1);
 }
+
+#[tokio::test]
+async fn what_was_live_and_fails_to_start_is_started_once_in_each_try_and_again_when_asked() {
+    let faults = Faults::default();
+    let mut world = World::with(Setup { faults: faults.clone(), ..Setup::default() });
+    let live = deploy(&world, None).await;
+    world.run_until_idle().await;
+    let live = world.get(live).await.run.unwrap();
+    faults.set("domain", Fault::Permanent);
+    let id = deploy(&world, None).await;
+    while world.windlass.view(id).await.unwrap().unwrap().current != Some("domain") {
+        assert!(world.step().await);
+    }
+    world.runtime.make_slow(Duration::from_secs(5));
+    world.runtime.cannot_unpack(usize::MAX);
+    world.run_until_idle().await;
+    let stuck = world.get(id).await;
+    assert_eq!(
+        (stuck.status, stuck.result.fault.unwrap().code.as_str()),
+        (Status::Stuck, "RELEASE_NOT_UNPACKED")
+    );
+    assert_eq!(
+        world.runtime.starts_of(live),
+        5,
+        "the deployment's own start, and four tries to bring it back"
+    );
+    world.runtime.cannot_unpack(0);
+    world.clock.advance(Duration::from_secs(3_600));
+    world.windlass.retry(id, "test").await.unwrap();
+    world.run_until_idle().await;
+    assert_eq!(world.status(id).await, Status::Failed);
+    assert_eq!(world.runtime.hosts().values().copied().collect::<Vec<_>>(), [live]);
+    assert_eq!(world.runtime.starts_of(live), 6);
+}

@@ -5,4 +5,7 @@ mod chains;
 mod decisions;
 mod deploys;
 mod domains;
+mod figures;
 mod retention;
+mod streams;
+mod timers;

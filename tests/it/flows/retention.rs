@@ -3,11 +3,16 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use actix_web::App;
+use actix_web::test::{TestRequest, call_service, init_service};
 use async_trait::async_trait;
 use jiff::Timestamp;
+use windlass::api::batch;
 use windlass::deploy::deployment::Status;
+use windlass::deploy::ids::Digest;
 use windlass::deploy::log::From;
 use windlass::deploy::retention::{Reached, Remains, RemainsError};
+use windlass::http::{Api, routes};
 
 use crate::world::{Setup, World};
 
@@ -84,6 +89,36 @@ async fn a_source_that_is_said_to_be_there_survives_a_cleanup_under_way() {
     world.source("o", "page").await;
     let removed = world.windlass.tools.blobs.retain(&org, [].into(), yesterday, false).await.unwrap();
     assert_eq!(removed, (0, 0));
+}
+
+#[tokio::test]
+async fn content_that_no_source_ever_named_goes_too() {
+    let world = World::new();
+    let api = Arc::new(Api::new(&world.windlass, true));
+    let app = init_service(App::new().configure(|config| routes::mount(config, &api))).await;
+    let digests = ["alone", "together"].map(|text| Digest::of(text.as_bytes()));
+    let [alone, together] = digests;
+    let put = TestRequest::put()
+        .uri(&format!("/sources/blobs/{alone}?organizationId=one"))
+        .insert_header(("host", "localhost"))
+        .set_payload("alone");
+    let post = TestRequest::post()
+        .uri("/sources/blobs?organizationId=two")
+        .insert_header(("host", "localhost"))
+        .insert_header(("content-type", batch::MEDIA_TYPE))
+        .set_payload(format!("{together} 8\ntogether"));
+    for request in [put, post] {
+        assert_eq!(call_service(&app, request.to_request()).await.status().as_u16(), 201);
+    }
+    assert_eq!(world.windlass.clean(false).await.unwrap().files, 0, "a day is left to what is new");
+    world.clock.advance(A_CENTURY);
+    let cleaned = world.windlass.clean(false).await.unwrap();
+    assert_eq!((cleaned.files, cleaned.bytes), (2, 13));
+    for (org, digest) in ["one", "two"].into_iter().zip(digests) {
+        let org = org.parse().unwrap();
+        let missing = world.windlass.tools.blobs.missing(&org, &[digest], world.now()).await.unwrap();
+        assert_eq!(missing, [digest]);
+    }
 }
 
 /// Remembers what it was told, and cannot be used while it is told to be broken.

@@ -43,7 +43,27 @@ fn another_programs_database_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("theirs");
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    let before = std::fs::read(&path).unwrap();
     assert!(matches!(Db::open(&path), Err(DbError::Damaged { .. })));
+    assert!(std::fs::read(&path).unwrap() == before, "the file was changed");
+}
+
+#[test]
+fn what_a_newer_version_left_in_its_log_stays_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (begun, left) = (folder.path().join("begun"), folder.path().join("left"));
+    drop(Db::open(&begun).unwrap());
+    let newer = Connection::open(&begun).unwrap();
+    newer.execute_batch("PRAGMA user_version = 99").unwrap();
+    // As a crash leaves it: the log holds what the file does not.
+    let log =
+        |path: &std::path::Path| path.with_file_name(format!("{}-wal", path.file_name().unwrap().display()));
+    std::fs::copy(&begun, &left).unwrap();
+    std::fs::copy(log(&begun), log(&left)).unwrap();
+    let before = [&left, &log(&left)].map(|path| std::fs::read(path).unwrap());
+    assert!(!before[1].is_empty());
+    assert!(matches!(Db::open(&left), Err(DbError::Newer { found: 99, .. })));
+    assert!([&left, &log(&left)].map(|path| std::fs::read(path).unwrap()) == before, "a file was changed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,6 +115,28 @@ async fn a_write_that_fails_leaves_nothing_and_the_next_one_works() {
         db.read(|c| c.prepare("SELECT x FROM t")?.query_map([], |row| row.get(0))?.collect()).unwrap();
     assert_eq!(rows, [2]);
     assert!(db.last_commit_was_fine() && db.verify().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn everybody_hears_why_nothing_can_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let db = Db::open(&path).unwrap();
+    db.write(|c| c.execute_batch("CREATE TABLE t (x)")).await.unwrap();
+    // Waits for nobody, so that the test does not.
+    db.write(|c| c.busy_timeout(std::time::Duration::ZERO)).await.unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let insert = || db.write(|c| c.execute("INSERT INTO t VALUES (1)", []));
+    let (one, two) = tokio::join!(insert(), insert());
+    for refused in [one, two] {
+        let Err(DbError::Sqlite(error)) = refused else { panic!("{refused:?}") };
+        assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy), "{error}");
+    }
+    assert!(!db.last_commit_was_fine());
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(insert().await.unwrap(), 1);
+    assert!(db.last_commit_was_fine());
 }
 
 #[tokio::test]

@@ -223,6 +223,11 @@ async fn pages_go_back_in_time_and_durations_are_learned(ports: Ports) {
     assert_eq!(list(Filter { status: Some(Status::Failed), ..all.clone() }).await, [ids[1]]);
     assert!(list(Filter { environment: Some("production".parse().unwrap()), ..all }).await.is_empty());
     assert_eq!(suite.deployments.durations_ms().await.unwrap(), [1_000, 3_000, 4_000]);
+    let begun = suite.get(ids[0]).await.created;
+    for (seconds, ended) in [(0, 4), (1, 4), (2, 3), (10, 1), (11, 0)] {
+        let since = after(begun, Duration::from_secs(seconds));
+        assert_eq!(suite.deployments.ended_since(since).await.unwrap(), ended, "after {seconds} s");
+    }
     assert_eq!(
         suite.get(ids[0]).await.ended,
         Some(after(suite.get(ids[0]).await.created, Duration::from_secs(1)))

@@ -34,10 +34,15 @@ pub(crate) async fn lines_resume_and_follow(logs: &dyn Logs) {
     assert_eq!(texts(logs, id, From::Tail(1)).await, ["three"]);
     assert_eq!(texts(logs, id, From::Tail(9)).await, ["one", "two", "three"]);
     assert_eq!(logs.read(id, From::After(0), 2).await.unwrap().len(), 2);
-    logs.changed(id, all[1].id).await;
     let last = all[2].id;
-    let (more, ()) = tokio::join!(logs.append(id, vec![line("four")]), logs.changed(id, last));
+    assert_eq!(logs.changed(id, all[1].id).await, last);
+    // Inside the last line there is nothing to read, but an end; after that whoever waits does wait.
+    assert!(texts(logs, id, From::After(last - 2)).await.is_empty());
+    assert_eq!(logs.changed(id, last - 2).await, last);
+    assert!(logs.changed(id, last).now_or_never().is_none());
+    let (more, end) = tokio::join!(logs.append(id, vec![line("four")]), logs.changed(id, last));
     more.unwrap();
+    assert!(end > last);
     assert_eq!(logs.read(id, From::After(0), 100).await.unwrap()[..3], all);
 }
 
@@ -56,6 +61,51 @@ async fn lines_resume_follow_compress_and_go() {
     logs.remove(id).await.unwrap();
     assert!(texts(logs.as_ref(), id, From::After(0)).await.is_empty());
     assert_eq!(texts(logs.as_ref(), other, From::After(0)).await, ["theirs"]);
+}
+
+/// Where the child of the following test finds its logs.
+const FOLDER: &str = "WINDLASS_TEST_LOGS";
+
+/// The test runs itself as a child whose files may not grow beyond a block, so that a write ends in the middle of a line.
+#[tokio::test]
+async fn lines_that_find_no_room_leave_nothing() {
+    let Some(folder) = std::env::var_os(FOLDER) else {
+        let folder = tempfile::tempdir().unwrap();
+        let output = std::process::Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\""])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "ports::logs::lines_that_find_no_room_leave_nothing", "--nocapture"])
+            .env(FOLDER, folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    };
+    let logs = FileLogs::open(folder.as_ref()).unwrap();
+    let id = DeploymentId::new(1);
+    logs.append(id, vec![line("one")]).await.unwrap();
+    let end = logs.changed(id, 0).await;
+    assert!(logs.append(id, vec![line(&"x".repeat(100_000))]).await.is_err());
+    assert!(logs.changed(id, end).now_or_never().is_none());
+    logs.append(id, vec![line("two")]).await.unwrap();
+    assert_eq!(texts(&logs, id, From::After(0)).await, ["one", "two"]);
+    let all = logs.read(id, From::After(0), 100).await.unwrap();
+    assert_eq!(logs.changed(id, end).await, all[1].id);
+}
+
+#[tokio::test]
+async fn a_log_without_a_line_to_come_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = FileLogs::open(folder.path()).unwrap();
+    let [cut, blocked] = [1, 2].map(DeploymentId::new);
+    let path = |id: DeploymentId| folder.path().join(format!("{id}.jsonl"));
+    std::fs::write(path(cut), "{\"v\":1,\"at\":\"1970").unwrap();
+    let end = logs.changed(cut, 0).await;
+    assert!(texts(&logs, cut, From::After(0)).await.is_empty());
+    assert!(logs.changed(cut, end).now_or_never().is_none());
+    std::fs::create_dir(path(blocked)).unwrap();
+    assert!(logs.changed(blocked, 0).now_or_never().is_none(), "it cannot be opened");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use windlass::deploy::deployment::{Caps, Ending, NewDeployment, Status, Submitte
 use windlass::deploy::detect::{Kind, Plan};
 use windlass::deploy::ids::{DeploymentId, Digest, Name};
 use windlass::deploy::release::{Artifact, Release, Releases};
-use windlass::deploy::retention::Forgotten;
+use windlass::deploy::retention::{Forgotten, Needed};
 use windlass::deploy::secrets::Secrets as _;
 use windlass::deploy::size::{Replicas, Size};
 use windlass::deploy::wish::{self, Environment};
@@ -140,6 +140,12 @@ async fn what_records_point_at_is_needed_and_old_artifacts_are_forgotten(store: 
     store.clock.advance(Duration::from_secs(3_600));
     retention.use_source(&org(), Digest::of(b"late"), store.clock.now()).await.unwrap();
     assert_eq!(retention.organizations().await.unwrap(), [org()]);
+    let other: Name = "other".parse().unwrap();
+    for _ in 0..2 {
+        retention.note_owner(&other).await.unwrap();
+    }
+    assert_eq!(retention.organizations().await.unwrap(), [org(), other.clone()]);
+    assert_eq!(retention.needed(&other, begun).await.unwrap(), Needed::default());
 
     let needed = retention.needed(&org(), begun).await.unwrap();
     let sorted = |mut digests: Vec<Digest>| {
@@ -165,6 +171,7 @@ async fn what_records_point_at_is_needed_and_old_artifacts_are_forgotten(store: 
     assert_eq!(forget(now, false).await, expected, "a dry run forgets nothing");
     assert_eq!(forget(now, false).await, Forgotten::default());
     assert_eq!(retention.needed(&org(), now).await.unwrap().artifacts, [kept.artifact]);
+    assert!(retention.organizations().await.unwrap().contains(&other), "an owner is noted for good");
 }
 
 async fn old_deployments_are_forgotten_with_their_releases(store: Ports) {

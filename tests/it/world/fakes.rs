@@ -141,6 +141,9 @@ struct Running {
     ready: HashMap<RunId, Timestamp>,
     hosts: BTreeMap<String, (String, RunId)>,
     started: Vec<RunId>,
+    /// Those that cannot be unpacked, and how many more there will be.
+    broken: HashSet<RunId>,
+    to_break: usize,
     sick: bool,
     slow: Duration,
     /// Calls that fail, and how often.
@@ -176,6 +179,16 @@ impl FakeRuntime {
 
     pub(crate) fn make_sick(&self, sick: bool) {
         self.running.lock().unwrap().sick = sick;
+    }
+
+    /// So many starts from now on fail for want of room.
+    pub(crate) fn cannot_unpack(&self, times: usize) {
+        self.running.lock().unwrap().to_break = times;
+    }
+
+    /// How often a revision was started, not counting calls that found it.
+    pub(crate) fn starts_of(&self, revision: RunId) -> usize {
+        self.running.lock().unwrap().started.iter().filter(|run| **run == revision).count()
     }
 
     /// What starts from now on answers after so long.
@@ -226,10 +239,21 @@ impl Runtime for FakeRuntime {
         let ready = {
             let mut running = self.running.lock().unwrap();
             running.trouble("start")?;
-            running.revisions.insert(release.run, release.app.clone());
-            running.started.push(release.run);
-            let ready = after(self.clock.now(), running.slow);
-            *running.ready.entry(release.run).or_insert(ready)
+            let (run, now) = (release.run, self.clock.now());
+            let given_up = running.broken.contains(&run) && running.ready[&run] <= now;
+            if given_up || !running.revisions.contains_key(&run) {
+                running.revisions.insert(run, release.app.clone());
+                running.started.push(run);
+                let ready = after(now, running.slow);
+                running.ready.insert(run, ready);
+                if running.to_break > 0 {
+                    running.to_break -= 1;
+                    running.broken.insert(run);
+                } else {
+                    running.broken.remove(&run);
+                }
+            }
+            running.ready[&run]
         };
         if let Some(wake) = wake {
             self.queue.send(&wake, ready.max(self.clock.now())).await.unwrap();
@@ -247,6 +271,11 @@ impl Runtime for FakeRuntime {
                 tail: vec!["bye".to_owned()],
             },
             Some(_) if running.ready[&revision] > self.clock.now() => Health::Starting,
+            Some(_) if running.broken.contains(&revision) => Health::Failed {
+                code: "RELEASE_NOT_UNPACKED",
+                message: "no space left on device".to_owned(),
+                tail: Vec::new(),
+            },
             Some(_) => Health::Healthy,
         }
     }
@@ -262,9 +291,10 @@ impl Runtime for FakeRuntime {
         for host in &release.hosts {
             running.hosts.insert(host.clone(), (release.app.clone(), release.run));
         }
-        let Running { revisions, ready, .. } = &mut *running;
+        let Running { revisions, ready, broken, .. } = &mut *running;
         revisions.retain(|run, app| *run == release.run || *app != release.app);
         ready.retain(|run, _| revisions.contains_key(run));
+        broken.retain(|run| revisions.contains_key(run));
         Ok(())
     }
 
@@ -273,6 +303,7 @@ impl Runtime for FakeRuntime {
         running.trouble("stop")?;
         running.revisions.remove(&revision);
         running.ready.remove(&revision);
+        running.broken.remove(&revision);
         Ok(())
     }
 

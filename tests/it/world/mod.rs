@@ -65,6 +65,7 @@ pub(crate) struct World {
     pub(crate) builder: Arc<FakeBuilder>,
     pub(crate) runtime: Arc<FakeRuntime>,
     pub(crate) journal: Arc<FaultyJournal>,
+    pub(crate) db: Db,
     pub(crate) queues: Arc<SqliteQueues>,
     pub(crate) post: Post,
     /// Hints of a sweep that are under way; in a lossy world only they arrive.
@@ -150,7 +151,7 @@ impl World {
         let chains = std::iter::once(deploy_chain(&tools))
             .chain(setup.more)
             .map(|chain| with_faults(chain, &setup.faults));
-        let sqlite = SqliteJournal::new(db, Arc::clone(&queues), Arc::clone(&time));
+        let sqlite = SqliteJournal::new(db.clone(), Arc::clone(&queues), Arc::clone(&time));
         let journal = Arc::new(FaultyJournal::new(sqlite));
         let engine = Engine {
             journal: Arc::clone(&journal) as Arc<_>,
@@ -165,6 +166,7 @@ impl World {
             builder,
             runtime,
             journal,
+            db,
             queues,
             post: Post::Reliable,
             swept: AtomicUsize::new(0),
