@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::client::ClientError;
 use super::exit;
+use super::screen::printable;
 use crate::api::ProblemField;
 use crate::config::BadSettings;
 
@@ -36,7 +37,8 @@ pub fn tell(error: &anyhow::Error, json: bool, to: &mut dyn Write) -> u8 {
     let line = if json {
         serde_json::to_string(&Line { v: 1, error: failure }).unwrap_or_default()
     } else {
-        format!("error: {error:#}")
+        let text = format!("error: {error:#}");
+        text.lines().map(printable).collect::<Vec<_>>().join("\n")
     };
     // Nothing is left to be done when even stderr is closed.
     drop(writeln!(to, "{line}"));

@@ -112,8 +112,31 @@ impl Output<'_> {
         if self.json {
             writeln!(self.to, "{}", serde_json::to_string(answer)?)?;
         } else {
-            people(self.to)?;
+            let mut text = Vec::new();
+            people(&mut text)?;
+            // Apps and builds have their words in it.
+            for line in String::from_utf8_lossy(&text).lines() {
+                writeln!(self.to, "{}", screen::printable(line))?;
+            }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_words_and_programs_what_was_said() {
+        let said = "\u{1b}]0;title\u{7}red\n\n\u{1b}[2Jnext";
+        for (json, shown) in
+            [(false, "red\n\nnext\n"), (true, "\"\\u001b]0;title\\u0007red\\n\\n\\u001b[2Jnext\"\n")]
+        {
+            let mut text = Vec::new();
+            let mut out = Output { to: &mut text, json };
+            out.put(&said, |to| writeln!(to, "{said}")).unwrap();
+            assert_eq!(String::from_utf8(text).unwrap(), shown);
+        }
     }
 }

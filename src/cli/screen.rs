@@ -44,10 +44,10 @@ impl<'a> Screen<'a> {
         Self { out, mode, bar, started: None, usual: HashMap::new() }
     }
 
-    /// A line for people; left out of JSON.
+    /// Lines for people; left out of JSON.
     pub fn say(&mut self, text: &str) {
         if self.mode != Mode::Json {
-            self.print(&printable(text));
+            text.lines().for_each(|line| self.print(&printable(line)));
         }
     }
 
@@ -83,9 +83,9 @@ impl<'a> Screen<'a> {
             }
             "step.undone" | "step.undoing" | "deployment.ended" | "push.started" | "push.finished"
             | "build.finished" => {}
-            "build.started" => self.print(&format!("  │ $ {}", line.text)),
-            "log" => self.print(&format!("  │ {}", printable(&line.text))),
-            _ => self.print(&format!("• {}", line.text)),
+            "build.started" => self.say(&format!("  │ $ {}", line.text)),
+            "log" => self.say(&format!("  │ {}", line.text)),
+            _ => self.say(&format!("• {}", line.text)),
         }
     }
 
@@ -99,12 +99,12 @@ impl<'a> Screen<'a> {
                 let usual = usual.map(|usual| format!(" of about {usual}")).unwrap_or_default();
                 bar.set_style(style(&format!("{{spinner}} {{msg}} {{elapsed}}{usual}")));
                 bar.reset_elapsed();
-                bar.set_message(text);
+                bar.set_message(printable(&text));
                 bar.enable_steady_tick(TURN);
             }
             None => {
                 let usual = usual.map(|usual| format!(", usually {usual}")).unwrap_or_default();
-                self.print(&format!("→ {text}{usual}"));
+                self.say(&format!("→ {text}{usual}"));
             }
         }
     }
@@ -117,7 +117,7 @@ impl<'a> Screen<'a> {
             .map(|took| format!("  ({took})"))
             .unwrap_or_default();
         let text = format!("{mark} {step:NAME$} {}{took}", line.text);
-        self.print(text.trim_end());
+        self.say(text.trim_end());
     }
 
     /// Ends the moving line.
@@ -146,8 +146,8 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-/// Text without what a terminal would obey: a build could move the cursor, or rename the window.
-fn printable(text: &str) -> String {
+/// A line without what a terminal would obey: a build could move the cursor, or rename the window.
+pub(super) fn printable(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(char) = chars.next() {
@@ -259,6 +259,19 @@ mod tests {
         ] {
             assert_eq!(printable(text), plain, "{text:?}");
         }
+    }
+
+    #[test]
+    fn no_event_is_obeyed_by_a_terminal() {
+        let mut out = Vec::new();
+        let mut screen = Screen::new(&mut out, Mode::Lines { terminal: false });
+        for kind in ["step.started", "step.failed", "build.started", "log", "step.retried"] {
+            screen.show(&line(kind, "build", "2026-11-20T09:00:00Z", "\u{1b}[2Jsaid\u{7}\u{8}"));
+        }
+        screen.close();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.matches("said").count(), 5, "{text}");
+        assert!(!text.chars().any(|char| char.is_control() && char != '\n'), "{text:?}");
     }
 
     #[test]

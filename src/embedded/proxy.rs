@@ -20,12 +20,13 @@ use super::static_site;
 use super::upstream::{Body, Kept, Pool, SendError, empty};
 use crate::ambient::Clock;
 
-/// Headers that belong to one connection (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [&str; 8] = [
+/// Headers that belong to one connection (RFC 9110, section 7.6.1), also the one that is none but still sent.
+const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
+    "proxy-connection",
     "te",
     "trailer",
     "transfer-encoding",
@@ -38,6 +39,8 @@ const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(25);
 const CHUNKS: usize = 16;
 /// Bytes read from an upgraded connection at a time.
 const UPGRADED: usize = 16 * 1024;
+/// An app that says nothing for this time after its visitor has ended is not waited for: he may be gone.
+const SILENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What the front door works with.
 pub struct FrontDoor {
@@ -61,6 +64,7 @@ pub fn mount(config: &mut ServiceConfig, door: &Arc<FrontDoor>) {
             web::scope("")
                 .guard(guard::fn_guard(move |cx| is_site(cx.head())))
                 .wrap(actix_web::middleware::Compress::default())
+                .wrap(from_fn(static_site::with_true_tag))
                 .wrap(from_fn(static_site::without_bad_range))
                 .default_service(web::to(site)),
         )
@@ -89,6 +93,11 @@ fn named<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
 /// Whether a header is for the other side too.
 fn goes_on(name: &str, named: &[String]) -> bool {
     !HOP_BY_HOP.contains(&name) && !named.iter().any(|option| option == name)
+}
+
+/// Whether a header says from where a request came. A visitor could forge it, and frameworks believe it.
+fn tells_the_way(name: &str) -> bool {
+    name == "forwarded" || name.starts_with("x-forwarded-")
 }
 
 /// A page that explains itself.
@@ -134,7 +143,9 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
     let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
         || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
     let upgrade = wants_web_socket(&request);
-    let mut payload = Some(payload);
+    // Asked twice it does no more than once (RFC 9110, section 9.2.2), and nothing of it can be sent only once.
+    let repeatable = request.method().is_safe() && !has_body && !upgrade;
+    let (mut payload, mut anew) = (Some(payload), false);
     for _ in 0..TRIES {
         // Routed anew each time: a switch may have happened meanwhile.
         let Some(target) = door.routes.get(&name) else { return unknown(&name) };
@@ -144,7 +155,8 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
             door.clock.sleep(TRY_AGAIN).await;
             continue;
         };
-        let Ok(connection) = door.pool.open(address).await else {
+        let opened = if anew { door.pool.open_anew(address).await } else { door.pool.open(address).await };
+        let Ok(connection) = opened else {
             door.clock.sleep(TRY_AGAIN).await;
             continue;
         };
@@ -164,10 +176,11 @@ async fn forward(request: HttpRequest, payload: Payload, door: Data<FrontDoor>) 
             Ok((response, kept))
                 if upgrade && response.status() == hyper::StatusCode::SWITCHING_PROTOCOLS =>
             {
-                return tunnel(response, kept, payload.take(), busy);
+                return tunnel(response, (kept, busy), payload.take(), Arc::clone(&door.clock));
             }
             Ok((response, kept)) => return answer(response, kept, busy),
             Err(SendError::NotSent(..)) if !has_body || upgrade => door.clock.sleep(TRY_AGAIN).await,
+            Err(SendError::Stale(..)) if repeatable => anew = true,
             Err(error) => return broken(&target, &error),
         }
     }
@@ -206,7 +219,7 @@ fn upstream_request(
     let upgrade = request.headers().get(header::UPGRADE).filter(|_| wants_web_socket(request)).cloned();
     let named = named(request.headers().get_all(header::CONNECTION).map(HeaderValue::as_bytes));
     for (name, value) in request.headers() {
-        if goes_on(name.as_str(), &named) && !name.as_str().starts_with("x-forwarded-") {
+        if goes_on(name.as_str(), &named) && !tells_the_way(name.as_str()) {
             upstream = upstream.header(name.as_str(), value.as_bytes());
         }
     }
@@ -292,12 +305,12 @@ fn answer(response: hyper::Response<Incoming>, kept: Kept, busy: Busy) -> HttpRe
     }
 }
 
-/// Both directions of an upgraded connection (WebSockets), until either side ends it.
+/// Both directions of an upgraded connection (WebSockets), until the app ends it, or the visitor has left.
 fn tunnel(
     response: hyper::Response<Incoming>,
-    kept: Kept,
+    held: (Kept, Busy),
     payload: Option<Payload>,
-    busy: Busy,
+    clock: Arc<dyn Clock>,
 ) -> HttpResponse {
     let mut answer = begun(StatusCode::SWITCHING_PROTOCOLS, response.headers());
     let protocol = response
@@ -309,9 +322,10 @@ fn tunnel(
     answer.upgrade(protocol);
     let (send, mut received) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(CHUNKS);
     actix_web::rt::spawn(async move {
-        let _held = (kept, busy);
+        let _held = held;
         let Ok(upgraded) = hyper::upgrade::on(response).await else { return };
         let (mut from_app, mut to_app) = tokio::io::split(hyper_util::rt::TokioIo::new(upgraded));
+        let heard = std::cell::Cell::new(0_u64);
         let downward = async {
             let mut buffer = vec![0; UPGRADED];
             while let Ok(count) = from_app.read(&mut buffer).await {
@@ -319,6 +333,7 @@ fn tunnel(
                 if send.send(Ok(Bytes::copy_from_slice(chunk))).await.is_err() {
                     break;
                 }
+                heard.set(heard.get() + 1);
             }
         };
         let upward = async {
@@ -328,8 +343,15 @@ fn tunnel(
                     break;
                 }
             }
+            // The visitor has said all, and may still listen. That it cannot be told means that the app does not read.
+            drop(to_app.shutdown().await);
+            let mut before = None;
+            while before != Some(heard.get()) {
+                before = Some(heard.get());
+                clock.sleep(SILENCE).await;
+            }
         };
-        tokio::select! { () = downward => {} () = upward => {} }
+        tokio::select! { () = downward => {} () = upward => {} () = send.closed() => {} }
     });
     let chunks = futures_util::stream::poll_fn(move |cx| received.poll_recv(cx));
     answer.body(actix_web::body::BodyStream::new(chunks))

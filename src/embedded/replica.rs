@@ -201,10 +201,14 @@ async fn probe(spec: &Spec, address: SocketAddr) -> Result<(), Sick> {
         .header("user-agent", "windlass-health")
         .body(empty())
         .map_err(|error| sick(error.to_string(), "mend the path of [health]"))?;
+    // On a connection of its own: that a kept one was closed says nothing about the app.
+    let asked = async { spec.pool.open_anew(address).await?.send(request).await };
     let answer = tokio::select! {
-        answer = spec.pool.send(address, request) => answer.map_err(|error| match error {
+        answer = asked => answer.map_err(|error| match error {
             SendError::NotSent(..) => sick(error.to_string(), "let it listen on $HOST:$PORT"),
-            SendError::Broken(..) => sick(error.to_string(), "let it speak HTTP there; its log may say more"),
+            SendError::Stale(..) | SendError::Broken(..) => {
+                sick(error.to_string(), "let it speak HTTP there; its log may say more")
+            }
         })?.0,
         () = spec.clock.sleep(Duration::from_millis(spec.probe.timeout_ms)) => {
             let seen = format!("no answer to GET {path} within {} ms", spec.probe.timeout_ms);

@@ -1,13 +1,16 @@
 //! Serves a static site: index.html, ETag, ranges, its own 404 page. Compression wraps it from outside.
 
+use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use actix_files::NamedFile;
-use actix_web::body::MessageBody;
+use actix_web::body::{MessageBody, SizedStream};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::{Method, StatusCode, header};
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpRequest, HttpResponse};
+use tokio_util::io::ReaderStream;
 
 /// Files of the project itself, which no visitor needs.
 const OURS: [&str; 2] = ["windlass.toml", ".windlassignore"];
@@ -23,6 +26,27 @@ pub(super) async fn without_bad_range(
         drop(request.headers_mut().remove(header::RANGE));
     }
     next.call(request).await
+}
+
+/// Weakens the tag of a compressed answer: its bytes are not the file's, so parts of both may not be joined (RFC 9110, section
+/// 8.8.3.3).
+///
+/// "Not modified" has the weak tag too, by which a cache finds either copy (RFC 9111, section 4.3.4).
+pub(super) async fn with_true_tag(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let mut response = next.call(request).await?;
+    let compressed = response.headers().contains_key(header::CONTENT_ENCODING);
+    if compressed || response.status() == StatusCode::NOT_MODIFIED {
+        let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        let weak =
+            tag.filter(|tag| !tag.starts_with("W/")).map(|tag| HeaderValue::try_from(format!("W/{tag}")));
+        if let Some(Ok(weak)) = weak {
+            drop(response.headers_mut().insert(header::ETAG, weak));
+        }
+    }
+    Ok(response)
 }
 
 /// Whether a `Range` of bytes is well formed (RFC 9110, section 14.1.2); whether the file has them is another question.
@@ -49,11 +73,13 @@ pub(super) fn serve(request: &HttpRequest, root: &Path) -> HttpResponse {
         Found::File(path) => path,
         Found::Folder => {
             let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            // Two slashes at the beginning would be read as a host name.
+            let path = request.path().trim_start_matches('/');
             return HttpResponse::MovedPermanently()
-                .insert_header((header::LOCATION, format!("{}/{query}", request.path())))
+                .insert_header((header::LOCATION, format!("/{path}/{query}")))
                 .finish();
         }
-        Found::Nothing => return missing(request, root),
+        Found::Nothing => return missing(root),
     };
     match NamedFile::open(&path) {
         Ok(file) => file
@@ -62,24 +88,20 @@ pub(super) fn serve(request: &HttpRequest, root: &Path) -> HttpResponse {
             .prefer_utf8(true)
             .disable_content_disposition()
             .into_response(request),
-        Err(_) => missing(request, root),
+        Err(_) => missing(root),
     }
 }
 
-fn missing(request: &HttpRequest, root: &Path) -> HttpResponse {
-    match inside(root, &root.join("404.html")).and_then(|page| NamedFile::open(page).ok()) {
-        Some(page) => {
-            let mut response = page
-                .use_etag(false)
-                .use_last_modified(false)
-                .disable_content_disposition()
-                .into_response(request);
-            *response.status_mut() = StatusCode::NOT_FOUND;
-            response
+/// The site's own page, whole: a range and conditions are meant for what was asked for, not for what is said instead.
+fn missing(root: &Path) -> HttpResponse {
+    let page = inside(root, &root.join("404.html")).and_then(|page| File::open(page).ok());
+    let mut answer = HttpResponse::build(StatusCode::NOT_FOUND);
+    match page.and_then(|page| Some((page.metadata().ok()?.len(), page))) {
+        Some((length, page)) => {
+            let content = ReaderStream::new(tokio::fs::File::from_std(page));
+            answer.content_type("text/html; charset=utf-8").body(SizedStream::new(length, content))
         }
-        None => HttpResponse::NotFound()
-            .content_type("text/plain; charset=utf-8")
-            .body("404: there is no such page\n"),
+        None => answer.content_type("text/plain; charset=utf-8").body("404: there is no such page\n"),
     }
 }
 
@@ -119,13 +141,13 @@ fn find(root: &Path, url: &str) -> Found {
         return match (inside(root, &real.join("index.html")), url.ends_with('/')) {
             (Some(index), true) => Found::File(index),
             (Some(_), false) => Found::Folder,
-            (None, _) => Found::Nothing,
+            (None, _) => as_page(root, &relative),
         };
     }
     Found::File(real)
 }
 
-/// `/about` is `about.html`, as static hosts have it.
+/// `/about` is `about.html`, as static hosts have it; also beside a folder `about` with more pages.
 fn as_page(root: &Path, relative: &Path) -> Found {
     let page = root.join(relative).with_extension("html");
     match (page.canonicalize(), root.canonicalize()) {
@@ -155,14 +177,28 @@ fn decode(url: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use actix_web::body::to_bytes;
+    use actix_web::test::TestRequest;
+
     use super::*;
 
     fn check(url: &str) -> &'static str {
         let home = tempfile::tempdir().unwrap();
         let root = home.path().join("site");
-        std::fs::create_dir_all(root.join("docs")).unwrap();
-        for file in ["index.html", "about.html", "docs/index.html", "a b.txt", ".env", "windlass.toml"] {
-            std::fs::write(root.join(file), file).unwrap();
+        for file in [
+            "index.html",
+            "about.html",
+            "docs/index.html",
+            "blog.html",
+            "blog/first.html",
+            "bare/a.txt",
+            "a b.txt",
+            ".env",
+            "windlass.toml",
+        ] {
+            let path = root.join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, file).unwrap();
         }
         std::fs::write(home.path().join("secret"), "s").unwrap();
         std::os::unix::fs::symlink(home.path().join("secret"), root.join("leak")).unwrap();
@@ -192,7 +228,7 @@ mod tests {
 
     #[test]
     fn only_files_of_the_site_are_found() {
-        for url in ["/", "/index.html", "/about", "/docs/", "/a%20b.txt"] {
+        for url in ["/", "/index.html", "/about", "/docs/", "/a%20b.txt", "/blog", "/blog/", "/blog/first"] {
             assert_eq!(check(url), "file", "{url}");
         }
         assert_eq!(check("/docs"), "folder");
@@ -203,6 +239,8 @@ mod tests {
             "/docs/../../secret",
             "/leak",
             "/trap/",
+            "/bare",
+            "/bare/",
             "/.env",
             "/windlass.toml",
             "/%00",
@@ -211,6 +249,31 @@ mod tests {
             "/..%5csecret",
         ] {
             assert_eq!(check(url), "nothing", "{url}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_found_on_the_same_host() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join("docs")).unwrap();
+        std::fs::write(home.path().join("docs/index.html"), "docs").unwrap();
+        for (url, location) in [("/docs?a=b", "/docs/?a=b"), ("//docs", "/docs/"), ("///docs", "/docs/")] {
+            let response = serve(&TestRequest::with_uri(url).to_http_request(), home.path());
+            assert_eq!(response.status(), StatusCode::MOVED_PERMANENTLY, "{url}");
+            assert_eq!(response.headers().get(header::LOCATION).unwrap(), location, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_page_for_what_is_missing_is_sent_whole() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("404.html"), "not here").unwrap();
+        for condition in [("range", "bytes=0-3"), ("if-none-match", "*"), ("if-match", "\"another\"")] {
+            let request = TestRequest::with_uri("/nope").insert_header(condition).to_http_request();
+            let response = serve(&request, home.path());
+            assert_eq!(response.status(), StatusCode::NOT_FOUND, "{condition:?}");
+            assert!(!response.headers().contains_key(header::CONTENT_RANGE), "{response:?}");
+            assert_eq!(to_bytes(response.into_body()).await.unwrap(), "not here", "{condition:?}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,8 +17,9 @@ use tokio::net::TcpStream;
 /// Bodies that we send.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// An idle connection is used again within this time: shorter than any server's own limit (Node closes after 5 s).
-const IDLE: Duration = Duration::from_secs(2);
+/// An idle connection is used again within this time: shorter than what servers do by default (gunicorn closes after 2 s,
+/// Node after 5 s). See [`SendError::Stale`] for the others.
+const IDLE: Duration = Duration::from_millis(1_500);
 /// Idle connections kept per address.
 const MOST_IDLE: usize = 128;
 
@@ -28,6 +29,9 @@ pub enum SendError {
     /// Nobody listens: nothing was sent, so it may be sent elsewhere.
     #[error("nobody listens on {0}")]
     NotSent(SocketAddr, #[source] std::io::Error),
+    /// A connection that was kept broke without an answer: most likely the server had closed it before the request came.
+    #[error("{0} closed a kept connection")]
+    Stale(SocketAddr, #[source] hyper::Error),
     /// The connection broke after the request may have been read.
     #[error("{0} broke the connection")]
     Broken(SocketAddr, #[source] hyper::Error),
@@ -75,14 +79,61 @@ impl Opened {
                         request = unsent;
                         self = self.pool.open(self.address).await?;
                     }
-                    _ => return Err(SendError::Broken(self.address, error.into_error())),
+                    _ => {
+                        let error = error.into_error();
+                        // Whoever says what is no HTTP was there.
+                        if self.reused && !error.is_parse() {
+                            return Err(SendError::Stale(self.address, error));
+                        }
+                        return Err(SendError::Broken(self.address, error));
+                    }
                 },
             }
         }
     }
 }
 
-type Idle = HashMap<SocketAddr, Vec<(Instant, SendRequest<Body>)>>;
+/// Connections that wait for their next request.
+struct Idle {
+    waiting: HashMap<SocketAddr, Vec<(Instant, SendRequest<Body>)>>,
+    swept: Instant,
+}
+
+impl Idle {
+    fn new(now: Instant) -> Self {
+        Self { waiting: HashMap::new(), swept: now }
+    }
+
+    fn take(&mut self, address: SocketAddr, now: Instant) -> Option<SendRequest<Body>> {
+        let waiting = self.waiting.get_mut(&address)?;
+        while let Some((since, sender)) = waiting.pop() {
+            if now.duration_since(since) < IDLE && sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        self.waiting.remove(&address);
+        None
+    }
+
+    fn keep(&mut self, address: SocketAddr, sender: SendRequest<Body>, now: Instant) {
+        if now.duration_since(self.swept) >= IDLE {
+            self.sweep(now);
+        }
+        let waiting = self.waiting.entry(address).or_default();
+        if waiting.len() < MOST_IDLE {
+            waiting.push((now, sender));
+        }
+    }
+
+    /// Lets go what nobody took in time. A replica that was restarted has another port, so nobody asks for the old one.
+    fn sweep(&mut self, now: Instant) {
+        self.waiting.retain(|_, waiting| {
+            waiting.retain(|(since, sender)| now.duration_since(*since) < IDLE && !sender.is_closed());
+            !waiting.is_empty()
+        });
+        self.swept = now;
+    }
+}
 
 /// Kept connections. Cheap to clone.
 #[derive(Clone)]
@@ -107,7 +158,7 @@ impl Pool {
     /// An empty pool whose connections are driven on `background`.
     #[must_use]
     pub fn new(background: tokio::runtime::Handle) -> Self {
-        Self { idle: Arc::default(), background }
+        Self { idle: Arc::new(Mutex::new(Idle::new(Instant::now()))), background }
     }
 
     /// Sends a request. The connection comes back into the pool through [`Kept::give_back`].
@@ -127,11 +178,21 @@ impl Pool {
     /// # Errors
     /// [`SendError::NotSent`] when nobody listens.
     pub async fn open(&self, address: SocketAddr) -> Result<Opened, SendError> {
-        let (sender, reused) = match self.take(address) {
-            Some(sender) => (sender, true),
-            None => (self.connect(address).await?, false),
-        };
-        Ok(Opened { pool: self.clone(), address, sender, reused })
+        // Not in the head of the `match`, which would hold the lock while it connects.
+        let waiting = self.idle().take(address, Instant::now());
+        match waiting {
+            Some(sender) => Ok(Opened { pool: self.clone(), address, sender, reused: true }),
+            None => self.open_anew(address).await,
+        }
+    }
+
+    /// Takes a new connection, which nothing was asked on yet.
+    ///
+    /// # Errors
+    /// [`SendError::NotSent`] when nobody listens.
+    pub async fn open_anew(&self, address: SocketAddr) -> Result<Opened, SendError> {
+        let sender = self.connect(address).await?;
+        Ok(Opened { pool: self.clone(), address, sender, reused: false })
     }
 
     /// Sends a request and reads the whole answer.
@@ -150,26 +211,13 @@ impl Pool {
         Ok(Response::from_parts(parts, bytes))
     }
 
-    fn take(&self, address: SocketAddr) -> Option<SendRequest<Body>> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = idle.get_mut(&address)?;
-        while let Some((since, sender)) = waiting.pop() {
-            if since.elapsed() < IDLE && sender.is_ready() {
-                return Some(sender);
-            }
-        }
-        idle.remove(&address);
-        None
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keep(&self, address: SocketAddr, sender: SendRequest<Body>) {
-        if sender.is_closed() {
-            return;
-        }
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = idle.entry(address).or_default();
-        if waiting.len() < MOST_IDLE {
-            waiting.push((Instant::now(), sender));
+        if !sender.is_closed() {
+            self.idle().keep(address, sender, Instant::now());
         }
     }
 
@@ -184,5 +232,26 @@ impl Pool {
             }
         });
         Ok(sender)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_nobody_takes_is_let_go_with_its_address() {
+        let pool = Pool::new(tokio::runtime::Handle::current());
+        let listener = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let (one, two) = (listener(), listener());
+        let (gone, next) = (one.local_addr().unwrap(), two.local_addr().unwrap());
+        let now = Instant::now();
+        let mut idle = Idle::new(now);
+        idle.keep(gone, pool.connect(gone).await.unwrap(), now);
+        idle.keep(next, pool.connect(next).await.unwrap(), now + IDLE / 2);
+        assert_eq!(idle.waiting.len(), 2, "both may be taken yet");
+        idle.keep(next, pool.connect(next).await.unwrap(), now + IDLE);
+        assert_eq!(idle.waiting.keys().collect::<Vec<_>>(), [&next]);
+        assert_eq!(idle.waiting[&next].len(), 2);
     }
 }
