@@ -105,6 +105,16 @@ impl Default for Setup {
     }
 }
 
+fn limits(setup: &Setup) -> Limits {
+    Limits {
+        caps: setup.caps,
+        deployment: setup.deadline,
+        build: windlass::deploy::size::Size::TWO,
+        keep: windlass::deploy::retention::Keep { days: 30, releases: 2 },
+        source: SourceLimits::default(),
+    }
+}
+
 impl World {
     pub(crate) fn new() -> Self {
         Self::with(Setup::default())
@@ -123,6 +133,7 @@ impl World {
         let builder = Arc::new(FakeBuilder::new(blobs.clone(), Arc::clone(&queue), Arc::clone(&time)));
         let runtime = Arc::new(FakeRuntime::new(Arc::clone(&queue), Arc::clone(&time)));
         let backlog = SqliteBacklog { db: db.clone(), queues: Arc::clone(&queues), clock: Arc::clone(&time) };
+        let limits = limits(&setup);
         let tools = Arc::new(Tools {
             clock: Arc::clone(&time),
             ids: Arc::clone(&ids),
@@ -139,13 +150,7 @@ impl World {
             secrets: Arc::new(key_file(&root.join("key")).unwrap()),
             backlog: Arc::new(backlog),
             checks: Vec::new(),
-            limits: Limits {
-                caps: setup.caps,
-                deployment: setup.deadline,
-                build: windlass::deploy::size::Size::TWO,
-                keep: windlass::deploy::retention::Keep { days: 30, releases: 2 },
-                source: SourceLimits::default(),
-            },
+            limits,
             looks: setup.looks,
         });
         let chains = std::iter::once(deploy_chain(&tools))
