@@ -42,7 +42,8 @@ pub(super) fn plan(dir: &Path) -> anyhow::Result<Value> {
 /// Packs `dir`.
 pub(super) fn pack(dir: &Path) -> anyhow::Result<Value> {
     let bundle = std::env::temp_dir().join(format!("windlass-bench-{:x}", SystemIds.random()));
-    let (packed, ms) = timed(|| Ok(crate::embedded::pack::pack(dir, ".", &bundle, &|| false)?))?;
+    let dir = dir.canonicalize()?;
+    let (packed, ms) = timed(|| Ok(crate::embedded::pack::pack(&dir, ".", &bundle, &|| false)?))?;
     std::fs::remove_file(&bundle)?;
     Ok(json!({ "files": packed.files, "bytes": packed.bytes, "ms": ms }))
 }

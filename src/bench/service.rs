@@ -17,6 +17,7 @@ use crate::deploy::deployment::{Deployments, Filter};
 use crate::deploy::ids::DeploymentId;
 use crate::deploy::log::Line;
 use crate::embedded::db::Db;
+use crate::embedded::secrets::key_of;
 use crate::embedded::upstream::{Pool, empty};
 use crate::serve::{Extras, start};
 
@@ -28,6 +29,8 @@ const LOG_LINES: usize = 5_000;
 /// Stores finished deployments and runs as they look after years of work.
 pub(super) async fn seed(folder: &Path, deployments: u32) -> anyhow::Result<()> {
     let db = Db::open(&folder.join("windlass.db"))?;
+    // A folder with deployments and without its key is not served.
+    key_of(&db, &folder.join("secret.key"))?;
     let body = r#"{"wish":{"org":"o","user":"u","project":"p","title":"P","environment":"development","env":{}},"correlation":"c"}"#;
     db.write(move |c| {
         c.execute(

@@ -140,11 +140,17 @@ fn writable(data_dir: &Path) -> Finding {
 
 fn landlock() -> Finding {
     use landlock::{ABI, Access as _, AccessFs, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _};
-    let hard = Ruleset::default()
-        .set_compatibility(CompatLevel::HardRequirement)
-        .handle_access(AccessFs::from_all(ABI::V1))
-        .and_then(Ruleset::create);
-    match hard {
+    let keeps = |version| {
+        let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        rules.handle_access(AccessFs::from_all(version)).and_then(Ruleset::create)
+    };
+    match keeps(ABI::V1) {
+        // Before the third version truncate(2) is free (Landlock, "File truncation", kernel documentation).
+        Ok(_) if keeps(ABI::V3).is_err() => Finding::warn(
+            "build-sandbox",
+            "Landlock of Linux before 6.2: a build can empty any file of this user",
+            "use Linux 6.2 or newer, or run Windlass as a user of its own",
+        ),
         Ok(_) => Finding::ok("build-sandbox", "Landlock"),
         Err(error) => {
             let seen = format!("Landlock is not available ({error})");

@@ -228,6 +228,8 @@ fn machine(settings: &Settings, root: &Path) -> Result<Machine, ConnectError> {
 fn take_folder(path: &Path) -> Result<(PathBuf, std::fs::File), ConnectError> {
     let root = std::path::absolute(path).map_err(folder(path))?;
     make_private(&root).map_err(folder(&root))?;
+    // As it really lies: what commands may read is compared with it.
+    let root = root.canonicalize().map_err(folder(&root))?;
     let lock = lock(&root)?;
     // The folder itself may be another's, with other things in it; what is in these is nobody else's in any case.
     for name in ["blobs", "logs", "revisions", WORKSPACES] {

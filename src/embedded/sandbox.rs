@@ -91,8 +91,9 @@ pub fn readable(path: &str, home: Option<&Path>, workplace: &Path) -> Vec<PathBu
     let mut folders: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
     folders.extend(path.split(':').map(PathBuf::from).filter(|entry| entry.is_absolute()));
     folders.extend(home.into_iter().flat_map(|home| TOOL_CHAINS.map(|chain| home.join(chain))));
-    // Rules only add: a folder that holds the data folder would open all of it.
-    folders.retain(|folder| folder.exists() && !workplace.starts_with(folder));
+    // Rules only add, and go by where a folder really lies: one that holds the data folder would open all of it.
+    let workplace = workplace.canonicalize().unwrap_or_else(|_| workplace.to_owned());
+    folders.retain(|folder| folder.canonicalize().is_ok_and(|folder| !workplace.starts_with(folder)));
     folders.sort();
     folders.dedup();
     folders
@@ -286,6 +287,23 @@ mod tests {
             .collect();
         assert_eq!(evil.len(), names.len());
         assert!(evil.iter().all(|name| name.starts_with(LATER)), "{evil:?}");
+    }
+
+    #[test]
+    fn a_folder_that_holds_the_workplace_is_not_read_however_it_is_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let (parent, link, tools) = (root.join("parent"), root.join("link"), root.join("tools"));
+        let workplace = parent.join("data/workspaces/run");
+        std::fs::create_dir_all(&workplace).unwrap();
+        std::fs::create_dir(&tools).unwrap();
+        std::os::unix::fs::symlink(&parent, &link).unwrap();
+        let path = format!("{}:{}:{}", parent.display(), link.display(), tools.display());
+        for workplace in [&workplace, &link.join("data/workspaces/run")] {
+            let read = readable(&path, None, workplace);
+            assert!(!read.contains(&parent) && !read.contains(&link), "{read:?}");
+            assert!(read.contains(&tools));
+        }
     }
 
     #[test]

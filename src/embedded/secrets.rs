@@ -74,14 +74,12 @@ pub fn key_of(db: &Db, path: &Path) -> Result<KeySecrets, KeyError> {
 /// When the file cannot be read or made, has another length, or others can read it.
 pub fn key_file(path: &Path) -> std::io::Result<KeySecrets> {
     let mut key = [0; KEY_BYTES];
-    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => {
+    match std::fs::File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             rand::fill(&mut key);
-            file.write_all(&key)?;
-            file.sync_all()?;
+            write_key(path, &key)?;
         }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let mut file = std::fs::File::open(path)?;
+        Ok(mut file) => {
             if file.metadata()?.permissions().mode() & 0o077 != 0 {
                 return Err(std::io::Error::other(format!(
                     "{} can be read by others; run: chmod 600 {0}",
@@ -95,6 +93,23 @@ pub fn key_file(path: &Path) -> std::io::Result<KeySecrets> {
         Err(error) => return Err(error),
     }
     Ok(KeySecrets::new(key))
+}
+
+/// Writes a key as a whole: a crash leaves all of it or nothing.
+fn write_key(path: &Path, key: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(key)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    match path.parent() {
+        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -123,6 +138,18 @@ mod tests {
         drop(key_file(&path).unwrap());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(key_file(&path).err().unwrap().to_string().contains("chmod 600"));
+    }
+
+    #[test]
+    fn a_key_that_a_crash_left_half_written_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret.key");
+        std::fs::write(folder.path().join("secret.new"), "half").unwrap();
+        let sealed = key_file(&path).unwrap().seal("canary");
+        assert!(key_file(&path).unwrap().open(&sealed).is_ok());
+        let left: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["secret.key"]);
     }
 
     #[tokio::test]

@@ -50,6 +50,9 @@ impl TokenCredential for Unsigned {
     }
 }
 
+/// Within this the emulator has made what is asked of it first.
+const SOON: Duration = Duration::from_secs(15);
+
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -79,6 +82,17 @@ impl Azurite {
         if !["azurite", "openssl"].iter().all(|tool| have(tool)) {
             return None;
         }
+        // Somebody else may take a port in the moment until the emulator has it.
+        for _ in 0..3 {
+            let azurite = Self::begin().await;
+            if tokio::time::timeout(SOON, azurite.furnish()).await.is_ok_and(|done| done.is_ok()) {
+                return Some(azurite);
+            }
+        }
+        panic!("the emulator does not start");
+    }
+
+    async fn begin() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = certificates(folder.path());
         let (blobs, queues) = (free_port(), free_port());
@@ -106,11 +120,16 @@ impl Azurite {
             )
             .await;
         }
-        let services = azurite.services();
-        services.content().unwrap().create(None).await.unwrap();
-        services.logs().unwrap().create(None).await.unwrap();
-        services.alarms().unwrap().create(None).await.unwrap();
-        Some(azurite)
+        azurite
+    }
+
+    /// Makes the containers and the queue.
+    async fn furnish(&self) -> azure_core::Result<()> {
+        let services = self.services();
+        services.content().unwrap().create(None).await?;
+        services.logs().unwrap().create(None).await?;
+        services.alarms().unwrap().create(None).await?;
+        Ok(())
     }
 
     pub(crate) fn folder(&self) -> &Path {

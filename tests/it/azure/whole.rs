@@ -73,6 +73,23 @@ fn assert_done_once(cloud: &Cloud, deployments: &[Value]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_job_that_the_guide_puts_on_the_queue_becomes_a_live_app() {
+    let Some(cloud) = Cloud::start(5).await else { return };
+    let guide = include_str!("../../../docs/azure.md");
+    let (_, job) = guide.split_once("--data '").unwrap();
+    let (job, _) = job.split_once('\'').unwrap();
+    for id in ["sent", "sent again"] {
+        cloud.bus.put("deployment-queue", id, job);
+    }
+    let all = cloud.until_idle().await;
+    let [only] = all.as_slice() else { panic!("the same job is one deployment: {all:?}") };
+    assert_eq!(only["status"], "succeeded", "{only}\n{}", cloud.host.log());
+    let app = app_name("hello", "development");
+    assert_eq!(cloud.arm.revisions(&app).len(), 1);
+    cloud.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_app_that_needs_no_build_becomes_an_image_without_a_build_service() {
     let Some(registry) = ImageRegistry::start().await else { return };
     registry.push_base("base").await;

@@ -334,6 +334,25 @@ async fn every_help_page_has_an_example() {
     }
 }
 
+/// Those that are not measured against the baseline.
+#[test]
+fn the_other_measurements_give_their_line() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "content").unwrap();
+    for (arguments, figure) in [
+        (&["plan", "."][..], "first_ms"),
+        (&["pack", "."], "ms"),
+        (&["start", "--deployments", "50", "--starts", "1"], "p99_ms"),
+        (&["list", "--deployments", "50", "--clients", "1"], "list_p99_ms"),
+    ] {
+        let output = windlass(folder.path()).arg("bench").args(arguments).arg("--json").output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&said)
+            .unwrap_or_else(|_| panic!("{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr)));
+        assert!(line[figure].is_number(), "{arguments:?}: {line}");
+    }
+}
+
 #[tokio::test]
 async fn operators_check_measure_and_clean_a_service() {
     let server = Server::start();
