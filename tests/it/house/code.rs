@@ -53,6 +53,8 @@ fn the_baseline_keeps_the_promised_times() {
         ("/start_100000/rss_idle_mib", 20.0),
         ("/list_100000/list_p99_ms", 5.0),
         ("/list_100000/status_p99_ms", 2.0),
+        ("/list_100000/store_list_p95_ms", 100.0),
+        ("/list_100000/store_get_p95_ms", 100.0),
         ("/list_100000/tail_1000_p99_ms", 5.0),
         ("/list_100000/line_to_follower_p99_ms", 50.0),
         ("/plan_20000/unchanged_ms", 40.0),
