@@ -46,7 +46,8 @@ async fn up_here(settings: &Settings, flags: DeployFlags, json: bool) -> anyhow:
     if code.as_ref().is_ok_and(|code| *code == exit::OK) {
         if !json {
             let api = service.api;
-            writeln!(std::io::stdout(), "Serving; the API is on http://{api}. Press Ctrl-C to stop.")?;
+            // That nobody reads it is no reason to end the service.
+            drop(writeln!(std::io::stdout(), "Serving; the API is on http://{api}. Press Ctrl-C to stop."));
         }
         stop.await;
     }
@@ -77,10 +78,10 @@ async fn serve_here(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let service = start(settings, Extras::default()).await?;
     if !json {
         let (version, api, apps) = (env!("CARGO_PKG_VERSION"), service.api, service.apps.port());
-        writeln!(
+        drop(writeln!(
             std::io::stdout(),
             "Windlass {version} serves on http://{api}, apps on http://<project>.localhost:{apps}"
-        )?;
+        ));
     }
     told_to_stop().await;
     service.stop().await;

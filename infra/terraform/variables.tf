@@ -197,8 +197,8 @@ variable "static_web_apps" {
   nullable    = false
 
   validation {
-    condition     = !(var.static_web_apps && var.network_mode == "private_endpoints")
-    error_message = "Static Web Apps fetches files from the storage account, which has to be reachable then."
+    condition     = !(var.static_web_apps && var.network_mode != "public")
+    error_message = "Static Web Apps fetches files from the storage account over the internet: static_web_apps needs network_mode = public."
   }
 }
 

@@ -240,15 +240,16 @@ impl Journal for CosmosJournal {
     }
 
     async fn append(&self, append: Append<'_>) -> Result<(), JournalError> {
-        let held = match append.lease {
+        let mut held = match append.lease {
             Some(lease) => Some(self.let_go(lease).ok_or(JournalError::Fenced(append.run))?),
             None => None,
         };
         let mut written = self.write(&append, held.as_ref()).await;
-        if let (Err(JournalError::Fenced(run)), Some(held)) = (&written, &held)
-            && let Some(renewed) = self.renewed(*run, held).await?
+        if let (Err(JournalError::Fenced(run)), Some(known)) = (&written, &held)
+            && let Some(renewed) = self.renewed(*run, known).await?
         {
             written = self.write(&append, Some(&renewed)).await;
+            held = Some(renewed);
         }
         if let (Err(error), Some(held)) = (&written, held)
             && !matches!(error, JournalError::Fenced(_))

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::app_body::text;
 use super::arm::{Arm, Begun, Contract, Progress};
 use super::arm_error::ArmError;
+use super::cosmos::Stored;
 use super::loans::Loans;
 use super::site_files::of_loan;
 use super::site_record::{End, Known, SiteRecord, Sites, Told, site_name};
@@ -78,12 +79,15 @@ impl Contents {
 
     /// The app's site, after a look at what it was told.
     pub(super) async fn watched(&self, app: &str) -> Result<Option<SiteRecord>, RuntimeError> {
-        let Some(mut record) = self.sites.site(app).await? else { return Ok(None) };
+        let Some(Stored { body: mut record, etag }) = self.sites.stored(app).await? else { return Ok(None) };
         let Some(told) = record.told.clone().filter(Told::is_running) else { return Ok(Some(record)) };
         let end = self.end_of(&record, &told).await?;
         if end.is_some() {
             record.told = Some(Told { end, ..told });
-            self.sites.keep_site(&record).await?;
+            if !self.sites.note(&record, &etag).await? {
+                // Somebody was faster and knows better, or it was ourselves.
+                return Ok(self.sites.site(app).await?);
+            }
         }
         Ok(Some(record))
     }
@@ -92,22 +96,24 @@ impl Contents {
     async fn end_of(&self, record: &SiteRecord, told: &Told) -> Result<Option<End>, RuntimeError> {
         let now = self.clock.now();
         let is_late = between(told.begun, now) > PATIENCE;
-        if let Some(operation) = told.operation.as_ref().filter(|_| !is_late) {
+        let failed = |why: &str| Some(End::Failed { why: why.to_owned() });
+        let late = || failed("Static Web Apps did not take the files in time");
+        if let Some(operation) = &told.operation {
             match self.arm.poll(operation).await {
-                Ok(Progress::Running(_)) => return Ok(None),
+                Ok(Progress::Running(_)) => return Ok(if is_late { late() } else { None }),
                 Ok(Progress::Done(_)) => {}
+                Err(error) if error.may_pass() && is_late => return Ok(late()),
                 Err(error) if error.may_pass() => return Err(error.into()),
                 Err(error) => return Ok(Some(End::Failed { why: error.to_string() })),
             }
         }
-        let failed = |why: &str| Some(End::Failed { why: why.to_owned() });
         let build = self.build(record).await?;
         Ok(match build.as_ref().map(|build| text(build, "/properties/status")) {
             Some("Ready") => Some(End::Ready { since: now }),
             Some(status @ ("Failed" | "Deleting" | "Detached")) => {
                 failed(&format!("Static Web Apps calls the new content {status}, and gives no reason"))
             }
-            _ if is_late => failed("Static Web Apps did not take the files in time"),
+            _ if is_late => late(),
             Some(_) => None,
             // It said that it is done, and lists nothing of it.
             None => Some(End::Ready { since: now }),

@@ -158,8 +158,16 @@ pub(super) struct Sites(pub(super) Container);
 
 impl Sites {
     pub(super) async fn site(&self, app: &str) -> Result<Option<SiteRecord>, Fault> {
-        let stored: Option<Stored<SiteRecord>> = self.0.read_fresh(PARTITION, &site_name(app)).await?;
-        Ok(stored.map(|stored| stored.body))
+        Ok(self.stored(app).await?.map(|stored| stored.body))
+    }
+
+    pub(super) async fn stored(&self, app: &str) -> Result<Option<Stored<SiteRecord>>, Fault> {
+        self.0.read_fresh(PARTITION, &site_name(app)).await
+    }
+
+    /// Keeps what was seen of a site, unless its record has changed since; false then.
+    pub(super) async fn note(&self, site: &SiteRecord, etag: &str) -> Result<bool, Fault> {
+        Ok(self.0.replace((PARTITION, &site_name(&site.app)), site, etag).await?.is_some())
     }
 
     pub(super) async fn keep_site(&self, site: &SiteRecord) -> Result<(), Fault> {

@@ -149,8 +149,14 @@ impl StaticSites {
         let Some(known) = self.contents.sites.release(run).await? else { return Ok(Health::Unknown) };
         let Some(record) = self.contents.watched(&known.app).await? else { return Ok(Health::Unknown) };
         let Some(told) = record.told_of(run).filter(|told| told.asked) else {
-            // Files do not start: what can be known of them before they are switched to is that they are whole.
-            return Ok(if known.packed { Health::Healthy } else { Health::Unknown });
+            // Files do not start: what can be known of them before they are switched to is that they are whole. While the site
+            // takes those of another release, they wait.
+            let is_busy = record.told.as_ref().is_some_and(Told::is_running);
+            return Ok(match (known.packed, is_busy) {
+                (false, _) => Health::Unknown,
+                (true, true) => Health::Starting,
+                (true, false) => Health::Healthy,
+            });
         };
         let (code, message) = match &told.end {
             None => return Ok(Health::Starting),

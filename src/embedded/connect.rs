@@ -255,7 +255,9 @@ fn lock(root: &Path) -> Result<std::fs::File, ConnectError> {
         let pid = super::lock::holder(&file).map_err(folder(root))?;
         // A child that a dying service was about to start has its files open until it becomes another program.
         looks += 1;
-        if is_alive(&pid) || looks > MOST_LOOKS {
+        // Our own number is that of an earlier service, as in a container.
+        let is_another = pid != std::process::id().to_string();
+        if (is_another && is_alive(&pid)) || looks > MOST_LOOKS {
             return Err(ConnectError::InUse { path: root.to_owned(), pid });
         }
         std::thread::park_timeout(LOOK);

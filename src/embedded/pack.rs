@@ -270,7 +270,7 @@ pub fn unpack(mut bundle: impl Read, folder: &Path) -> std::io::Result<()> {
     let extracted = extract(&mut bundle, folder, &temporary);
     if extracted.is_err() {
         // A part of it may be what filled the disk; the error itself is the better reason than one of this.
-        drop(std::fs::remove_dir_all(&temporary));
+        drop(remove_tree(&temporary));
         // The rest too, so that whoever reads it with a checksum sees all of it: damage is the better reason.
         std::io::copy(&mut bundle, &mut std::io::sink())?;
     }

@@ -298,8 +298,8 @@ while [ ! -e "$WINDLASS_VAR_HOME/go" ]; do sleep 0.05; done
             if seen() {
                 return;
             }
-            // Slowly enough that what is told to end has begun to before its time is up.
-            clock.advance(Duration::from_millis(250));
+            // Slowly enough that what is told to end has begun to before its time is up: that takes two seconds.
+            clock.advance(Duration::from_millis(25));
             SystemClock.sleep(Duration::from_millis(10)).await;
         }
         panic!("never: {what}");

@@ -263,6 +263,17 @@ run "unreachable_builds" {
   expect_failures = [var.build_strategies]
 }
 
+run "sites_whose_files_nobody_can_fetch" {
+  command = plan
+
+  variables {
+    network_mode    = "service_endpoints"
+    static_web_apps = true
+  }
+
+  expect_failures = [var.static_web_apps]
+}
+
 run "kaniko_without_an_image" {
   command = plan
 

@@ -251,6 +251,32 @@ async fn a_site_takes_one_release_after_the_other_and_the_way_back() {
 }
 
 #[tokio::test]
+async fn whoever_comes_while_a_site_takes_files_waits() {
+    let story = Story::new().await;
+    let first = story.go_live(1).await;
+    let second = story.release(2).await;
+    story.arm.site_fate(SiteFate::Ready(6));
+    story.runtime.start(&second, None).await.unwrap();
+    assert!(story.runtime.switch(&second).await.is_err(), "it is taking files");
+    // The way back.
+    story.runtime.start(&first, None).await.unwrap();
+    let mut looks = 0;
+    while story.runtime.health(first.run).await == Health::Starting {
+        looks += 1;
+        assert!(looks < 20, "it never ends");
+    }
+    assert!(looks > 0, "it does not try in vain");
+    assert_eq!(story.runtime.health(first.run).await, Health::Healthy);
+    story.arm.site_fate(SiteFate::Ready(1));
+    while story.runtime.switch(&first).await.is_err() {
+        looks += 1;
+        assert!(looks < 40, "it never ends");
+    }
+    assert_eq!(story.shown(), "r1");
+    assert_eq!(story.arm.violations(), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_site_that_takes_its_time_is_told_once() {
     let story = Story::new().await;
     let first = story.go_live(1).await;
