@@ -14,6 +14,7 @@ pub mod config;
 pub mod deploy;
 pub mod embedded;
 pub mod http;
+pub mod lock;
 pub mod package;
 pub mod run;
 pub mod serve;

@@ -5,6 +5,8 @@ use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::{CommandFactory as _, Parser as _};
+
 use crate::ambient::SystemClock;
 use crate::azure::doctor::Unknown;
 use crate::cli::args::{Cli, Command, DeployFlags};
@@ -22,7 +24,6 @@ use crate::serving;
 use crate::setup::{Setup, is_handler, setup};
 use crate::telemetry::{self, Format};
 use crate::triggers::host_json::generated;
-use clap::{CommandFactory as _, Parser as _};
 
 /// Where a service listens unless told otherwise.
 const HERE: &str = "http://127.0.0.1:3010";

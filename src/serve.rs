@@ -16,12 +16,12 @@ use crate::azure::custom_handler;
 use crate::config::{Backend, Settings};
 use crate::embedded::connect::{Embedded, connect};
 use crate::embedded::host::{Calls, Host, HostSettings};
-use crate::embedded::lock::announce;
 use crate::embedded::privileges::guard;
 use crate::embedded::proxy::{self, FrontDoor};
 use crate::embedded::runtime::LocalRuntime;
 use crate::embedded::sandbox::Machine;
 use crate::http::{Api, routes};
+use crate::lock::announce;
 use crate::windlass::Windlass;
 use crate::workflow::chain::Chain;
 

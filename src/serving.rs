@@ -2,16 +2,16 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+use anyhow::Context as _;
+
 use crate::cli::args::{DeployFlags, ServiceFlags};
 use crate::cli::client::Client;
 use crate::cli::exit;
 use crate::config::{Backend, BadSettings, Level, Settings};
-use crate::embedded::lock::find;
+use crate::lock::find;
+use crate::run::{deploy_here, deploy_to};
 use crate::serve::{Extras, start, start_handler};
 use crate::telemetry::{self, Format, Telemetry};
-use anyhow::Context as _;
-
-use crate::run::{deploy_here, deploy_to};
 
 /// `windlass up`: the main job in one command.
 pub(crate) async fn up(

@@ -210,9 +210,9 @@ impl AcrBuilder {
         record: &Record,
         build: &Value,
     ) -> Result<Option<Digest>, BuilderError> {
-        match (digest(build), &record.repository) {
-            (None, Some(repository)) => Ok(self.registries.tagged(repository, &run.to_string()).await?),
-            (named, _) => Ok(named),
+        match digest(build) {
+            Some(named) => Ok(Some(named)),
+            None => Ok(self.registries.tagged(&record.repository, &run.to_string()).await?),
         }
     }
 
@@ -311,8 +311,7 @@ impl Builder for AcrBuilder {
             let message = "the registry began a build and does not say which; deploy again".to_owned();
             return Err(BuilderError::Rejected { code: "BUILD_FAILED", message });
         };
-        record.take(BUILDER, build, job.deployment);
-        record.repository = Some(repository_of(&job.app));
+        record.take(BUILDER, build, &job);
         self.builds.keep(job.run, &record).await?;
         Ok(Started::Running)
     }

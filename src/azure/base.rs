@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::registry::Session;
+use super::registry_image::{PlatformImage, Unusable};
 use crate::deploy::builder::BuilderError;
 use crate::deploy::ids::Digest;
 use crate::deploy::image::{Base, Found, Platform, read};
@@ -28,12 +29,6 @@ fn unusable(name: &Reference, why: &dyn std::fmt::Display) -> BuilderError {
     BuilderError::Rejected { code: "BASE_IMAGE_UNUSABLE", message }
 }
 
-/// The manifest of this version of the base.
-async fn manifest(from: &Session, name: &Reference, version: &str) -> Result<(Digest, Value), BuilderError> {
-    let found = from.manifest(&name.repository, version).await?;
-    found.ok_or_else(|| unusable(name, &"is not in its registry"))
-}
-
 impl KnownBase {
     /// Asks the registry for the base, as it is for the platform.
     pub(super) async fn ask(
@@ -41,19 +36,17 @@ impl KnownBase {
         name: &Reference,
         platform: &Platform,
     ) -> Result<Self, BuilderError> {
-        let (mut digest, mut found) = manifest(from, name, &name.version.to_string()).await?;
-        if let Found::Index(of_platform) = read(&found, platform).map_err(|why| unusable(name, &why))? {
-            (digest, found) = manifest(from, name, &format!("sha256:{of_platform}")).await?;
-        }
-        let Found::Image(config, _) = read(&found, platform).map_err(|why| unusable(name, &why))? else {
-            return Err(unusable(name, &"is an index of indexes"));
-        };
+        let found = from.image(&name.repository, &name.version.to_string(), platform).await;
+        let PlatformImage { digest, manifest, config, .. } = found.map_err(|error| match error {
+            Unusable::Registry(error) => error.into(),
+            Unusable::Image(why) => unusable(name, &why),
+        })?;
         if config.size > MOST_CONFIG {
             return Err(unusable(name, &"has a configuration that is too large"));
         }
         let config = from.small(&name.repository, config.digest, config.size).await?;
         let config = serde_json::from_slice(&config).map_err(|why| unusable(name, &why))?;
-        Ok(Self { digest, manifest: found, config })
+        Ok(Self { digest, manifest, config })
     }
 
     /// What an image is made on.

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::app_body::repository_of;
 use super::arm_error::ArmError;
 use super::context::{BuildContext, ContextError, context};
 use super::cosmos::{Container, Fault, Stored};
@@ -55,9 +56,9 @@ pub(super) struct Record {
     /// That builder's name of the build.
     build: Option<String>,
     deployment: Option<DeploymentId>,
-    /// Where its image goes, for builds that the registry runs.
+    /// Where its image goes.
     #[serde(default)]
-    pub(super) repository: Option<String>,
+    pub(super) repository: String,
     /// How much of its log was taken over, as the builder counts it.
     pub(super) logged: u64,
     /// Where it stands, for builds in a container of ours.
@@ -70,8 +71,6 @@ pub(super) struct Record {
 pub(super) struct Contained {
     /// When it is stopped.
     pub(super) deadline: Timestamp,
-    /// Where its image goes.
-    pub(super) repository: String,
     /// When its execution was asked for.
     pub(super) asked: Option<Timestamp>,
     /// When the newest line was said that was taken over.
@@ -101,10 +100,11 @@ impl Record {
     }
 
     /// Notes who has the build, and what it is called there.
-    pub(super) fn take(&mut self, builder: &str, build: &str, deployment: DeploymentId) {
+    pub(super) fn take(&mut self, builder: &str, build: &str, job: &BuildJob) {
         self.builder = Some(builder.to_owned());
         self.build = Some(build.to_owned());
-        self.deployment = Some(deployment);
+        self.deployment = Some(job.deployment);
+        self.repository = repository_of(&job.app);
     }
 }
 
@@ -295,7 +295,7 @@ impl Builds<Record> {
         let Some(deployment) = record.deployment else { return Ok(false) };
         let Some(first) = lines.first().map(|(at, _)| *at) else { return Ok(false) };
         let tag = run.to_string();
-        let repository = record.contained.as_ref().map(|contained| contained.repository.as_str());
+        let repository = record.contained.is_some().then_some(record.repository.as_str());
         let image = Image { tag: &tag, repository };
         let begun =
             record.is_silent().then(|| stages::begun(first, record.builder.as_deref().unwrap_or_default()));

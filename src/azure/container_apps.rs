@@ -316,16 +316,11 @@ impl Runtime for ContainerApps {
             }
             let live = apps.get(&known.name).is_some_and(|live| live.as_deref() == Some(&known.revision));
             let health = self.health(known.run).await;
-            let state = match health {
-                Health::Healthy => "healthy",
-                Health::Starting | Health::Unknown => "starting",
-                Health::Failed { .. } => "unhealthy",
-            };
             let figures = figures(&self.replicas(&known).await.unwrap_or_default());
             views.push(RevisionView {
                 app: known.app,
                 release: known.number,
-                state: state.to_owned(),
+                state: health.word().to_owned(),
                 live,
                 ready: figures.ready,
                 wanted: figures.replicas,

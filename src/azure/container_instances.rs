@@ -25,9 +25,7 @@ use super::transport::Wire;
 use crate::ambient::{Clock, between};
 use crate::deploy::detect::Probe;
 use crate::deploy::release::Release;
-use crate::deploy::runtime::{
-    Addresses, Binding, Health, Missing, Pending, RevisionView, Runtime, RuntimeError,
-};
+use crate::deploy::runtime::{Addresses, Binding, Health, RevisionView, Runtime, RuntimeError};
 use crate::deploy::secrets::Secrets;
 use crate::deploy::target::Strategy;
 use crate::workflow::journal::RunId;
@@ -319,10 +317,7 @@ impl Runtime for ContainerInstances {
         let has_name = self.holder(&[Known::of(release)]).await?.is_some();
         match self.look(release.run).await? {
             Health::Healthy if has_name => Ok(Binding::plain(release)),
-            Health::Healthy | Health::Starting | Health::Unknown => {
-                let pending = |host: &String| Pending { domain: host.clone(), missing: Missing::Change };
-                Ok(Binding::Waiting(release.hosts.iter().map(pending).collect()))
-            }
+            Health::Healthy | Health::Starting | Health::Unknown => Ok(Binding::changing(release)),
             Health::Failed { code, message, .. } => Err(RuntimeError::Rejected { code, message }),
         }
     }
@@ -337,16 +332,11 @@ impl Runtime for ContainerInstances {
         for known in known {
             let Ok(found) = self.found(&known.name).await else { continue };
             let health = self.health(known.run).await;
-            let state = match health {
-                Health::Healthy => "healthy",
-                Health::Starting | Health::Unknown => "starting",
-                Health::Failed { .. } => "unhealthy",
-            };
             views.push(RevisionView {
                 live: found.as_ref().is_some_and(|found| label_of(found) == known.label),
                 app: known.app,
                 release: known.number,
-                state: state.to_owned(),
+                state: health.word().to_owned(),
                 ready: usize::from(health == Health::Healthy),
                 wanted: 1,
                 restarts: found.as_ref().map(restarts).unwrap_or_default(),

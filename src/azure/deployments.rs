@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::cosmos::{Batch, Container, Fault, RACES, Stored};
-use super::desk::{Desk, Place};
+use super::cosmos::{Container, Fault, RACES, Stored};
+use super::desk::{Desk, Draft, Key, Place, Write};
 use super::post::{Post, admit_letter, send_or_leave};
 use super::record::Record;
 use crate::ambient::{Clock, Ids};
@@ -39,35 +39,6 @@ const PACE: RetryPolicy = RetryPolicy {
     cap: Duration::from_secs(1),
     jitter: Jitter::Full,
 };
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Key {
-    kind: String,
-    digest: Digest,
-    deployment: DeploymentId,
-    at: i64,
-}
-
-/// A change that goes with a change of the desk.
-enum Write {
-    Record(Box<Record>),
-    Key(String, Key),
-    Gone(DeploymentId),
-}
-
-/// The desk while it is changed.
-struct Draft {
-    etag: Option<String>,
-    before: Desk,
-    desk: Desk,
-    writes: Vec<Write>,
-}
-
-impl Draft {
-    fn put(&mut self, record: Record) {
-        self.writes.push(Write::Record(Box::new(record)));
-    }
-}
 
 /// [`Deployments`] in Cosmos DB.
 pub struct CosmosDeployments {
@@ -104,14 +75,7 @@ impl CosmosDeployments {
             return Ok(true);
         }
         draft.desk.writer = format!("{:032x}", self.ids.random());
-        let mut batch = Batch::of(PARTITION).write(DESK, &draft.desk, draft.etag.as_deref());
-        for write in &draft.writes {
-            batch = match write {
-                Write::Record(record) => batch.put(&record.deployment.to_string(), record),
-                Write::Key(id, key) => batch.put(id, key),
-                Write::Gone(id) => batch.remove(&id.to_string()),
-            };
-        }
+        let batch = draft.batch(PARTITION, DESK);
         match self.records.commit(batch).await {
             Ok(_) => Ok(true),
             // The answer to a write that was tried twice may be that somebody was faster: ourselves.

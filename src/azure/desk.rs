@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::cosmos::Batch;
+use super::record::Record;
 use crate::deploy::deployment::{Caps, Status};
-use crate::deploy::ids::{DeploymentId, Name};
+use crate::deploy::ids::{DeploymentId, Digest, Name};
 use crate::deploy::wish::Wish;
 
 /// Deployments that wait or run at most. With names as long as names may be they have 1 MB; a change of the desk goes into
@@ -105,6 +107,46 @@ impl Desk {
             self.count(Some(Status::Queued), Some(Status::Running));
         }
         chosen
+    }
+}
+
+/// An idempotency key that was used.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Key {
+    pub(super) kind: String,
+    pub(super) digest: Digest,
+    pub(super) deployment: DeploymentId,
+    pub(super) at: i64,
+}
+
+/// A change that goes with a change of the desk.
+pub(super) enum Write {
+    Record(Box<Record>),
+    Key(String, Key),
+    Gone(DeploymentId),
+}
+
+/// The desk while it is changed.
+pub(super) struct Draft {
+    pub(super) etag: Option<String>,
+    pub(super) before: Desk,
+    pub(super) desk: Desk,
+    pub(super) writes: Vec<Write>,
+}
+
+impl Draft {
+    pub(super) fn put(&mut self, record: Record) {
+        self.writes.push(Write::Record(Box::new(record)));
+    }
+
+    /// The desk, as `id`, and what goes with it, as one write.
+    pub(super) fn batch(&self, partition: &str, id: &str) -> Batch {
+        let desk = Batch::of(partition).write(id, &self.desk, self.etag.as_deref());
+        self.writes.iter().fold(desk, |batch, write| match write {
+            Write::Record(record) => batch.put(&record.deployment.to_string(), record),
+            Write::Key(id, key) => batch.put(id, key),
+            Write::Gone(id) => batch.remove(&id.to_string()),
+        })
     }
 }
 

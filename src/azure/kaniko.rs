@@ -140,7 +140,7 @@ impl KanikoBuilder {
             run: job.run,
             arguments,
             context: lent,
-            registry: self.pass(&contained.repository).await?,
+            registry: self.pass(&record.repository).await?,
             most: between(now, contained.deadline),
         };
         Ok(self.cell.make(&order).await?)
@@ -234,7 +234,7 @@ impl KanikoBuilder {
         (verdict, exit, said): (Verdict, Option<i64>, &str),
     ) -> Result<BuildStatus, BuilderError> {
         let Some(contained) = &mut record.contained else { return Ok(BuildStatus::Unknown) };
-        let (now, repository) = (self.clock.now(), contained.repository.clone());
+        let now = self.clock.now();
         let exit = contained.exit.or(exit);
         let fine = match verdict {
             Verdict::Succeeded => true,
@@ -242,7 +242,7 @@ impl KanikoBuilder {
             Verdict::Unsure => exit.is_none_or(|code| code == 0),
         };
         if fine {
-            return match self.registries.tagged(&repository, &run.to_string()).await? {
+            return match self.registries.tagged(&record.repository, &run.to_string()).await? {
                 Some(digest) => Ok(BuildStatus::Done(Packed { digest, bytes: None, files: record.files })),
                 None => Ok(failed(
                     "BUILD_FAILED",
@@ -302,14 +302,13 @@ impl Builder for KanikoBuilder {
         let name = name_of(job.deployment, job.run);
         let contained = Contained {
             deadline: job.deadline.min(after(self.clock.now(), LONGEST)),
-            repository: repository_of(&job.app),
             asked: None,
             said: None,
             exit: None,
             over: None,
             removed: false,
         };
-        record.take(word, &name, job.deployment);
+        record.take(word, &name, &job);
         record.contained = Some(contained.clone());
         self.builds.keep(job.run, &record).await?;
         self.make(&job, &record, (&name, &contained)).await?;

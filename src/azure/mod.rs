@@ -46,6 +46,7 @@ mod push;
 mod record;
 pub mod registry;
 pub mod registry_door;
+mod registry_image;
 mod registry_list;
 pub mod registry_login;
 pub mod releases;

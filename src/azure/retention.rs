@@ -1,12 +1,12 @@
 //! Forgets records in Cosmos DB, some at a time.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::cosmos::{Container, Fault, Stored};
 use super::deployments::{CosmosDeployments, PARTITION};
@@ -57,13 +57,15 @@ pub struct CosmosRetention {
     records: Container,
     runs: Container,
     deployments: Arc<CosmosDeployments>,
+    /// Organizations that are known to be noted: otherwise each upload would ask.
+    owners: Mutex<HashSet<Name>>,
 }
 
 impl CosmosRetention {
     /// Forgets what is in these containers.
     #[must_use]
     pub fn new(records: Container, runs: Container, deployments: Arc<CosmosDeployments>) -> Self {
-        Self { records, runs, deployments }
+        Self { records, runs, deployments, owners: Mutex::default() }
     }
 
     async fn places(&self, condition: &str, before: Timestamp) -> Result<Vec<Place>, Fault> {
@@ -185,11 +187,12 @@ impl CosmosRetention {
 #[async_trait]
 impl Retention for CosmosRetention {
     async fn note_owner(&self, org: &Name) -> Result<(), StoreError> {
-        let partition = org_partition(org.as_str());
-        let known: Option<Stored<Value>> = self.records.read(&partition, OWNER).await?;
-        if known.is_none() {
+        let owners = || self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if !owners().contains(org) {
             // Whoever was faster wrote the same.
-            self.records.create(&partition, OWNER, &json!({ "kind": OWNER, "org": org.as_str() })).await?;
+            let owner = json!({ "kind": OWNER, "org": org.as_str() });
+            self.records.create(&org_partition(org.as_str()), OWNER, &owner).await?;
+            owners().insert(org.clone());
         }
         Ok(())
     }

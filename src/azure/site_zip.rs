@@ -17,9 +17,10 @@ use zip::ZipWriter;
 use super::context::{Blocks, ContextError};
 use super::registry::Session;
 use super::registry_door::RegistryError;
+use super::registry_image::Unusable;
 use super::site_files::{Files, PackError};
 use crate::deploy::ids::Digest;
-use crate::deploy::image::{Descriptor, Found, Platform, read};
+use crate::deploy::image::{Descriptor, Platform};
 
 /// Bytes that are asked for at once, and bytes of a block.
 const PART: u64 = 4 << 20;
@@ -52,20 +53,12 @@ impl Image {
         digest: Digest,
         platform: &Platform,
     ) -> Result<Self, PackError> {
-        let mut version = digest;
-        // An index, and what it names.
-        for _ in 0..2 {
-            let found = session.manifest(&repository, &format!("sha256:{version}")).await;
-            let Some((_, manifest)) = found.map_err(PackError::Registry)? else {
-                return Err(PackError::Image(format!("{repository} has no sha256:{version}")));
-            };
-            match read(&manifest, platform) {
-                Ok(Found::Image(_, layers)) => return Ok(Self { session, repository, layers }),
-                Ok(Found::Index(of_platform)) => version = of_platform,
-                Err(why) => return Err(PackError::Image(format!("it {why}"))),
-            }
-        }
-        Err(PackError::Image("it is an index of indexes".to_owned()))
+        let found = session.image(&repository, &format!("sha256:{digest}"), platform).await;
+        let layers = found.map(|found| found.layers).map_err(|error| match error {
+            Unusable::Registry(error) => PackError::Registry(error),
+            Unusable::Image(why) => PackError::Image(format!("it {why}")),
+        })?;
+        Ok(Self { session, repository, layers })
     }
 
     /// Begins to pack files of at most so many bytes: the zip in blocks, and what became of it.

@@ -28,9 +28,7 @@ use crate::ambient::{Clock, between};
 use crate::config::SiteSettings;
 use crate::deploy::image::Platform;
 use crate::deploy::release::Release;
-use crate::deploy::runtime::{
-    Addresses, Binding, Health, Missing, Pending, Place, RevisionView, Runtime, RuntimeError,
-};
+use crate::deploy::runtime::{Addresses, Binding, Health, Place, RevisionView, Runtime, RuntimeError};
 use crate::workflow::journal::RunId;
 use crate::workflow::queue::Hint;
 
@@ -273,8 +271,7 @@ impl Runtime for StaticSites {
     async fn bind(&self, release: &Release) -> Result<Binding, RuntimeError> {
         let record = self.contents.watched(&release.app).await?;
         let Some(mut record) = record.filter(|record| record.has(release.run)) else {
-            let pending = |host: &String| Pending { domain: host.clone(), missing: Missing::Change };
-            return Ok(Binding::Waiting(release.hosts.iter().map(pending).collect()));
+            return Ok(Binding::changing(release));
         };
         let new: Vec<String> =
             release.domains().iter().filter(|domain| !record.domains.contains(domain)).cloned().collect();
@@ -300,16 +297,12 @@ impl Runtime for StaticSites {
         for known in known {
             let record = self.contents.sites.site(&known.app).await.unwrap_or_default();
             let live = record.is_some_and(|record| record.has(known.run));
-            let state = match self.health(known.run).await {
-                Health::Healthy => "healthy",
-                Health::Starting | Health::Unknown => "starting",
-                Health::Failed { .. } => "unhealthy",
-            };
+            let health = self.health(known.run).await;
             views.push(RevisionView {
-                ready: usize::from(live && state == "healthy"),
+                ready: usize::from(live && health == Health::Healthy),
                 app: known.app,
                 release: known.number,
-                state: state.to_owned(),
+                state: health.word().to_owned(),
                 live,
                 wanted: 1,
                 restarts: 0,

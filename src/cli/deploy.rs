@@ -16,8 +16,8 @@ use crate::ambient::Clock;
 use crate::api;
 
 /// How often and how soon a broken event stream is opened again: a restart of the server takes less.
-pub(super) const REOPENINGS: u32 = 60;
-pub(super) const REOPENED: std::time::Duration = std::time::Duration::from_secs(1);
+const REOPENINGS: u32 = 60;
+const REOPENED: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What to deploy.
 #[derive(Debug, Clone)]
@@ -125,14 +125,31 @@ pub async fn follow(
     clock: &dyn Clock,
     screen: &mut Screen<'_>,
 ) -> anyhow::Result<Ending> {
-    let mut after = 0;
-    let mut left = REOPENINGS;
     // Without it the bars know no usual times, that is all.
     if let Ok(begun) = client.get::<api::Status>(&format!("/deploy/{deployment}/status")).await {
         screen.learn(&begun.steps);
     }
+    let mut show = |line: &api::Line| {
+        screen.show(line);
+        Ok(())
+    };
+    follow_lines((client, clock), deployment, "", &mut show).await
+}
+
+/// Hands over each line of a deployment's log, of those that `query` asks for, until it has ended; survives a restart of the server.
+///
+/// # Errors
+/// When the server refuses or stays away, or whoever takes the lines does not want any more.
+pub(super) async fn follow_lines(
+    (client, clock): (&Client, &dyn Clock),
+    deployment: &str,
+    query: &str,
+    take: &mut dyn FnMut(&api::Line) -> anyhow::Result<()>,
+) -> anyhow::Result<Ending> {
+    let path = format!("/deploy/{deployment}/logs?{query}");
+    let (mut after, mut left) = (0, REOPENINGS);
     loop {
-        match follow_once(client, deployment, &mut after, screen).await {
+        match follow_once(client, &path, &mut after, take).await? {
             Ok(()) => {
                 let ending = Ending { status: client.get(&format!("/deploy/{deployment}/status")).await? };
                 if !ending.is_open() {
@@ -147,16 +164,25 @@ pub async fn follow(
     }
 }
 
+/// The stream from `after` on, to its end. The error outside is that of whoever takes the lines.
 async fn follow_once(
     client: &Client,
-    deployment: &str,
+    path: &str,
     after: &mut u64,
-    screen: &mut Screen<'_>,
-) -> Result<(), ClientError> {
-    let mut events = client.follow(&format!("/deploy/{deployment}/logs"), *after).await?;
-    while let Some(line) = events.next().await? {
-        *after = line.id;
-        screen.show(&line);
+    take: &mut dyn FnMut(&api::Line) -> anyhow::Result<()>,
+) -> anyhow::Result<Result<(), ClientError>> {
+    let mut events = match client.follow(path, *after).await {
+        Ok(events) => events,
+        Err(error) => return Ok(Err(error)),
+    };
+    loop {
+        match events.next().await {
+            Ok(Some(line)) => {
+                *after = line.id;
+                take(&line)?;
+            }
+            Ok(None) => return Ok(Ok(())),
+            Err(error) => return Ok(Err(error)),
+        }
     }
-    Ok(())
 }

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::statvfs;
 
 use super::{Output, exit};
 use crate::api::finding::{Finding, State};
 use crate::config::Settings;
+use crate::lock::worker;
 
 /// Room below which a build of an ordinary project may not end, in MiB.
 const LITTLE_ROOM: u64 = 1_024;
@@ -70,14 +71,7 @@ fn open_socket() -> Option<Finding> {
 /// Whether a service can keep its data there.
 fn folder(data_dir: &Path) -> Finding {
     let found = writable(data_dir);
-    // Shared, so that it does not keep a service that starts meanwhile from its folder for longer than this look.
-    let held = std::fs::File::open(data_dir.join("windlass.lock"))
-        .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err());
-    if found.state != State::Ok || !held {
-        return found;
-    }
-    let holder = std::fs::read_to_string(data_dir.join("windlass.lock")).unwrap_or_default();
-    let pid = holder.lines().next().unwrap_or_default();
+    let Some(pid) = worker(data_dir).filter(|_| found.state == State::Ok) else { return found };
     let seen = format!("{} is in use by a Windlass (process {pid})", data_dir.display());
     Finding::warn("data-folder", seen, "stop it before another one starts, or choose another --data-dir")
 }

@@ -4,10 +4,10 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use super::client::{Client, ClientError};
-use super::deploy::{REOPENED, REOPENINGS};
+use super::Output;
+use super::client::Client;
+use super::deploy::follow_lines;
 use super::show::{MILLISECONDS, utc};
-use super::{Ending, Output};
 use crate::ambient::Clock;
 use crate::api;
 
@@ -51,31 +51,9 @@ pub async fn follow(
     clock: &dyn Clock,
     out: &mut Output<'_>,
 ) -> anyhow::Result<u8> {
-    let path = format!("/deploy/{id}/logs?{}", only(step));
-    let (mut after, mut left) = (0, REOPENINGS);
-    loop {
-        match client.follow(&path, after).await {
-            Ok(mut events) => {
-                // A stream that broke is opened again like one that was ended.
-                while let Ok(Some(line)) = events.next().await {
-                    after = line.id;
-                    out.put(&line, |to| write_line(to, &line))?;
-                }
-                let status: Result<api::Status, ClientError> =
-                    client.get(&format!("/deploy/{id}/status")).await;
-                if let Ok(status) = status.map(|status| Ending { status })
-                    && !status.is_open()
-                {
-                    return Ok(status.exit_code());
-                }
-            }
-            Err(ClientError::Unreachable(_) | ClientError::Broken(_)) if left > 0 => {
-                left = left.saturating_sub(1);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        clock.sleep(REOPENED).await;
-    }
+    let mut write = |line: &api::Line| out.put(line, |to| write_line(to, line));
+    let ending = follow_lines((client, clock), id, &only(step), &mut write).await?;
+    Ok(ending.exit_code())
 }
 
 fn write_line(to: &mut dyn Write, line: &api::Line) -> std::io::Result<()> {

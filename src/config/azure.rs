@@ -7,62 +7,11 @@ use azure_core::http::Url;
 use secrecy::SecretString;
 
 use super::builder::BuilderSettings;
+use super::clouds::CLOUDS;
 use super::connection::REDACTED;
 use super::targets::SiteSettings;
 use super::workload::Workload;
 use super::{Reader, Variable, may_have_key, shown, variable};
-
-/// Names of services in one of Microsoft's clouds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cloud {
-    authority: &'static str,
-    arm: &'static str,
-    service_bus: &'static str,
-    storage: &'static str,
-    vault: &'static str,
-    logs: &'static str,
-    registry: &'static str,
-}
-
-/// Clouds by the word in the setting. From the endpoint lists of the clouds' documentation.
-const CLOUDS: [(&str, Cloud); 3] = [
-    (
-        "public",
-        Cloud {
-            authority: "https://login.microsoftonline.com/",
-            arm: "https://management.azure.com/",
-            service_bus: "servicebus.windows.net",
-            storage: "core.windows.net",
-            vault: "vault.azure.net",
-            logs: "https://api.loganalytics.io/",
-            registry: "azurecr.io",
-        },
-    ),
-    (
-        "usgovernment",
-        Cloud {
-            authority: "https://login.microsoftonline.us/",
-            arm: "https://management.usgovcloudapi.net/",
-            service_bus: "servicebus.usgovcloudapi.net",
-            storage: "core.usgovcloudapi.net",
-            vault: "vault.usgovcloudapi.net",
-            logs: "https://api.loganalytics.us/",
-            registry: "azurecr.us",
-        },
-    ),
-    (
-        "china",
-        Cloud {
-            authority: "https://login.chinacloudapi.cn/",
-            arm: "https://management.chinacloudapi.cn/",
-            service_bus: "servicebus.chinacloudapi.cn",
-            storage: "core.chinacloudapi.cn",
-            vault: "vault.azure.cn",
-            logs: "https://api.loganalytics.azure.cn/",
-            registry: "azurecr.cn",
-        },
-    ),
-];
 
 /// What apps are deployed to.
 const TARGET: [&str; 5] = [

@@ -2,6 +2,7 @@
 
 mod azure;
 mod builder;
+mod clouds;
 mod connection;
 pub mod env_file;
 mod targets;

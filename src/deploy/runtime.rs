@@ -29,6 +29,18 @@ pub enum Health {
     },
 }
 
+impl Health {
+    /// The word for it in [`RevisionView`].
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Starting | Self::Unknown => "starting",
+            Self::Failed { .. } => "unhealthy",
+        }
+    }
+}
+
 /// A revision as people see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -109,6 +121,13 @@ pub enum Binding {
 }
 
 impl Binding {
+    /// None of the release's hosts is sure to lead to it yet.
+    #[must_use]
+    pub fn changing(release: &Release) -> Self {
+        let pending = |host: &String| Pending { domain: host.clone(), missing: Missing::Change };
+        Self::Waiting(release.hosts.iter().map(pending).collect())
+    }
+
     /// All of the release's domains are bound, without certificates.
     #[must_use]
     pub fn plain(release: &Release) -> Self {

@@ -279,7 +279,7 @@ impl Form<'_> {
             self.refuse("/envVariables", problem);
         }
         for (name, value) in given {
-            let pointer = format!("/envVariables/{}", name.replace('~', "~0").replace('/', "~1"));
+            let pointer = format!("/envVariables/{}", token(name));
             let value = value.as_str().ok_or(NO_VALUE);
             let checked =
                 value.and_then(|value| variable(name, value).and_then(|()| not_ours(name)).map(|()| value));
@@ -305,6 +305,12 @@ pub(super) fn variable(name: &str, value: &str) -> Result<(), &'static str> {
         return Err("has to be named with letters, digits and _, and not begin with a digit");
     }
     if value.len() > MOST_VARIABLE_BYTES || value.contains('\0') { Err(NO_VALUE) } else { Ok(()) }
+}
+
+/// A name as a part of a JSON pointer (RFC 6901, section 3).
+#[must_use]
+pub fn token(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
 }
 
 /// Refuses a variable of the running app that Windlass sets itself: it would have no effect, or on Azure a bad one.

@@ -242,7 +242,7 @@ fn take_folder(path: &Path) -> Result<(PathBuf, std::fs::File), ConnectError> {
 
 /// Takes the folder for this process. The lock ends with the process, however it ends.
 fn lock(root: &Path) -> Result<std::fs::File, ConnectError> {
-    let path = root.join(super::lock::NAME);
+    let path = root.join(crate::lock::NAME);
     let mut file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -252,7 +252,7 @@ fn lock(root: &Path) -> Result<std::fs::File, ConnectError> {
         .map_err(folder(root))?;
     let mut looks = 0;
     while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let pid = super::lock::holder(&file).map_err(folder(root))?;
+        let pid = crate::lock::holder(&file).map_err(folder(root))?;
         // A child that a dying service was about to start has its files open until it becomes another program.
         looks += 1;
         // Our own number is that of an earlier service, as in a container.

@@ -14,7 +14,6 @@ mod folders;
 pub mod host;
 pub mod journal;
 mod lines;
-pub mod lock;
 pub mod logs;
 mod mask;
 pub mod pack;

@@ -328,12 +328,7 @@ impl Revision {
 
     pub(super) fn view(&self, live: bool) -> RevisionView {
         let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = match *self.health.borrow() {
-            _ if self.is_draining() => "draining",
-            Health::Healthy => "healthy",
-            Health::Starting | Health::Unknown => "starting",
-            Health::Failed { .. } => "unhealthy",
-        };
+        let state = if self.is_draining() { "draining" } else { self.health.borrow().word() };
         let ready =
             replicas.iter().filter(|replica| matches!(*replica.state.borrow(), State::Ready(_))).count();
         let files = matches!(self.target.backend, Backend::Files(_));

@@ -12,7 +12,7 @@ use crate::api::codes::find;
 use crate::causes::is_disk_full;
 use crate::deploy::blobs::BlobError;
 use crate::deploy::deployment::StoreError;
-use crate::deploy::wish::FieldError;
+use crate::deploy::wish::{FieldError, token};
 use crate::trace::TraceContext;
 use crate::workflow::backlog::BacklogError;
 
@@ -47,10 +47,8 @@ impl Problem {
     pub fn query(error: &actix_web::Error) -> Self {
         let reason = error.to_string();
         let named = reason.split_once("field `").and_then(|(_, rest)| rest.split_once('`'));
-        let error = named.map(|(name, _)| FieldError {
-            pointer: format!("/{}", name.replace('~', "~0").replace('/', "~1")),
-            message: reason.clone(),
-        });
+        let error = named
+            .map(|(name, _)| FieldError { pointer: format!("/{}", token(name)), message: reason.clone() });
         Self {
             code: "BAD_REQUEST",
             detail: format!("the query cannot be read: {reason}"),

@@ -55,9 +55,7 @@ async fn a_flag_without_a_value_is_refused() {
 #[tokio::test]
 async fn what_is_not_there_is_told_and_is_not_taken_for_silence() {
     let server = Server::start();
-    let site = server.folder.path().join("site");
-    std::fs::create_dir_all(&site).unwrap();
-    std::fs::write(site.join("index.html"), "x").unwrap();
+    let site = server.site("site", "x");
     assert_eq!(server.deploy(&site, &[])["status"], "succeeded");
     let (code, out, error) = ran(server.cli(&["logs", "--app", "nope"]));
     assert!(
@@ -124,9 +122,7 @@ async fn an_address_that_is_no_api_is_told_as_what_it_is() {
 #[tokio::test]
 async fn a_reader_that_has_enough_is_no_error_and_the_end_is_told_all_the_same() {
     let server = Server::start();
-    let site = server.folder.path().join("site");
-    std::fs::create_dir_all(&site).unwrap();
-    std::fs::write(site.join("index.html"), "x").unwrap();
+    let site = server.site("site", "x");
     let unread = |arguments: &[&str]| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -144,9 +140,7 @@ async fn a_reader_that_has_enough_is_no_error_and_the_end_is_told_all_the_same()
 #[tokio::test]
 async fn up_finds_the_service_that_works_on_the_same_data_folder() {
     let server = Server::start();
-    let site = server.folder.path().join("site");
-    std::fs::create_dir_all(&site).unwrap();
-    std::fs::write(site.join("index.html"), "found").unwrap();
+    server.site("site", "found");
     let up = ["up", "site", "--data-dir", "data", "--port", "0", "--apps-port", "0"];
     let (code, out, error) = ran(windlass(server.folder.path()).args(up).output().unwrap());
     let url = format!("Live at http://site.localhost:{}", server.apps.port());
@@ -161,9 +155,7 @@ async fn up_finds_the_service_that_works_on_the_same_data_folder() {
 #[tokio::test]
 async fn a_domain_lasts_as_long_as_deployments_name_it() {
     let server = Server::start();
-    let site = server.folder.path().join("site");
-    std::fs::create_dir_all(&site).unwrap();
-    std::fs::write(site.join("index.html"), "x").unwrap();
+    let site = server.site("site", "x");
     for (more, code) in [(&["--domain", "shop.example"][..], 200), (&[][..], 404)] {
         assert_eq!(server.deploy(&site, more)["status"], "succeeded");
         assert_eq!(server.app("shop.example", "/").await.0, code, "{more:?}");

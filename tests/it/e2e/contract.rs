@@ -392,9 +392,7 @@ async fn an_idempotency_key_makes_a_repeated_post_harmless() {
 #[tokio::test]
 async fn cancelling_kills_the_build_and_status_has_an_etag() {
     let server = Server::start();
-    let root = server.folder.path().join("slow");
-    std::fs::create_dir_all(&root).unwrap();
-    std::fs::write(root.join("index.html"), "x").unwrap();
+    let root = server.site("slow", "x");
     std::fs::write(root.join("windlass.toml"), "build = \"echo begun; sleep 600\"\n").unwrap();
     let output = server.cli(&["deploy", root.to_str().unwrap(), "--detach"]);
     let id = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned();

@@ -184,6 +184,14 @@ impl Server {
     }
 
     /// The command line against this service.
+    /// A folder of a static site with this page.
+    pub(crate) fn site(&self, name: &str, page: &str) -> PathBuf {
+        let site = self.folder.path().join(name);
+        std::fs::create_dir_all(&site).unwrap();
+        std::fs::write(site.join("index.html"), page).unwrap();
+        site
+    }
+
     pub(crate) fn cli(&self, arguments: &[&str]) -> std::process::Output {
         windlass(self.folder.path()).args(["--server", &self.url()]).args(arguments).output().unwrap()
     }

@@ -110,9 +110,7 @@ async fn headers_pass_as_they_are_and_those_of_one_connection_do_not() {
 #[tokio::test]
 async fn a_complete_name_is_found_and_what_is_no_range_is_passed_over() {
     let server = Server::start();
-    let root = server.folder.path().join("site");
-    std::fs::create_dir_all(&root).unwrap();
-    std::fs::write(root.join("index.html"), "0123456789").unwrap();
+    let root = server.site("site", "0123456789");
     assert_eq!(server.deploy(&root, &[])["status"], "succeeded", "{}", server.log());
     let port = server.apps.port();
     for host in ["site.localhost.", format!("Site.Localhost.:{port}").as_str()] {

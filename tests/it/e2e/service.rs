@@ -356,9 +356,7 @@ fn the_other_measurements_give_their_line() {
 #[tokio::test]
 async fn operators_check_measure_and_clean_a_service() {
     let server = Server::start();
-    let root = server.folder.path().join("site");
-    std::fs::create_dir_all(&root).unwrap();
-    std::fs::write(root.join("index.html"), "one").unwrap();
+    let root = server.site("site", "one");
     std::fs::write(root.join("requirements.txt"), "flask==3.0.0\n").unwrap();
     std::fs::write(root.join("windlass.toml"), "kind = \"static\"\n").unwrap();
     let status = server.deploy(&root, &[]);
@@ -440,9 +438,7 @@ async fn queue_settings_reach_the_generated_host_json() {
 #[tokio::test]
 async fn explain_names_the_input_that_changed() {
     let server = Server::start();
-    let root = server.folder.path().join("site");
-    std::fs::create_dir_all(&root).unwrap();
-    std::fs::write(root.join("index.html"), "one").unwrap();
+    let root = server.site("site", "one");
     server.deploy(&root, &[]);
     let again = server.deploy(&root, &[]);
     std::fs::write(root.join("index.html"), "two").unwrap();

@@ -7,6 +7,7 @@ use windlass::deploy::deployment::Status;
 use windlass::deploy::ids::DeploymentId;
 use windlass::deploy::log::{From, Line};
 use windlass::deploy::runtime::{Binding, Bound, DnsRecord, Missing, Pending};
+use windlass::workflow::journal::RunId;
 
 use crate::world::{Fault, Faults, Setup, World};
 
@@ -199,14 +200,20 @@ async fn an_undo_that_meets_an_outage_goes_on_until_nothing_is_left() {
     }
 }
 
-#[tokio::test]
-async fn what_was_live_gets_the_traffic_back_only_when_it_answers() {
+/// A world with a live release, where from now on every deployment fails in step `domain`; and the run of that release.
+async fn one_live_before_domains_fail() -> (World, RunId) {
     let faults = Faults::default();
     let mut world = World::with(Setup { faults: faults.clone(), ..Setup::default() });
     let live = deploy(&world, None).await;
     world.run_until_idle().await;
     let live = world.get(live).await.run.unwrap();
     faults.set("domain", Fault::Permanent);
+    (world, live)
+}
+
+#[tokio::test]
+async fn what_was_live_gets_the_traffic_back_only_when_it_answers() {
+    let (mut world, live) = one_live_before_domains_fail().await;
     world.runtime.make_slow(Duration::from_secs(90));
     let id = deploy(&world, None).await;
     world.run_until_idle().await;
@@ -228,11 +235,7 @@ async fn what_was_live_gets_the_traffic_back_only_when_it_answers() {
 
 #[tokio::test]
 async fn what_was_live_and_never_answers_again_leaves_the_traffic_where_it_is() {
-    let faults = Faults::default();
-    let mut world = World::with(Setup { faults: faults.clone(), ..Setup::default() });
-    deploy(&world, None).await;
-    world.run_until_idle().await;
-    faults.set("domain", Fault::Permanent);
+    let (mut world, _) = one_live_before_domains_fail().await;
     let id = deploy(&world, None).await;
     while world.windlass.view(id).await.unwrap().unwrap().current != Some("domain") {
         assert!(world.step().await);
@@ -255,12 +258,7 @@ async fn what_was_live_and_never_answers_again_leaves_the_traffic_where_it_is() 
 
 #[tokio::test]
 async fn what_was_live_and_fails_to_start_is_started_once_in_each_try_and_again_when_asked() {
-    let faults = Faults::default();
-    let mut world = World::with(Setup { faults: faults.clone(), ..Setup::default() });
-    let live = deploy(&world, None).await;
-    world.run_until_idle().await;
-    let live = world.get(live).await.run.unwrap();
-    faults.set("domain", Fault::Permanent);
+    let (mut world, live) = one_live_before_domains_fail().await;
     let id = deploy(&world, None).await;
     while world.windlass.view(id).await.unwrap().unwrap().current != Some("domain") {
         assert!(world.step().await);

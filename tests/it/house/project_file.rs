@@ -77,9 +77,20 @@ fn every_project_file_that_we_show_is_valid() {
     }
 }
 
+/// The schema and the service think the same of these files.
+fn agree(right: &[&str], wrong: &[&str]) {
+    for right in right {
+        assert_eq!((complaints(right), planned(right).err()), (Vec::new(), None), "{right}");
+    }
+    for wrong in wrong {
+        assert!(!complaints(wrong).is_empty(), "the schema takes {wrong}");
+        assert!(planned(wrong).is_err(), "the service takes {wrong}");
+    }
+}
+
 #[test]
 fn what_is_wrong_is_wrong_for_both() {
-    for right in [
+    let right = [
         "",
         "kind = \"docker\"\nport = 8080",
         "output = \".\"",
@@ -89,10 +100,8 @@ fn what_is_wrong_is_wrong_for_both() {
         "target = \"container-instances\"\nstrategy = \"recreate\"\nreplicas = 1",
         "[size]\ncpu = \"0.5\"\nmemory = \"1024Mi\"",
         "[variables]\n_A1 = \"\"\nPORTS = \"1\"",
-    ] {
-        assert_eq!((complaints(right), planned(right).err()), (Vec::new(), None), "{right}");
-    }
-    for wrong in [
+    ];
+    let wrong = [
         "colour = 1",
         "name = 1",
         "kind = \"vm\"",
@@ -125,10 +134,8 @@ fn what_is_wrong_is_wrong_for_both() {
         "[size]\ncpu = \"1\"\nmemory = \"2\"",
         "[health]\npath = \"up\"",
         "[health]\ncolour = 1",
-    ] {
-        assert!(!complaints(wrong).is_empty(), "the schema takes {wrong}");
-        assert!(planned(wrong).is_err(), "the service takes {wrong}");
-    }
+    ];
+    agree(&right, &wrong);
     // The service refuses it with the request; an editor should say so at once.
     assert!(!complaints("environment = \"prod\"").is_empty());
     assert!(complaints("environment = \"preview-7\"").is_empty());
@@ -136,14 +143,12 @@ fn what_is_wrong_is_wrong_for_both() {
 
 #[test]
 fn limits_and_names_that_are_ours_are_the_same_for_both() {
-    for right in [
+    let right = [
         "[health]\npath = \"/\"\ntimeout_ms = 1\ninterval_ms = 10\nstart_seconds = 1\nretries = 1",
         "[health]\ntimeout_ms = 60000\ninterval_ms = 60000\nstart_seconds = 600\nretries = 100",
         "[build_variables]\nPORT = \"1\"",
-    ] {
-        assert_eq!((complaints(right), planned(right).err()), (Vec::new(), None), "{right}");
-    }
-    for wrong in [
+    ];
+    let wrong = [
         "[health]\ntimeout_ms = -1",
         "[health]\ntimeout_ms = 0",
         "[health]\ntimeout_ms = 60001",
@@ -156,10 +161,8 @@ fn limits_and_names_that_are_ours_are_the_same_for_both() {
         "[variables]\nPORT = \"1\"",
         "[variables]\nHOST = \"x\"",
         "[variables]\nWINDLASS_OWNER = \"x\"",
-    ] {
-        assert!(!complaints(wrong).is_empty(), "the schema takes {wrong}");
-        assert!(planned(wrong).is_err(), "the service takes {wrong}");
-    }
+    ];
+    agree(&right, &wrong);
 }
 
 #[test]

@@ -8,14 +8,21 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 
 /// Its name in the data folder. The first line is the process, the second one the address.
-pub(super) const NAME: &str = "windlass.lock";
+pub const NAME: &str = "windlass.lock";
 
 /// The process that holds the lock, as it wrote itself down.
-pub(super) fn holder(mut lock: &File) -> std::io::Result<String> {
+///
+/// # Errors
+/// When it cannot be read.
+pub fn holder(mut lock: &File) -> std::io::Result<String> {
     let mut text = String::new();
     lock.rewind()?;
     lock.read_to_string(&mut text)?;
-    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+    Ok(line(&text, 0).to_owned())
+}
+
+fn line(text: &str, number: usize) -> &str {
+    text.lines().nth(number).unwrap_or_default().trim()
 }
 
 /// Says where the service that holds the lock answers. Without it `up` does not find the service, nothing else.
@@ -28,14 +35,26 @@ pub fn announce(mut lock: &File, api: SocketAddr) {
 /// Where the service answers that works on this data folder, if there is one.
 #[must_use]
 pub fn find(data_dir: &Path) -> Option<SocketAddr> {
+    line(&held(data_dir)?, 1).parse().ok()
+}
+
+/// The process that works on this data folder, if there is one.
+#[must_use]
+pub fn worker(data_dir: &Path) -> Option<String> {
+    Some(line(&held(data_dir)?, 0).to_owned())
+}
+
+/// What the lock says while somebody holds it.
+fn held(data_dir: &Path) -> Option<String> {
     let mut lock = File::open(data_dir.join(NAME)).ok()?;
-    // Whoever gets the lock is alone: the address is that of a service that is gone.
+    // Whoever gets the lock is alone: what it says is of a service that is gone. Shared, so that it keeps no service that starts
+    // meanwhile from its folder for longer than this look.
     if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
         return None;
     }
     let mut text = String::new();
     lock.read_to_string(&mut text).ok()?;
-    text.lines().nth(1)?.trim().parse().ok()
+    Some(text)
 }
 
 #[cfg(test)]
