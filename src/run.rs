@@ -1,6 +1,7 @@
 //! Parses the command line, loads the settings, and runs one command.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,6 +20,8 @@ use crate::cli::{
 };
 use crate::config::{self, Level, Settings};
 use crate::deploy::project_file::SCHEMA;
+use crate::embedded::sandbox::become_command;
+use crate::embedded::supervisor::supervise;
 use crate::package;
 use crate::serving;
 use crate::setup::{Setup, is_handler, setup};
@@ -34,11 +37,14 @@ const HERE: &str = "http://127.0.0.1:3010";
 #[must_use]
 pub fn run() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|command| command == "__exec") {
+    let inner = match arguments.next() {
+        Some(name) if name == "__exec" => Some(supervise as fn(&OsStr) -> _),
+        Some(name) if name == "__caged" => Some(become_command as _),
+        _ => None,
+    };
+    if let Some(inner) = inner {
         // Only a failure comes back.
-        let cage = arguments.next().unwrap_or_default();
-        let failed = crate::embedded::sandbox::become_command(&cage.to_string_lossy());
-        let error = match failed {
+        let error = match inner(&arguments.next().unwrap_or_default()) {
             Ok(never) => match never {},
             Err(error) => error,
         };

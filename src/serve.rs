@@ -19,7 +19,6 @@ use crate::embedded::host::{Calls, Host, HostSettings};
 use crate::embedded::privileges::guard;
 use crate::embedded::proxy::{self, FrontDoor};
 use crate::embedded::runtime::LocalRuntime;
-use crate::embedded::sandbox::Machine;
 use crate::http::{Api, routes};
 use crate::lock::announce;
 use crate::windlass::Windlass;
@@ -52,7 +51,6 @@ pub struct Service {
     host: Arc<Host>,
     state: Arc<Api>,
     servers: Vec<ServerHandle>,
-    machine: Machine,
     runtime: Arc<LocalRuntime>,
     _lock: std::fs::File,
 }
@@ -99,7 +97,7 @@ async fn run(
         );
     }
     guard();
-    let Embedded { windlass, store, runtime, pool, machine, lock } = connect(settings, extras.chains)?;
+    let Embedded { windlass, store, runtime, pool, lock } = connect(settings, extras.chains)?;
     // Both, before anything is started: whoever cannot listen leaves nothing behind. Nobody answers on them yet, since to
     // the Functions host any answer means ready.
     let apps_listener = listen(settings.bind, settings.apps_port, "--apps-port")?;
@@ -133,19 +131,7 @@ async fn run(
     state.ready.store(true, Ordering::Relaxed);
     announce(&lock, api);
     tracing::info!(api = %api, apps = %apps, data_dir = %settings.data_dir.display(), backend = "embedded", "Windlass {} serves on http://{api}", env!("CARGO_PKG_VERSION"));
-    Ok(Service {
-        api,
-        apps,
-        windlass,
-        db: store.0,
-        pool,
-        host,
-        state,
-        servers,
-        machine,
-        runtime,
-        _lock: lock,
-    })
+    Ok(Service { api, apps, windlass, db: store.0, pool, host, state, servers, runtime, _lock: lock })
 }
 
 fn host_settings(settings: &Settings) -> HostSettings {
@@ -237,9 +223,8 @@ impl Service {
         for server in &self.servers {
             server.stop(true).await;
         }
-        // Apps end by themselves, builds do not; the next start brings back what was live and goes on with the rest.
+        // Builds are ended by their supervisors; the next start brings back what was live and goes on with the rest.
         self.runtime.halt().await;
-        let ended = self.machine.kill_orphans();
-        tracing::info!(ended, "stopped");
+        tracing::info!("stopped");
     }
 }

@@ -59,7 +59,7 @@ pub struct RevisionView {
     pub wanted: usize,
     /// Restarts after crashes, of all replicas.
     pub restarts: u32,
-    /// Process ids, where there are processes.
+    /// Ids of the processes that lead the replicas, where there are processes: SIGTERM to one reaches the app.
     pub pids: Vec<u32>,
 }
 

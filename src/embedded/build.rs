@@ -7,7 +7,6 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use serde_json::json;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
@@ -18,7 +17,8 @@ use super::containers::IMAGE;
 use super::lines::each_line;
 use super::pack::{PackError, pack};
 use super::privileges::is_superuser;
-use super::sandbox::{Cage, kill_all_of, readable, signal_group};
+use super::sandbox::{Cage, kill_all_of, readable};
+use super::supervisor::end as end_child;
 use crate::ambient::between;
 use crate::deploy::builder::{BuildFailure, BuildJob, Packed};
 use crate::deploy::ids::DeploymentId;
@@ -130,7 +130,6 @@ async fn run_command(
     let (mut child, pipe) = spawn(&mut command).map_err(not_started)?;
     // It holds the writing end of the pipe.
     drop(command);
-    let leader = child.id();
     let reading = parts.background.spawn(read_pipe(Arc::clone(parts), job.deployment, pipe));
     let waiting = between(parts.clock.now(), job.deadline);
     let end = tokio::select! {
@@ -139,25 +138,12 @@ async fn run_command(
         () = parts.clock.sleep(waiting) => End::TimedOut,
     };
     if !matches!(end, End::Exited(_)) {
-        // A container engine that is asked takes its containers down.
-        signal_group(leader, Signal::TERM);
-        tokio::select! {
-            status = child.wait() => drop(status),
-            () = parts.clock.sleep(GRACE) => {}
-        }
+        end_child(&mut child, GRACE, parts.clock.as_ref()).await;
     }
-    // What the command started ends with it, which also closes the pipe. First by their marks, as long as the parents by
-    // which descendants are found are there. Somebody who emptied its environment and whose parents ended before is not
-    // found: it goes on in its cage, and so `below` is how its folder is read.
+    // A container engine has no supervisor, and before Linux 6.12 a command can kill its own.
     let run = job.run;
     if let Err(error) = tokio::task::spawn_blocking(move || kill_all_of(run)).await {
         tracing::warn!(error = %error, "what a build left running could not be looked for");
-    }
-    signal_group(leader, Signal::KILL);
-    if !matches!(end, End::Exited(_))
-        && let Err(error) = child.wait().await
-    {
-        tracing::warn!(error = %error, "a killed build could not be waited for");
     }
     let tail = tokio::select! {
         tail = reading => tail.unwrap_or_default(),

@@ -84,8 +84,6 @@ pub struct Embedded {
     pub runtime: Arc<LocalRuntime>,
     /// Loopback connections.
     pub pool: Pool,
-    /// Knows the processes of this service.
-    pub machine: Machine,
     /// Held as long as the service lives.
     pub lock: std::fs::File,
 }
@@ -142,14 +140,7 @@ pub fn connect(settings: &Settings, more: Vec<Chain>) -> Result<Embedded, Connec
         looks: Looks::WOKEN,
     });
     let engine = engine(&tools, more, (&db, &queues));
-    Ok(Embedded {
-        windlass: Windlass { engine, queue, tools },
-        store: (db, queues),
-        runtime,
-        pool,
-        machine,
-        lock,
-    })
+    Ok(Embedded { windlass: Windlass { engine, queue, tools }, store: (db, queues), runtime, pool, lock })
 }
 
 /// What builds and running apps have in common.

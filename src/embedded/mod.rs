@@ -31,6 +31,7 @@ pub mod sandbox;
 pub mod schedule;
 pub mod secrets;
 mod static_site;
+pub mod supervisor;
 pub mod upstream;
 mod verified;
 mod writer;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rustix::process::Signal;
 use tokio::process::Child;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::app_log::AppLog;
 use super::lines::each_line;
 use super::program::Program;
-use super::sandbox::signal_group;
+use super::supervisor::end as end_child;
 use super::upstream::{Pool, SendError, empty};
 use crate::ambient::Clock;
 use crate::deploy::detect::Probe;
@@ -131,7 +130,6 @@ async fn spawn(spec: &Spec) -> std::io::Result<(Child, SocketAddr)> {
 
 /// From the start of the process to its end, and whether it was ready in between.
 async fn live(spec: &Spec, mut child: Child, address: SocketAddr) -> (End, bool) {
-    let leader = child.id();
     let end = tokio::select! {
         status = child.wait() => End::Exited(status),
         reason = check(spec, address) => End::Unhealthy(reason),
@@ -143,15 +141,7 @@ async fn live(spec: &Spec, mut child: Child, address: SocketAddr) -> (End, bool)
         spec.state.send_replace(State::Down("it ends".to_owned()));
     }
     if !matches!(end, End::Exited(_)) {
-        signal_group(leader, Signal::TERM);
-        tokio::select! {
-            status = child.wait() => drop(status),
-            () = spec.clock.sleep(STOP_GRACE) => {}
-        }
-    }
-    signal_group(leader, Signal::KILL);
-    if let Err(error) = child.wait().await {
-        tracing::warn!(error = %error, "a replica could not be waited for");
+        end_child(&mut child, STOP_GRACE, spec.clock.as_ref()).await;
     }
     spec.pid.send_replace(None);
     (end, was_ready)

@@ -1,9 +1,10 @@
 //! Runs somebody else's commands: private folders, a clean environment, limits, and nothing left behind.
 //!
-//! The child is this binary (`windlass __exec`), which ties itself down and then becomes the command; so no unsafe code
-//! runs between fork and exec. What the sandbox does not do: hide the network or other processes.
+//! The child is this binary (`windlass __caged`, below a supervisor), which ties itself down and then becomes the command;
+//! so no unsafe code runs between fork and exec. What the sandbox does not do: hide the network or other processes.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,7 +15,7 @@ use landlock::{
     path_beneath_rules,
 };
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, kill_process_group, set_parent_process_death_signal, setrlimit,
+    Pid, Resource, Rlimit, Signal, kill_process, set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
@@ -113,7 +114,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A command in its cage, in a process group of its own, with nothing in its environment but `variables`.
+    /// A command in its cage and the supervisor that it is started by, which leads a process group of its own; with nothing
+    /// in its environment but `variables`. It is not killed when it is dropped: that would be the supervisor alone.
     ///
     /// # Errors
     /// When the cage cannot be written as JSON.
@@ -134,7 +136,7 @@ impl Machine {
         }
         command.envs(variables.iter().map(|(name, value)| (format!("{LATER}{name}"), value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0).kill_on_drop(true);
+        command.process_group(0);
         Ok(command)
     }
 
@@ -157,8 +159,7 @@ pub fn kill_all_of(run: RunId) -> usize {
 
 /// Kills every process with this entry in its environment, and all that descend from one.
 fn kill_marked(mark: &str) -> usize {
-    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids: Vec<i32> = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let pids: Vec<i32> = processes().collect();
     let marked = |pid: &i32| {
         std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
             environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
@@ -177,39 +178,34 @@ fn kill_marked(mark: &str) -> usize {
             break;
         }
     }
-    // One may have ended by itself meanwhile.
-    let killed = |pid: &i32| {
-        Pid::from_raw(*pid).is_some_and(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())
-    };
-    ours.iter().filter(|pid| killed(pid)).count()
+    kill(ours.into_iter())
+}
+
+/// Kills them; gives the number of those that had not ended by themselves.
+pub(super) fn kill(pids: impl Iterator<Item = i32>) -> usize {
+    pids.filter_map(Pid::from_raw).filter(|pid| kill_process(*pid, Signal::KILL).is_ok()).count()
+}
+
+/// Every process of this machine.
+pub(super) fn processes() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// The parent as the kernel tells it (proc(5), `stat`): the name before it may contain anything but ends with `)`.
-fn parent(pid: i32) -> Option<i32> {
+pub(super) fn parent(pid: i32) -> Option<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Signals a whole process group; one that is gone is no error.
-pub fn signal_group(leader: Option<u32>, signal: Signal) {
-    let pid = leader.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    if let Some(pid) = pid
-        && let Err(error) = kill_process_group(pid, signal)
-        && error != rustix::io::Errno::SRCH
-    {
-        tracing::warn!(pid = pid.as_raw_nonzero().get(), error = %error, "a process group could not be signalled");
-    }
-}
-
-/// What `windlass __exec` does: ties itself down and becomes the command. Returns only when that fails.
+/// What `windlass __caged` does: ties itself down and becomes the command. Returns only when that fails.
 ///
 /// # Errors
 /// Why the command could not be started.
-pub fn become_command(cage: &str) -> anyhow::Result<std::convert::Infallible> {
-    let cage: Cage = serde_json::from_str(cage)?;
-    // Dies with the service. A grandchild does not; the next start kills it by its mark.
+pub fn become_command(cage: &OsStr) -> anyhow::Result<std::convert::Infallible> {
+    let cage: Cage = serde_json::from_slice(cage.as_encoded_bytes())?;
+    // Dies with the supervisor.
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     let files =
         rustix::process::getrlimit(Resource::Nofile).maximum.map_or(MOST_FILES, |most| most.min(MOST_FILES));
     setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) })?;

@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use super::{Server, children_of, copy_of, example, have, until, windlass};
+use super::{Server, children_of, copy_of, example, have, project, until, windlass};
 
 #[tokio::test]
 async fn up_deploys_the_hello_example_and_a_second_up_uploads_one_file() {
@@ -125,16 +125,6 @@ async fn an_app_that_dies_is_started_again_and_comes_back_after_a_restart_of_the
     until("it answers after the restart", async || server.app("python-api.localhost", "/").await.0 == 200)
         .await;
     assert_eq!(children_of(server.folder.path()).len(), 1, "an orphan is left");
-}
-
-fn project(folder: &Path, name: &str, files: &[(&str, &str)]) -> PathBuf {
-    let root = folder.join(name);
-    for (path, text) in files {
-        let path = root.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-    root
 }
 
 #[tokio::test]
@@ -330,18 +320,6 @@ async fn a_build_has_no_capability_and_reads_neither_the_service_nor_what_is_the
     // The superuser reads everything; another user's processes do not even read each other.
     let environment = std::fs::read(format!("/proc/{}/environ", server.child.id()));
     assert!(environment.is_err() || rustix::process::geteuid().is_root());
-}
-
-#[tokio::test]
-async fn nothing_of_a_build_outlives_it() {
-    let server = Server::start();
-    // The second one leaves the process group and keeps the pipe open.
-    let build = "build = \"(sleep 300 &) ; (setsid sleep 300 &) ; echo done\"\n";
-    let root = project(server.folder.path(), "forker", &[("index.html", "x"), ("windlass.toml", build)]);
-    let status = server.deploy(&root, &[]);
-    assert_eq!(status["status"], "succeeded");
-    assert!(children_of(server.folder.path()).is_empty(), "a child is left");
-    assert!(std::fs::read_dir(server.folder.path().join("data/workspaces")).unwrap().next().is_none());
 }
 
 /// Listens, and answers that it cannot.

@@ -7,6 +7,7 @@ mod deploys;
 mod durability;
 mod fuzz;
 mod handler;
+mod leftovers;
 mod package;
 mod proxy;
 mod readiness;
@@ -66,6 +67,17 @@ pub(crate) fn copy_of(name: &str, to: &Path) -> PathBuf {
     let target = to.join(name);
     assert!(Command::new("cp").arg("-r").arg(example(name)).arg(&target).status().unwrap().success());
     target
+}
+
+/// A folder with these files.
+pub(crate) fn project(folder: &Path, name: &str, files: &[(&str, &str)]) -> PathBuf {
+    let root = folder.join(name);
+    for (path, text) in files {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    root
 }
 
 /// A running service in a folder of its own.
@@ -183,15 +195,12 @@ impl Server {
         format!("http://{}", self.api)
     }
 
-    /// The command line against this service.
     /// A folder of a static site with this page.
     pub(crate) fn site(&self, name: &str, page: &str) -> PathBuf {
-        let site = self.folder.path().join(name);
-        std::fs::create_dir_all(&site).unwrap();
-        std::fs::write(site.join("index.html"), page).unwrap();
-        site
+        project(self.folder.path(), name, &[("index.html", page)])
     }
 
+    /// The command line against this service.
     pub(crate) fn cli(&self, arguments: &[&str]) -> std::process::Output {
         windlass(self.folder.path()).args(["--server", &self.url()]).args(arguments).output().unwrap()
     }
