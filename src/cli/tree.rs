@@ -2,8 +2,10 @@
 //!
 //! Hashes in parallel, and remembers size, time and inode of every file, so that an unchanged tree costs one look per file.
 
+use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -101,10 +103,11 @@ pub fn read(root: &Path, ignored: &[String], memory: &Path, now: i128) -> anyhow
 }
 
 pub(super) fn hex(digest: &[u8; 32]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
-    let mut text = Vec::with_capacity(64);
-    digest.iter().for_each(|byte| text.extend([digit(byte >> 4), digit(byte & 15)]));
+    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    let mut text = vec![0; 64];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(digest) {
+        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+    }
     String::from_utf8(text).unwrap_or_default()
 }
 
@@ -154,7 +157,7 @@ fn walk(root: &Path, ignored: &[String], choice: &Choice) -> anyhow::Result<Vec<
 struct Batch<'a> {
     found: Vec<Found>,
     /// The folder of the last file: looking from there spares the kernel the way from the root.
-    folder: Option<(PathBuf, OwnedFd)>,
+    folder: Option<(OsString, OwnedFd)>,
     into: &'a Mutex<anyhow::Result<Vec<Found>>>,
 }
 
@@ -172,10 +175,9 @@ impl Drop for Batch<'_> {
 impl Batch<'_> {
     fn look(&mut self, root: &Path, entry: &DirEntry) -> anyhow::Result<()> {
         let Some(kind) = entry.file_type().filter(|kind| !kind.is_dir()) else { return Ok(()) };
-        let relative = entry.path().strip_prefix(root).unwrap_or(entry.path());
-        let path = relative
-            .to_str()
-            .with_context(|| format!("the file name {} is not UTF-8", relative.display()))?;
+        let path = below(root, entry.path());
+        let path = std::str::from_utf8(path)
+            .with_context(|| format!("the file name {} is not UTF-8", String::from_utf8_lossy(path)))?;
         if kind.is_symlink() {
             bail!(
                 "{path} is a symbolic link; links are not deployed. Replace it by a file, or name it in .windlassignore"
@@ -190,16 +192,24 @@ impl Batch<'_> {
     }
 
     fn stat(&mut self, path: &Path) -> rustix::io::Result<Stat> {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW);
-        };
-        if self.folder.as_ref().is_none_or(|(known, _)| known.as_os_str() != parent.as_os_str()) {
+        let path = path.as_os_str().as_bytes();
+        let begins = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let (parent, name) = path.split_at(begins);
+        let parent = OsStr::from_bytes(parent);
+        if self.folder.as_ref().is_none_or(|(known, _)| known != parent) {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             self.folder = Some((parent.to_owned(), openat(CWD, parent, flags, Mode::empty())?));
         }
         let folder = self.folder.as_ref().ok_or(rustix::io::Errno::BADF)?;
-        statat(&folder.1, name, AtFlags::SYMLINK_NOFOLLOW)
+        statat(&folder.1, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW)
     }
+}
+
+/// The way from `root` to what the walk found below it. As bytes: taking paths apart is what the walk would do most.
+fn below<'a>(root: &Path, path: &'a Path) -> &'a [u8] {
+    let path = path.as_os_str().as_bytes();
+    let below = path.strip_prefix(root.as_os_str().as_bytes()).unwrap_or(path);
+    below.strip_prefix(b"/").unwrap_or(below)
 }
 
 type Hashed = Vec<(usize, [u8; 32])>;
@@ -346,6 +356,21 @@ mod tests {
         let read = read(root.path(), &["b/x*".to_owned()], &memory, i128::MAX).unwrap();
         assert_eq!(paths(&read), [".gitignore", ".windlassignore", "a.txt", "b/out/kept"]);
         assert_eq!(read.files[2].sha256, "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb");
+    }
+
+    #[test]
+    fn the_root_may_be_written_in_any_way() {
+        let root = tree();
+        let memory = tempfile::tempdir().unwrap();
+        let files = |end: &str| {
+            let root = format!("{}{end}", root.path().display());
+            read(Path::new(&root), &[], &memory.path().join("m"), i128::MAX).unwrap().files
+        };
+        let plain = files("");
+        assert_eq!(plain.last().unwrap().path, "b/x.txt");
+        for end in ["/", "//", "/.", "/b/.."] {
+            assert_eq!(files(end), plain, "{end}");
+        }
     }
 
     #[test]
