@@ -18,7 +18,7 @@ use super::lines::each_line;
 use super::pack::{PackError, pack};
 use super::privileges::is_superuser;
 use super::sandbox::{Cage, kill_all_of, readable};
-use super::supervisor::end as end_child;
+use super::supervisor::end_child;
 use crate::ambient::between;
 use crate::deploy::builder::{BuildFailure, BuildJob, Packed};
 use crate::deploy::ids::DeploymentId;
@@ -147,7 +147,7 @@ async fn run_command(
     }
     let tail = tokio::select! {
         tail = reading => tail.unwrap_or_default(),
-        // Somebody who hid from us still holds the pipe: its words are lost, the build is not held up.
+        // Somebody may have killed its supervisor and hold the pipe: its words are lost, the build is not held up.
         () = parts.clock.sleep(LAST_WORDS) => VecDeque::new(),
     };
     judge(end, &tail, waiting)

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::app_log::AppLog;
 use super::lines::each_line;
 use super::program::Program;
-use super::supervisor::end as end_child;
+use super::supervisor::end_child;
 use super::upstream::{Pool, SendError, empty};
 use crate::ambient::Clock;
 use crate::deploy::detect::Probe;

@@ -24,7 +24,7 @@ use super::sandbox::{kill, parent, processes};
 use crate::ambient::Clock;
 
 /// How long a supervisor may take to end everything.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// What `windlass __exec` does: runs the command in its cage, and ends as it did when nothing of it is left. Returns only
 /// when that fails.
@@ -102,7 +102,7 @@ fn end_like(status: Option<WaitStatus>) -> anyhow::Result<Infallible> {
 
 /// Ends a child that leads a process group: gently, and after `grace` at once. The supervisor ends everything below it; a
 /// container engine takes its container down.
-pub(super) async fn end(child: &mut Child, grace: Duration, clock: &dyn Clock) {
+pub(super) async fn end_child(child: &mut Child, grace: Duration, clock: &dyn Clock) {
     let leader = child.id();
     for (signal, patience) in [(Signal::TERM, grace), (Signal::HUP, AT_ONCE)] {
         signal_group(leader, signal);
